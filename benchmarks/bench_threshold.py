@@ -1,0 +1,115 @@
+"""Does HeldOutThreshold keep its promise? False alarms on good images that it has not seen.
+
+    python benchmarks/bench_threshold.py --root DATA [--sets NAME ...]
+
+For each data set the features of all its good images are computed once. Then, time and again, the
+images are split at random in two halves: a threshold for `TARGET_FPR` is learned on one half and
+the false alarms are counted on the other. Counted are the splits in which the observed rate lies
+in `fpr_interval_`, and those in which the number of false alarms lies in the interval that the
+beta-binomial distribution gives: the count on m images varies by itself, even at a known rate. In
+the same run, on the same scores: the rate at the detector's own `contamination`.
+"""
+
+import argparse
+import json
+import platform
+from pathlib import Path
+
+import numpy as np
+from scipy.stats import betabinom
+
+from skanomaly import FilterBank, PatchCore, load_folder
+from skanomaly.model_selection import HeldOutThreshold
+
+TARGET_FPR = 0.05
+CONFIDENCE = 0.95
+N_SPLITS = 20
+IMAGE_SIZE = 128
+RESULT = Path(__file__).parent / "results" / "bench_threshold.json"
+COLUMNS = (
+    *("n_fit", "n_other", "held_out_fpr", "map_fpr", "contamination_fpr"),
+    *("in_interval", "as_predicted", "map_as_predicted", "contamination_as_predicted"),
+)
+
+
+def good_features(folder):
+    """Features of all good images of a data set, those for training and those for testing."""
+    data = load_folder(folder, missing_masks="ignore")
+    of_test = [data.test.images[i] for i in np.flatnonzero(data.test.target == 1)]
+    return FilterBank(image_size=IMAGE_SIZE, random_state=0).fit_transform(
+        [*data.train.images, *of_test]
+    )
+
+
+def one_split(X, random_state):
+    """Rates on the half that was not learned, and whether they are as promised."""
+    order = np.random.default_rng(random_state).permutation(len(X))
+    half, other = np.sort(order[: len(X) // 2]), np.sort(order[len(X) // 2 :])
+    detector = PatchCore(
+        coreset_ratio=0.02, n_reweight=0, contamination=TARGET_FPR, random_state=random_state
+    )
+    model = HeldOutThreshold(
+        detector, target_fpr=TARGET_FPR, confidence=CONFIDENCE, random_state=random_state
+    ).fit(X[half])
+    scores = model.score_samples(X[other])
+    maxima = np.array([heat_map.max() for heat_map in model.score_map(X[other])])
+    alarms = {
+        "held_out": np.sum(scores < model.offset_),
+        "map": np.sum(maxima > model.map_offset_),
+        "contamination": np.sum(scores < model.estimator_.offset_),
+    }
+    k = int(np.sum(model.oof_scores_ <= model.offset_))
+    low, high = betabinom(len(other), k, len(half) + 1 - k).interval(CONFIDENCE)
+    rates = {f"{name}_fpr": count / len(other) for name, count in alarms.items()}
+    predicted = {name: bool(low <= count <= high) for name, count in alarms.items()}
+    return {
+        "n_fit": len(half),
+        "n_other": len(other),
+        **rates,
+        "in_interval": bool(
+            model.fpr_interval_[0] <= rates["held_out_fpr"] <= model.fpr_interval_[1]
+        ),
+        "as_predicted": predicted["held_out"],
+        "map_as_predicted": predicted["map"],
+        "contamination_as_predicted": predicted["contamination"],
+    }
+
+
+def measure(folder):
+    """Means over the splits."""
+    X = good_features(folder)
+    rows = [one_split(X, random_state) for random_state in range(N_SPLITS)]
+    return {column: float(np.mean([row[column] for row in rows])) for column in COLUMNS}
+
+
+def show(name, row):
+    print(f"{name:<16}" + "".join(f"{row[c]:>{len(c) + 2}.3g}" for c in COLUMNS), flush=True)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--root", type=Path, required=True, help="folder of data sets")
+    parser.add_argument("--sets", nargs="+", help="their names; default: every folder of the root")
+    options = parser.parse_args()
+    sets = options.sets or sorted(p.name for p in options.root.iterdir() if p.is_dir())
+    print(f"{'set':<16}" + "".join(f"{c:>{len(c) + 2}}" for c in COLUMNS))
+    table = json.loads(RESULT.read_text())["table"] if RESULT.exists() else {}
+    for name in sets:  # the others keep the figures of their last run
+        table[name] = measure(options.root / name)
+        show(name, table[name])
+    record = {
+        "benchmark": "threshold",
+        "target_fpr": TARGET_FPR,
+        "confidence": CONFIDENCE,
+        "n_splits": N_SPLITS,
+        "image_size": IMAGE_SIZE,
+        "processor": platform.machine(),
+        "table": table,
+    }
+    RESULT.parent.mkdir(parents=True, exist_ok=True)
+    RESULT.write_text(json.dumps(record) + "\n")
+    print(f"written to {RESULT}")
+
+
+if __name__ == "__main__":
+    main()

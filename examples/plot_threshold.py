@@ -1,0 +1,67 @@
+"""
+A threshold that holds on new parts
+===================================
+
+How low may a good part score? The images that a detector has learned from do not tell: it knows
+them by heart. Here is what becomes of the two usual ways to set a threshold for 5 % false alarms,
+on good parts that come in later.
+"""
+
+# %%
+# Good parts to learn from, and later ones, good and defective.
+
+import matplotlib.pyplot as plt
+import numpy as np
+
+from skanomaly import FilterBank, PatchCore, Pipeline
+from skanomaly.datasets import make_inspection
+from skanomaly.model_selection import HeldOutThreshold
+
+data = make_inspection(60, 100, 20, kind="brushed", size=64, random_state=0)
+later, is_good = data.test.images, data.test.target == 1
+
+# %%
+# ``contamination`` puts the threshold so that 5 % of the learned images lie below it.
+# ``HeldOutThreshold`` has every image scored by a model that has not seen it.
+
+detector = PatchCore(sigma=2.0, contamination=0.05, random_state=0)
+pipe = Pipeline([("features", FilterBank(image_size=64, random_state=0)), ("detector", detector)])
+model = HeldOutThreshold(pipe, target_fpr=0.05, cv=3, random_state=0)
+model.fit(data.train.images)
+
+scores = model.score_samples(later)
+offsets = {"contamination": model.estimator_[-1].offset_, "held out": model.offset_}
+for name, offset in offsets.items():
+    alarms, found = np.mean(scores[is_good] < offset), np.mean(scores[~is_good] < offset)
+    print(f"{name}: {alarms:.0%} false alarms, {found:.0%} of the defects found")
+print("true rate of false alarms: {:.1%} to {:.1%}".format(*model.fpr_interval_))
+
+# %%
+# The same parts score lower when the model has not seen them. A threshold from the upper row
+# cuts through the good parts of tomorrow.
+
+rows = {
+    "learned": model.score_samples(data.train.images),
+    "held out": model.oof_scores_,
+    "later, good": scores[is_good],
+    "later, defective": scores[~is_good],
+}
+figure, (left, right) = plt.subplots(1, 2, figsize=(11, 3.6), width_ratios=[2, 1])
+for height, values in enumerate(rows.values()):
+    left.plot(values, np.full(len(values), -height), "|", markersize=18)
+left.set_yticks(-np.arange(len(rows)), rows)
+for (name, offset), style in zip(offsets.items(), ["--", "-"], strict=True):
+    left.axvline(offset, color="black", linestyle=style, label=f"threshold: {name}")
+left.set(xlabel="score_samples (low = defect)", ylim=(-3.5, 0.9))
+left.legend(loc="upper left")
+
+# %%
+# The score map has a threshold of its own: at most 5 % of good parts have any pixel above it.
+
+worst = np.argmin(scores)
+heat = model.score_map(later[worst : worst + 1])[0]
+right.imshow(later[worst])
+right.contour(heat, levels=[model.map_offset_], colors="red")
+right.set(title=f"a {data.test.defects[worst]}, outlined at map_offset_", xticks=[], yticks=[])
+figure.tight_layout()
+plt.show()

@@ -1,0 +1,57 @@
+"""Refuse bad input with a good sentence; the only importer of scikit-learn's private names."""
+
+import numpy as np
+from sklearn.base import _fit_context
+from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.validation import validate_data
+
+__all__ = ["Interval", "StrOptions", "_fit_context", "check_array_input", "check_layers"]
+
+
+def check_array_input(estimator, X, *, reset):
+    """Plain arrays given to a detector as (n, h, w, d) float32.
+
+    (n, d) is n images of one patch each. Raises ValueError for anything that looks like images.
+    """
+    _refuse_images(X, type(estimator).__name__)
+    if getattr(X, "ndim", 2) <= 2:
+        X = validate_data(estimator, X, reset=reset, dtype=np.float32)
+        return X[:, None, None, :]
+    if X.ndim != 4 or 0 in X.shape:
+        raise ValueError(
+            f"expected feature arrays of shape (n, d) or (n, h, w, d), got shape {X.shape}; "
+            "a single image's features (h, w, d) become a batch with X[None]"
+        )
+    # n_features_in_ of a 4-D array would be the grid's height, so channels are checked here.
+    X = np.asarray(X, dtype=np.float32)
+    if not np.isfinite(X).all():
+        raise ValueError("expected finite features, got NaN or infinity in the input")
+    if reset:
+        estimator.n_features_in_ = X.shape[3]
+    elif X.shape[3] != estimator.n_features_in_:
+        raise ValueError(
+            f"expected features with {estimator.n_features_in_} channels, as in fit, "
+            f"got {X.shape[3]}; use the extractor the detector was fitted with"
+        )
+    return X
+
+
+def _refuse_images(X, who):
+    first = X[0] if isinstance(X, (list, tuple)) and len(X) else None
+    is_path = isinstance(first, str) or hasattr(first, "__fspath__")
+    is_image = type(first).__module__.startswith("PIL.") or getattr(first, "ndim", 0) >= 2
+    is_pixels = isinstance(X, np.ndarray) and X.ndim in (3, 4) and X.dtype in (np.uint8, np.uint16)
+    if is_path or is_image or is_pixels or isinstance(X, str):
+        raise ValueError(
+            f"{who} expects features, got images or paths; put an extractor before it: "
+            f'Pipeline([("features", FilterBank()), ("detector", {who}())])'
+        )
+
+
+def check_layers(expected, got):
+    """Raise ValueError unless two {layer: (h, w, C)} agree."""
+    if expected != got:
+        raise ValueError(
+            f"expected features with layers {expected}, as in fit, got {got}; "
+            "use the extractor the detector was fitted with"
+        )

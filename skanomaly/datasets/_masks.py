@@ -1,0 +1,87 @@
+"""Masks of defects that are read from their files only when asked for."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from skanomaly._images import read_image
+
+_EXIF_ORIENTATION = 0x0112
+_SIDEWAYS = {5, 6, 7, 8}
+_LARGEST_CLASS_NUMBER = 127
+
+
+class MaskFiles(Sequence):
+    """Masks of images, read on access; scikit-learn may cut it by rows.
+
+    Parameters
+    ----------
+    images : list of str
+        Paths of the images, which give the masks their frame.
+    masks : list of str or None
+        Path of each image's mask; None for a good image.
+
+    Notes
+    -----
+    An int answers one (H, W) bool array, True on the defect; slices, lists and arrays of int or
+    bool answer another `MaskFiles`. Nothing is kept in memory. A mask is True where its file is
+    above half of its largest value, so that grey edges left by resizing or by JPEG stay outside.
+    Where no value is above 127, or where there are colours, values stand for classes, and
+    everything but 0 or black is a defect.
+    """
+
+    def __init__(self, images, masks):
+        self.images = images
+        self.masks = masks
+
+    @property
+    def shape(self):
+        """(n,), which tells scikit-learn to index with arrays."""
+        return (len(self.images),)
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, key):
+        if isinstance(key, tuple):  # scikit-learn asks for (key, ...)
+            key = key[0]
+        if isinstance(key, (int, np.integer)):
+            return read_mask(self.masks[key], self.images[key])
+        rows = np.arange(len(self))[key]
+        return MaskFiles([self.images[i] for i in rows], [self.masks[i] for i in rows])
+
+    def __repr__(self):
+        n_defects = sum(mask is not None for mask in self.masks)
+        return f"<masks of {len(self)} images, {n_defects} of them with a file>"
+
+
+def read_mask(mask, image):
+    """(H, W) bool from a mask's file, or all False in the frame of the image where it is None.
+
+    Raises ValueError where the mask is no image or has another size than its image.
+    """
+    height, width = _image_size(image)
+    if mask is None:
+        return np.zeros((height, width), dtype=bool)
+    values = read_image(mask)  # (H, W, C)
+    if values.shape[:2] != (height, width):
+        raise ValueError(
+            f"{mask}: the mask is {values.shape[0]} x {values.shape[1]} pixels (height x width), "
+            f"its image {image} is {height} x {width}; draw the mask in the image's own frame, "
+            "as a viewer shows it"
+        )
+    has_colours = (values != values[:, :, :1]).any()
+    is_grey_scale = not has_colours and values.max() > _LARGEST_CLASS_NUMBER
+    return (values > (values.max() / 2 if is_grey_scale else 0)).any(axis=2)
+
+
+def _image_size(path):
+    """(height, width) as a viewer shows the image; only the file's head is read."""
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+            is_sideways = image.getexif().get(_EXIF_ORIENTATION) in _SIDEWAYS
+    except UnidentifiedImageError as error:
+        raise ValueError(f"{path}: not an image file, or an unknown format") from error
+    return (width, height) if is_sideways else (height, width)

@@ -1,0 +1,254 @@
+"""The two forms of a Gaussian per position; both learn in a stream and answer squared distances.
+
+n, d        vectors per position, numbers per vector; p positions at a time, of `cells`
+x, m        a vector and the mean at its position; u = x - m; y = x - origin
+R, S        the n centred vectors, (n, d); their scatter R'R, (d, d)
+Sigma       covariance c S + e I; without shrinkage c = 1 / (n - 1), e = epsilon
+F           whitening factor, lower triangular: F Sigma F' = I
+"""
+
+from itertools import pairwise
+
+import numpy as np
+
+BLOCK = 2**18  # numbers of d x d matrices worked on at a time: they stay in the cache
+STRIPE = 32  # rows of a stripe of a lower triangle, about
+SINGULAR = 1e-12  # a pivot below this share of its variance is rounding noise
+
+
+class Dense:
+    """Sums of products, then factors: about d^2 / 2 numbers per position, whatever n."""
+
+    def __init__(self, origin):
+        cells, d = origin.shape
+        self.n = 0
+        self.is_closed = False
+        self.origin = origin  # (cells, d); sums about a point near the mean lose no digits
+        self.sums = np.zeros((cells, d))
+        self.products = [np.zeros((cells, end - start, end)) for start, end in stripes(d)]
+        self.cubes = np.zeros((cells, d))  # sum of |y|^2 y, for the fourth moments
+        self.fourths = np.zeros(cells)  # sum of |y|^4
+
+    def close(self):
+        self.is_closed = True
+        self.sums = self.products = self.cubes = self.fourths = None
+
+    def add(self, vectors):
+        """Take in vectors (b, cells, d)."""
+        for part in parts(*self.origin.shape):
+            self.add_rows((vectors[:, part] - self.origin[part]).swapaxes(0, 1), part)
+        self.n += len(vectors)
+
+    def add_rows(self, rows, part):
+        """Sums alone, of y (p, b, d) float64 at some positions."""
+        squares = np.einsum("pbd,pbd->pb", rows, rows)
+        self.sums[part] += rows.sum(axis=1)
+        self.cubes[part] += (squares[:, None] @ rows)[:, 0]
+        self.fourths[part] += np.einsum("pb,pb->p", squares, squares)
+        for products, (start, end) in zip(self.products, stripes(rows.shape[2]), strict=True):
+            products[part] += rows[:, :, start:end].swapaxes(1, 2) @ rows[:, :, :end]
+
+    def finish(self, epsilon, shrinkage):
+        """Mean and factors."""
+        d = self.origin.shape[1]
+        self.mean = self.origin + self.sums / self.n
+        self.factors = [np.empty(products.shape, np.float32) for products in self.products]
+        for part in parts(*self.origin.shape):
+            scatter, fourth = self._central_moments(part)
+            c, e = scale_and_ridge(scatter, fourth, self.n, d, epsilon, shrinkage)
+            factor = whitening(c[:, None] * scatter + e[:, None] * np.eye(d), self.n)
+            for kept, (start, end) in zip(self.factors, stripes(d), strict=True):
+                kept[part] = factor[:, start:end, :end]
+
+    def _central_moments(self, part):
+        """S (p, d, d) and the sum of |u|^4, (p,), from the sums about the origin."""
+        shift = self.sums[part] / self.n  # m - origin
+        d = shift.shape[1]
+        scatter = np.zeros((len(shift), d, d))
+        for products, (start, end) in zip(self.products, stripes(d), strict=True):
+            scatter[:, start:end, :end] = products[part]
+        scatter -= self.n * shift[:, :, None] * shift[:, None]
+        scatter = np.tril(scatter) + np.tril(scatter, -1).swapaxes(1, 2)
+        # |u|^2 = |y|^2 - 2 y'shift + |shift|^2, squared and summed over the vectors
+        square = np.einsum("pd,pd->p", shift, shift)
+        along = np.einsum("pd,pde,pe->p", shift, scatter, shift, optimize=True)
+        trace = np.einsum("pdd->p", scatter)
+        fourth = self.fourths[part] - 4 * np.einsum("pd,pd->p", shift, self.cubes[part])
+        fourth += 4 * along + 2 * square * trace + 3 * self.n * square**2
+        return scatter, fourth
+
+    def squared_distances(self, u, part):
+        """|F u|^2 for u (b, p, d)."""
+        squared = np.zeros(u.shape[:2], dtype=np.float32)
+        for factors in self.factors:
+            end = factors.shape[2]
+            white = (factors[part] @ u[:, :, :end, None])[..., 0]  # (b, p, rows of the stripe)
+            squared += np.einsum("bps,bps->bp", white, white)
+        return squared
+
+    def covariance(self, cell):
+        """Sigma at one position, (d, d)."""
+        d = self.origin.shape[1]
+        factor = np.zeros((d, d))
+        for factors, (start, end) in zip(self.factors, stripes(d), strict=True):
+            factor[start:end, :end] = factors[cell]
+        root = inverse_of_lower(factor)
+        return root @ root.T
+
+
+class LowRank:
+    """The vectors themselves, then a basis of their span: n (d + n) numbers per position.
+
+    With V the right singular vectors of R, a vector splits into its part in their span and the
+    rest: u' Sigma^-1 u = sum of (V u)_i^2 / (c s_i^2 + e) + |u - V'V u|^2 / e. Woodbury's
+    identity gives the same as a difference of large numbers, which float32 cannot hold.
+    """
+
+    def __init__(self, origin):
+        self.n = 0
+        self.is_closed = False
+        self.origin = origin  # (cells, d)
+        self.blocks = []  # y of one batch each, (cells, b, d) float32; empty when finished
+        self.basis = self.mixing = None  # V (cells, n, d), and R = mixing V
+
+    def close(self):
+        self.is_closed = True
+        self.mixing = None
+
+    def add(self, vectors):
+        """Take in vectors (b, cells, d)."""
+        self._restore_rows()
+        b, cells, d = vectors.shape
+        rows = np.empty((cells, b, d), dtype=np.float32)
+        for part in parts(cells, d):
+            rows[part] = (vectors[:, part] - self.origin[part]).swapaxes(0, 1)
+        self.blocks.append(rows)
+        self.n += b
+
+    def as_dense(self):
+        """The other form of the same; empties this one."""
+        self._restore_rows()
+        dense = Dense(self.origin)
+        while self.blocks:
+            rows = self.blocks.pop()
+            for part in parts(*self.origin.shape):
+                dense.add_rows(rows[part].astype(np.float64), part)
+        dense.n = self.n
+        return dense
+
+    def _restore_rows(self):
+        """The vectors again, where the basis had taken their place."""
+        if self.basis is not None:
+            for part in parts(*self.origin.shape):
+                self.basis[part] = self.mixing[part] @ self.basis[part]
+            self.blocks = [self.basis]
+            self.basis = self.mixing = None
+
+    def finish(self, epsilon, shrinkage):
+        """Mean, and the basis in the place of the vectors."""
+        self._restore_rows()
+        cells, d = self.origin.shape
+        rows = np.concatenate(self.blocks, axis=1) if len(self.blocks) > 1 else self.blocks[0]
+        mixing = np.empty((cells, self.n, self.n), dtype=np.float32)
+        self.variances = np.empty((cells, self.n), dtype=np.float32)
+        self.ridge = np.empty(cells, dtype=np.float32)
+        for part in parts(cells, d):
+            y = rows[part].astype(np.float64)
+            shift = y.mean(axis=1)
+            y -= shift[:, None]
+            gram = y @ y.swapaxes(1, 2)  # (p, n, n)
+            fourth = np.einsum("pnn,pnn->p", gram, gram)
+            c, e = scale_and_ridge(gram, fourth, self.n, d, epsilon, shrinkage)
+            self.origin[part] += shift
+            mixing[part], rows[part], squares = right_singular_vectors(y, gram)
+            self.variances[part], self.ridge[part] = c * squares + e, e[:, 0]
+        self.mean = self.origin
+        self.basis, self.mixing, self.blocks = rows, mixing, []
+        if not self.ridge.all():
+            raise ValueError(_singular(self.n))
+
+    def squared_distances(self, u, part):
+        """The sum above for u (b, p, d)."""
+        basis = self.basis[part]
+        inside = (basis @ u[..., None])[..., 0]  # (b, p, n)
+        rest = u - (inside[:, :, None] @ basis)[:, :, 0]  # (b, p, d)
+        squared = np.einsum("bpd,bpd->bp", rest, rest) / self.ridge[part]
+        return squared + np.einsum("bpn,bpn->bp", inside, inside / self.variances[part])
+
+    def covariance(self, cell):
+        """Sigma at one position, (d, d)."""
+        basis = self.basis[cell].astype(np.float64)
+        ridge = self.ridge[cell]
+        return (basis.T * (self.variances[cell] - ridge)) @ basis + ridge * np.eye(basis.shape[1])
+
+
+def parts(cells, d):
+    """Slices of positions whose d x d matrices fit a block together."""
+    step = max(8, BLOCK // d**2)
+    return [slice(first, min(first + step, cells)) for first in range(0, cells, step)]
+
+
+def stripes(d):
+    """(start, end) of bands of rows; a lower triangle keeps columns up to `end` of each."""
+    edges = np.linspace(0, d, -(-d // STRIPE) + 1).round().astype(int)
+    return list(pairwise(edges.tolist()))
+
+
+def scale_and_ridge(products, fourth, n, d, epsilon, shrinkage):
+    """c and e of Sigma = c S + e I per position, (p, 1) each.
+
+    `products` is S or R R': they have the same trace and the same norm. `fourth` is the sum of
+    |u|^4, (p,).
+    """
+    if shrinkage is None:
+        ones = np.ones((len(products), 1))
+        return ones / (n - 1), ones * epsilon
+    variance = np.einsum("pii->p", products) / (n * d)  # mu of Ledoit and Wolf
+    square = np.einsum("pij,pij->p", products, products) / n**2
+    spread = square / d - variance**2  # delta^2: how far S / n is from a multiple of I
+    noise = (fourth / n - square) / (n * d)  # beta^2: how uncertain it is
+    share = np.divide(noise, spread, out=np.zeros_like(noise), where=spread > 0).clip(0, 1)
+    return ((1 - share) / n)[:, None], (share * variance + epsilon)[:, None]
+
+
+def whitening(sigma, n):
+    """F of each covariance (p, d, d), or a sentence where one has no inverse."""
+    try:
+        root = np.linalg.cholesky(sigma)
+    except np.linalg.LinAlgError as error:
+        raise ValueError(_singular(n)) from error
+    pivots, variances = (np.einsum("pii->pi", matrix) for matrix in (root, sigma))
+    if (pivots**2 <= SINGULAR * variances).any():
+        raise ValueError(_singular(n))
+    return inverse_of_lower(root)
+
+
+def inverse_of_lower(root):
+    """Inverses of lower triangular matrices (..., d, d), by halves."""
+    d = root.shape[-1]
+    if d <= STRIPE:
+        return np.linalg.inv(root)
+    half = d // 2
+    inverse = np.zeros_like(root)
+    top, bottom = inverse[..., :half, :half], inverse[..., half:, half:]
+    top[:] = inverse_of_lower(root[..., :half, :half])
+    bottom[:] = inverse_of_lower(root[..., half:, half:])
+    inverse[..., half:, :half] = -bottom @ (root[..., half:, :half] @ top)
+    return inverse
+
+
+def right_singular_vectors(rows, gram):
+    """U s, V and s^2 of rows (p, n, d) = U s V, where rows rows' = gram; V is 0 where s is."""
+    squares, left = np.linalg.eigh(gram)  # (p, n), (p, n, n)
+    positive = squares > SINGULAR * squares[:, -1:]
+    values = np.sqrt(np.where(positive, squares, np.inf))
+    basis = (left / values[:, None]).swapaxes(1, 2) @ rows  # (p, n, d)
+    squares = np.where(positive, squares, 0)
+    return left * np.sqrt(squares)[:, None], basis, squares
+
+
+def _singular(n):
+    return (
+        f"expected covariances with an inverse, got a singular one from {n} vectors per position; "
+        "give epsilon > 0, or more images"
+    )

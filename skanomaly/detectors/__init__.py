@@ -1,0 +1,6 @@
+"""Detectors: features in, verdicts, scores and heat maps out."""
+
+from skanomaly.detectors._padim import PaDiM
+from skanomaly.detectors._patchcore import PatchCore
+
+__all__ = ["PaDiM", "PatchCore"]

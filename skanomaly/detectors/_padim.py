@@ -1,0 +1,221 @@
+"""PaDiM (Defard et al., ICPR workshops 2020): distance to the Gaussian of each position.
+
+x           d numbers per position: a random choice of the channels of all layers, the coarser
+            layers replicated to the finest grid, (b, h, w, d)
+mu, Sigma   mean (h, w, d) and covariance (h, w, d, d) over the good images; Sigma + epsilon I
+M           sqrt((x - mu)' Sigma^-1 (x - mu)): score of a position, (b, h, w)              (eq. 2)
+"""
+
+import logging
+from numbers import Integral, Real
+
+import numpy as np
+from sklearn.utils import check_random_state
+from tqdm.auto import tqdm
+
+from skanomaly._validation import Interval, StrOptions, _fit_context
+from skanomaly.base import BaseDetector
+from skanomaly.density import PositionwiseGaussian
+from skanomaly.feature_maps import BATCH_SIZE, local_mean
+
+_logger = logging.getLogger("skanomaly")
+
+
+class PaDiM(BaseDetector):
+    """One Gaussian per position; a patch is as abnormal as its Mahalanobis distance.
+
+    Images must be aligned: what a position may look like is learned for that position alone.
+
+    Parameters
+    ----------
+    n_components : int or None, default=100
+        Channels in use, drawn at random from all layers' channels; None, or more than there
+        are: all. Memory grows with its square. The paper has 100 for ResNet-18 and 550 for
+        Wide ResNet-50-2.
+    epsilon : float, default=0.01
+        Added to every variance. It carries the fit where there are fewer images than channels.
+    shrinkage : {"ledoit_wolf"} or None, default=None
+        None: the unbiased covariance, as in the paper. "ledoit_wolf": drawn towards a multiple
+        of the identity, position by position.
+    patch_size : int, default=1
+        Side, in cells, of the neighbourhood over which each layer is averaged; odd, 1: none, as
+        in the paper. 3 suits features of small receptive field, such as FilterBank's.
+    updatable : bool, default=True
+        False leaves out what only ``partial_fit`` needs, up to two thirds of the memory.
+    image_score : {"paper", "map_max"}, default="map_max"
+        Both are the maximum of the smoothed score map: here that is the paper's score.
+    sigma : float, default=4.0
+        Smoothing of the score map, in pixels of the extractor's input.
+    contamination : float in (0, 0.5], default=0.01
+        Share of the training images that fall below the threshold.
+    random_state : int, RandomState instance or None, default=None
+        Draws the channels.
+    verbose : int, default=0
+        1 shows progress bars.
+
+    Attributes
+    ----------
+    channels_ : ndarray of shape (d,), int
+        Channels in use, ascending, counted through the layers in their order.
+    gaussian_ : PositionwiseGaussian
+        Its ``mean_`` has shape (h, w, d).
+    offset_ : float
+        Threshold on ``score_samples``.
+    layer_shapes_ : dict of str to tuple (h, w, C)
+    n_features_in_ : int
+        Channels of all layers.
+
+    See Also
+    --------
+    PatchCore : For parts that move about; compares with patches from anywhere.
+
+    Notes
+    -----
+    Images are taken in batch by batch: memory does not grow with their number. With fewer images
+    than half the channels the vectors themselves are kept, which is smaller, with the same
+    distances. The score map is enlarged bilinearly.
+
+    References
+    ----------
+    Defard et al., "PaDiM: a Patch Distribution Modeling Framework for Anomaly Detection and
+    Localization", ICPR workshops 2020.
+
+    Examples
+    --------
+    >>> from skanomaly import FilterBank, PaDiM, Pipeline
+    >>> from skanomaly.datasets import make_defects, make_textures
+    >>> good = make_textures(20, size=(64, 64), random_state=0)
+    >>> bad, masks, kinds = make_defects(good[:5], random_state=0)
+    >>> features = FilterBank(image_size=64, random_state=0)
+    >>> pipe = Pipeline([("features", features), ("detector", PaDiM(random_state=0))])
+    >>> pipe.fit(good).predict(bad)
+    array([-1, -1, -1, -1, -1])
+    """
+
+    _parameter_constraints = {
+        **BaseDetector._parameter_constraints,
+        "n_components": [None, Interval(Integral, 1, None, closed="left")],
+        "epsilon": [Interval(Real, 0, None, closed="left")],
+        "shrinkage": [None, StrOptions({"ledoit_wolf"})],
+        "patch_size": [Interval(Integral, 1, None, closed="left")],
+        "updatable": ["boolean"],
+    }
+
+    def __init__(
+        self,
+        *,
+        n_components=100,
+        epsilon=0.01,
+        shrinkage=None,
+        patch_size=1,
+        updatable=True,
+        image_score="map_max",
+        sigma=4.0,
+        contamination=0.01,
+        random_state=None,
+        verbose=0,
+    ):
+        self.n_components = n_components
+        self.epsilon = epsilon
+        self.shrinkage = shrinkage
+        self.patch_size = patch_size
+        self.updatable = updatable
+        self.image_score = image_score
+        self.sigma = sigma
+        self.contamination = contamination
+        self.random_state = random_state
+        self.verbose = verbose
+
+    def _fit(self, X):
+        if self.patch_size % 2 == 0:
+            raise ValueError(f"patch_size must be odd, to have a middle; got {self.patch_size}")
+        if len(X) < 2:
+            raise ValueError("expected at least 2 good images, for a covariance, got n_samples=1")
+        self.channels_ = np.arange(self.n_features_in_)
+        if self.n_components is not None and self.n_components < self.n_features_in_:
+            rng = check_random_state(self.random_state)
+            self.channels_ = np.sort(rng.permutation(self.n_features_in_)[: self.n_components])
+        self.gaussian_ = PositionwiseGaussian(
+            epsilon=self.epsilon, shrinkage=self.shrinkage, updatable=self.updatable
+        )
+        self._learn(X)
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def partial_fit(self, X, y=None):
+        """Learn from further good images, in addition to those before.
+
+        Parameters
+        ----------
+        X : FeatureMaps of shape (n,), or array of shape (n, h, w, d) or (n, d)
+            Features of good images; the first time of at least two.
+        y : Ignored
+            Not used, present for API consistency by convention.
+
+        Returns
+        -------
+        self : object
+
+        Raises
+        ------
+        ValueError
+            As for ``fit``; or the features differ in kind from those before; or ``updatable`` is
+            False and the detector was fitted before.
+
+        Notes
+        -----
+        The channels stay those of the first call. ``offset_`` comes from this call's images
+        alone, the others being gone: let the last call see enough of them, or take the threshold
+        from held-out images.
+        """
+        is_first = not hasattr(self, "gaussian_")
+        maps = self._check_X(X, reset=is_first)
+        if is_first:
+            self._fit(maps)
+        else:
+            self._learn(maps)
+        self.offset_ = np.percentile(self._image_scores(maps), 100 * self.contamination)
+        return self
+
+    def _learn(self, X):
+        batches = tqdm(
+            X.batches(), "PaDiM", -(-len(X) // BATCH_SIZE), unit="batch", disable=not self.verbose
+        )
+        for piece in batches:
+            self.gaussian_.partial_fit(self._vectors(piece))
+        n_seen, n_channels = self.gaussian_.n_samples_seen_, len(self.channels_)
+        if n_seen <= n_channels:
+            _logger.info(
+                "PaDiM: %d images for %d channels; epsilon carries the fit. More images, fewer "
+                "n_components or shrinkage='ledoit_wolf' may help.",
+                n_seen,
+                n_channels,
+            )
+
+    def _vectors(self, X):
+        """The chosen channels of a few images at the finest grid, (b, h, w, d)."""
+        grid = tuple(np.max([shape[:2] for shape in self.layer_shapes_.values()], axis=0))
+        vectors, first = [], 0
+        for maps in X.arrays().values():
+            end = first + maps.shape[3]
+            start, stop = np.searchsorted(self.channels_, (first, end))
+            maps = maps[..., self.channels_[start:stop] - first]
+            if self.patch_size > 1:
+                maps = local_mean(maps, self.patch_size)
+            vectors.append(replicate(maps, grid))
+            first = end
+        return np.concatenate(vectors, axis=3)
+
+    def _score_batch(self, X):
+        patch_scores = self.gaussian_.mahalanobis(self._vectors(X))
+        image_maps = patch_scores
+        if self.image_score == "paper":
+            image_maps = X.image_fit.smooth(patch_scores, self.sigma)
+        return patch_scores, image_maps.max(axis=(1, 2))
+
+
+def replicate(maps, grid):
+    """(b, h, w, C) -> (b, H, W, C), each cell with the value of the one its middle lies in."""
+    for axis, size in enumerate(grid, start=1):
+        middles = 2 * np.arange(size) + 1  # in half cells of the new grid
+        maps = maps.take(middles * maps.shape[axis] // (2 * size), axis=axis)
+    return maps

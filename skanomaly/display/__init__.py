@@ -1,0 +1,13 @@
+"""Pictures of results: score maps over their images, PRO curves, histograms of scores.
+
+The Display classes follow scikit-learn's: ``from_estimator`` or ``from_predictions`` draws, the
+object keeps the arrays, ``plot`` draws again. They need matplotlib: ``pip install
+skanomaly[plot]``. `save_score_map` writes picture files without it.
+"""
+
+from skanomaly._heat_maps import save_score_map
+from skanomaly.display._pro_curve import ProCurveDisplay
+from skanomaly.display._score_histogram import ScoreHistogramDisplay
+from skanomaly.display._score_maps import ScoreMapDisplay
+
+__all__ = ["ScoreMapDisplay", "ProCurveDisplay", "ScoreHistogramDisplay", "save_score_map"]

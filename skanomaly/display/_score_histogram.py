@@ -1,0 +1,190 @@
+"""ScoreHistogramDisplay: decision scores of good and defective images, and the threshold."""
+
+import numpy as np
+from scipy.stats import binomtest
+
+from skanomaly.display._common import (
+    DEFECT_COLOUR,
+    GOOD_COLOUR,
+    axes_and_figure,
+    check_decisions,
+    load_pyplot,
+    read_labels,
+)
+
+
+class ScoreHistogramDisplay:
+    """Histogram of decision scores, good and defective images apart, with the threshold.
+
+    Use `from_estimator` or `from_predictions`. Negative scores mean defect. The legend counts
+    false alarms and says which rate they let expect on new good images (95 % confidence interval,
+    Clopper and Pearson). That holds for images used neither for training nor for the threshold.
+
+    Parameters
+    ----------
+    decisions : ndarray of shape (n,)
+        Decision scores, low for a defect.
+    labels : ndarray of shape (n,) or None, default=None
+        The truth, +1 good, -1 defect.
+    threshold : float, default=0.0
+        Below it the verdict is defect.
+
+    Attributes
+    ----------
+    ax_ : matplotlib Axes
+    figure_ : matplotlib Figure
+    line_ : matplotlib Line2D
+        The threshold.
+    bars_ : list of matplotlib BarContainer
+        Of the good images, then of the defective ones; or of all where there are no labels.
+
+    Examples
+    --------
+    >>> import matplotlib.pyplot as plt
+    >>> from skanomaly.display import ScoreHistogramDisplay
+    >>> display = ScoreHistogramDisplay.from_predictions(
+    ...     [1, 1, 1, 1, -1, -1], [0.5, 0.8, -0.1, 0.4, -0.7, -0.3]
+    ... )
+    >>> print(display.bars_[0].get_label())
+    good: 1 of 4 false alarms = 25.0 %
+    (expect 0.6 to 80.6 % on new good images)
+    >>> plt.close(display.figure_)
+    """
+
+    def __init__(self, decisions, labels=None, *, threshold=0.0):
+        self.decisions = decisions
+        self.labels = labels
+        self.threshold = threshold
+
+    @classmethod
+    def from_estimator(cls, estimator, X, y=None, *, ax=None, bins=30, bar_kw=None):
+        """Score images and draw their histogram.
+
+        Parameters
+        ----------
+        estimator : fitted detector, or a Pipeline or search around one
+        X : list of paths, arrays or PIL images, or array of shape (n, H, W[, C])
+        y : array of shape (n,), masks of shape (n, H, W) or a list of (H, W), or None
+            The truth: labels +1 good, -1 defect; or masks, True on the defect.
+        ax : matplotlib Axes or None, default=None
+            None makes a new figure.
+        bins : int, default=30
+            About so many bars; their edges are laid so that none crosses the threshold.
+        bar_kw : dict or None, default=None
+            Keywords for `bar`.
+
+        Returns
+        -------
+        display : ScoreHistogramDisplay
+
+        Raises
+        ------
+        ValueError
+            y is neither labels of +1 and -1 nor masks, or does not fit X.
+        ImportError
+            matplotlib is not there.
+        """
+        load_pyplot(f"{cls.__name__}.from_estimator")
+        decisions = estimator.decision_function(X)
+        return cls.from_predictions(y, decisions, ax=ax, bins=bins, bar_kw=bar_kw)
+
+    @classmethod
+    def from_predictions(cls, y, decisions, *, threshold=0.0, ax=None, bins=30, bar_kw=None):
+        """Draw the histogram of scores at hand.
+
+        Parameters
+        ----------
+        y : array of shape (n,), masks of shape (n, H, W) or a list of (H, W), or None
+            The truth: labels +1 good, -1 defect; or masks, True on the defect.
+        decisions : array of shape (n,)
+            From `decision_function`: negative for a defect.
+        threshold : float, default=0.0
+            Below it the verdict is defect. Scores from `score_samples` have theirs at `offset_`.
+        ax, bins, bar_kw
+            As `from_estimator`.
+
+        Returns
+        -------
+        display : ScoreHistogramDisplay
+
+        Raises
+        ------
+        ValueError, ImportError
+            As `from_estimator`.
+        """
+        load_pyplot(f"{cls.__name__}.from_predictions")
+        decisions = check_decisions(decisions, None)
+        display = cls(decisions, read_labels(y, len(decisions)), threshold=threshold)
+        return display.plot(ax=ax, bins=bins, bar_kw=bar_kw)
+
+    def plot(self, ax=None, *, bins=30, bar_kw=None):
+        """Draw.
+
+        Parameters
+        ----------
+        ax, bins, bar_kw
+            As `from_estimator`.
+
+        Returns
+        -------
+        self : ScoreHistogramDisplay
+        """
+        self.ax_, self.figure_ = axes_and_figure(f"{type(self).__name__}.plot", ax)
+        edges = _edges(self.decisions, self.threshold, bins)
+        self.bars_ = []
+        for scores, label, colour in self._groups():
+            counts, _ = np.histogram(scores, edges)
+            style = {"color": colour, "alpha": 0.65, "label": label, **(bar_kw or {})}
+            self.bars_.append(
+                self.ax_.bar(edges[:-1], counts, np.diff(edges), align="edge", **style)
+            )
+        self.line_ = self.ax_.axvline(
+            self.threshold, color="black", linestyle="--", label="threshold; below it: defect"
+        )
+        self.ax_.set(xlabel="decision score (negative = defect)", ylabel="number of images")
+        self.ax_.yaxis.get_major_locator().set_params(integer=True)
+        self.ax_.legend(
+            handles=[*self.bars_, self.line_],
+            loc="lower left",
+            bbox_to_anchor=(0, 1),
+            frameon=False,
+        )
+        return self
+
+    def _groups(self):
+        """(scores, legend, colour) of each set of bars."""
+        called = self.decisions < self.threshold
+        if self.labels is None:
+            text = f"images: {called.sum()} of {len(called)} called defect"
+            return [(self.decisions, text, "grey")]
+        groups = []
+        good, bad = self.labels == 1, self.labels == -1
+        if good.any():
+            groups.append((self.decisions[good], _good_text(called[good]), GOOD_COLOUR))
+        if bad.any():
+            found, n = int(called[bad].sum()), int(bad.sum())
+            text = f"defective: {found} of {n} found = {100 * found / n:.1f} %"
+            groups.append((self.decisions[bad], text, DEFECT_COLOUR))
+        return groups
+
+
+def _good_text(called):
+    """Count and rate of false alarms, and what they let expect."""
+    n_alarms, n = int(called.sum()), len(called)
+    low, high = binomtest(n_alarms, n).proportion_ci()
+    return (
+        f"good: {n_alarms} of {n} false alarms = {100 * n_alarms / n:.1f} %\n"
+        f"(expect {100 * low:.1f} to {100 * high:.1f} % on new good images)"
+    )
+
+
+def _edges(scores, threshold, bins):
+    """Edges of about so many equal bars, one edge at the threshold."""
+    low, high = min(scores.min(), threshold), max(scores.max(), threshold)
+    width = (high - low) / bins if high > low else 1.0
+    # On the right up to an edge above the highest score: a score at an edge counts to the right of
+    # it, as its verdict does.
+    first, last = np.floor((low - threshold) / width), np.floor((high - threshold) / width) + 1
+    edges = threshold + width * np.arange(first, last + 1)
+    edges[0] = min(edges[0], low)  # rounding
+    return edges

@@ -1,0 +1,37 @@
+"""Which images ScoreMapDisplay draws, and what they are called."""
+
+from pathlib import Path
+
+import numpy as np
+
+from skanomaly.display._common import check_length
+
+
+def choose(n_images, n_given):
+    """Indices of the images to draw: all, or so many evenly spaced ones."""
+    if n_images is not None and n_images < 1:
+        raise ValueError(f"n_images must be at least 1 or None, got {n_images}")
+    if n_images is None or n_given <= n_images:
+        return np.arange(n_given)
+    return np.linspace(0, n_given - 1, n_images).round().astype(int)
+
+
+def pick(y, chosen, n_given):
+    """Entries of y for the chosen images; masks in files are read for these alone."""
+    y = y.tolist() if hasattr(y, "iloc") else y
+    check_length(y, n_given)
+    return [y[int(i)] for i in chosen]
+
+
+def titles(images, names):
+    """A title for each image: given, or folder and file name, or its place."""
+    if names is None:
+        return [
+            "/".join(Path(item).parts[-2:]) if isinstance(item, (str, Path)) else f"image {i}"
+            for i, item in enumerate(images)
+        ]
+    if len(names) != len(images):
+        raise ValueError(
+            f"expected one name per image, got {len(names)} names for {len(images)} images"
+        )
+    return list(names)

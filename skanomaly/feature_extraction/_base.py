@@ -1,0 +1,90 @@
+"""What both extractors share: images in, FeatureMaps out, stored or streamed."""
+
+from numbers import Integral
+
+import numpy as np
+from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.utils.validation import check_is_fitted
+from tqdm.auto import tqdm
+
+from skanomaly._image_fit import RESIZE_MODES, ImageFit
+from skanomaly._images import check_images, load_batches
+from skanomaly._memory import parse_memory
+from skanomaly._validation import Interval, StrOptions
+from skanomaly.feature_maps import FeatureMaps
+
+
+class BaseExtractor(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None):
+    """Template of an extractor.
+
+    A child learns in ``fit`` and sets ``n_channels_in_`` and ``layer_shapes_``; its hook
+    ``_features`` turns a batch of fitted images into maps.
+    """
+
+    _parameter_constraints = {
+        "image_size": [Interval(Integral, 8, None, closed="left"), "array-like"],
+        "resize": [StrOptions(set(RESIZE_MODES))],
+        "memory_limit": [None, str, Interval(Integral, 1, None, closed="left")],
+        "random_state": ["random_state"],
+        "verbose": ["verbose"],
+    }
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.two_d_array = False
+        tags.input_tags.three_d_array = True
+        return tags
+
+    @property
+    def image_fit(self):
+        """How images are brought to the input's size, an ImageFit."""
+        return ImageFit.from_size(self.image_size, self.resize)
+
+    def transform(self, X):
+        """Features of images.
+
+        Parameters
+        ----------
+        X : list of paths, arrays or PIL images, or array of shape (n, H, W[, C])
+            uint8, uint16, or floats in [0, 1]; sizes may differ.
+
+        Returns
+        -------
+        FeatureMaps of shape (n,)
+            Held in memory, unless that would exceed ``memory_limit``: then computed whenever
+            they are asked for. The values are the same.
+
+        Raises
+        ------
+        ValueError
+            An image cannot be read, holds NaN, or has another number of channels than in fit.
+            The message names it.
+        """
+        check_is_fitted(self)
+        images = check_images(X)
+        n_values = sum(np.prod(shape) for shape in self.layer_shapes_.values())
+        limit = parse_memory(self.memory_limit)
+        if limit is not None and 4 * n_values * len(images) > limit:
+            return FeatureMaps.streamed(images, self._extract, self.layer_shapes_, self.image_fit)
+        layers = {
+            name: np.empty((len(images), *shape), dtype=np.float32)
+            for name, shape in self.layer_shapes_.items()
+        }
+        frames, done = [], 0
+        for piece in self._extract(images, self._batch_size()):
+            for name, maps in piece.arrays().items():
+                layers[name][done : done + len(piece)] = maps
+            frames.append(piece.frames)
+            done += len(piece)
+        return FeatureMaps(layers, np.concatenate(frames), self.image_fit)
+
+    def _extract(self, images, batch_size):
+        """Stored FeatureMaps of consecutive batches of images."""
+        batches = load_batches(images, self.image_fit, self.n_channels_in_, batch_size)
+        with tqdm(total=len(images), desc="features", disable=not self.verbose) as bar:
+            for batch, frames in batches:
+                yield FeatureMaps(self._features(batch), frames, self.image_fit)
+                bar.update(len(batch))
+
+    def _batch_size(self):
+        return 16

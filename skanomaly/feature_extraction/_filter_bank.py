@@ -1,0 +1,287 @@
+"""FilterBank: features learned from the good images in a second, with no weights and no network.
+
+Two stages of filters, each the leading principal components of small patches, answer how much
+structure of each kind there is at a place (its energy), at several scales:
+
+    g  = mean of the image's channels,  g_l = g averaged over 2^l x 2^l pixels     (levels l)
+    r  = W_l * g_l                      first order: 5 x 5 filters
+    m  = sqrt(mean over filters of r^2) the contrast at the place
+    sqrt(|r| / (m + eps)), sqrt(m)      contrast-free energies, and the contrast itself
+    e  = sqrt(|U_l * g_l|)              second order: 7 x 7 filters, their energies filtered again
+    sqrt(|V_l * e|)                     by 5 x 5 filters over all first filters: texture of texture
+    the image's channels                colour
+
+Everything is averaged down to stride 8, standardised per channel on the good images and clipped.
+"""
+
+from numbers import Integral
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from sklearn.utils import check_random_state
+
+from skanomaly._images import check_images, image_name, load_batch, read_image
+from skanomaly._validation import Interval, _fit_context
+from skanomaly.feature_extraction._base import BaseExtractor
+
+STRIDE = 8
+FIRST_LEVELS = (0, 1, 2, 3)  # first-order filters at 1, 1/2, 1/4, 1/8 of the input's size
+SECOND_LEVELS = (0, 1)
+FIRST_SIZE, PRIMARY_SIZE, SECONDARY_SIZE = 5, 7, 5  # sides of W, U, V in pixels
+N_LEARNING_IMAGES = 40
+N_PATCHES = 20_000
+CONTRAST_FLOOR = 0.3  # eps: below this contrast a pattern counts as noise
+CLIP = 4.0  # standard deviations
+
+
+class FilterBank(BaseExtractor):
+    """Features from two stages of filters learned from the good images.
+
+    Parameters
+    ----------
+    n_filters : int, default=16
+        First-order filters per level, at most 24. The second order uses half as many primary
+        and twice as many secondary filters.
+    image_size : int or (int, int), default=224
+        Height and width in pixels that images are brought to; multiples of 8, at least 64.
+    resize : {"stretch", "pad", "crop"}, default="stretch"
+        How: changing the aspect ratio, padding the shorter side, or cropping the longer one.
+        Score maps undo it.
+    memory_limit : int, str such as "2GB", or None, default=None
+        Above it ``transform`` answers streamed features instead of stored ones.
+    random_state : int, RandomState instance or None, default=None
+        Draws the patches the filters are learned from.
+    verbose : int, default=0
+        1 shows a progress bar.
+
+    Attributes
+    ----------
+    first_filters_ : list of ndarray of shape (n_filters, 1, 5, 5)
+    primary_filters_ : list of ndarray of shape (n_filters // 2, 1, 7, 7)
+    primary_scale_ : list of ndarray of shape (n_filters // 2,)
+    secondary_filters_ : list of ndarray of shape (2 * n_filters, n_filters // 2, 5, 5)
+    mean_, scale_ : ndarray of shape (n_channels,)
+        Of the features over the good images.
+    n_channels_in_ : int
+        Channels of the images; grey images count as RGB.
+    layer_shapes_ : dict of str to tuple (h, w, C)
+        One layer, "energies", at stride 8.
+
+    See Also
+    --------
+    FeatureExtractor : Features of a pretrained network.
+
+    Examples
+    --------
+    >>> from skanomaly import FilterBank
+    >>> from skanomaly.datasets import make_textures
+    >>> good = make_textures(4, size=(64, 64), random_state=0)
+    >>> FilterBank(image_size=64, random_state=0).fit_transform(good)
+    FeatureMaps(4 images, stored: energies (8, 8, 135))
+    """
+
+    _parameter_constraints = {
+        **BaseExtractor._parameter_constraints,
+        "n_filters": [Interval(Integral, 2, FIRST_SIZE**2 - 1, closed="both")],
+    }
+
+    def __init__(
+        self,
+        *,
+        n_filters=16,
+        image_size=224,
+        resize="stretch",
+        memory_limit=None,
+        random_state=None,
+        verbose=0,
+    ):
+        self.n_filters = n_filters
+        self.image_size = image_size
+        self.resize = resize
+        self.memory_limit = memory_limit
+        self.random_state = random_state
+        self.verbose = verbose
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(self, X, y=None):
+        """Learn the filters from good images.
+
+        Parameters
+        ----------
+        X : list of paths, arrays or PIL images, or array of shape (n, H, W[, C])
+            At most 40 of them, evenly spaced, are used.
+        y : Ignored
+            Not used, present for API consistency by convention.
+
+        Returns
+        -------
+        self : object
+
+        Raises
+        ------
+        ValueError
+            An image cannot be read; the message names it.
+        """
+        images = check_images(X)
+        image_fit = self.image_fit
+        if (
+            image_fit.height % STRIDE
+            or image_fit.width % STRIDE
+            or min(image_fit.height, image_fit.width) < 64
+        ):
+            raise ValueError(
+                f"image_size must be multiples of {STRIDE}, at least 64, "
+                f"got {image_fit.height} x {image_fit.width}"
+            )
+        first = read_image(images[0], image_name(images[0], 0))
+        self.n_channels_in_ = 3 if first.shape[2] == 1 else first.shape[2]
+        n_used = min(N_LEARNING_IMAGES, len(images))
+        chosen = np.linspace(0, len(images) - 1, n_used).astype(int)
+        batch, _ = load_batch(images, chosen, image_fit, self.n_channels_in_)
+        batch = torch.from_numpy(np.ascontiguousarray(batch.transpose(0, 3, 1, 2)))
+        rng = check_random_state(self.random_state)
+        with torch.inference_mode():
+            self._learn(batch.mean(1, keepdim=True), rng)
+            self._standardise(batch)
+        n_channels = len(self.mean_)
+        grid = (image_fit.height // STRIDE, image_fit.width // STRIDE)
+        self.layer_shapes_ = {"energies": (*grid, n_channels)}
+        return self
+
+    def _learn(self, grey, rng):
+        """Set all filters from grey (n, 1, H, W)."""
+        self.first_filters_ = [
+            learn_filters(average(grey, 2**level), FIRST_SIZE, self.n_filters, rng)
+            for level in FIRST_LEVELS
+        ]
+        self.primary_filters_, self.primary_scale_, self.secondary_filters_ = [], [], []
+        for level in SECOND_LEVELS:
+            primary = learn_filters(
+                average(grey, 2**level), PRIMARY_SIZE, max(1, self.n_filters // 2), rng
+            )
+            energies = torch.cat(
+                [
+                    _primary_energies(average(g[None], 2**level), level, torch.from_numpy(primary))
+                    for g in grey
+                ]
+            )
+            scale = energies.std((0, 2, 3)).numpy() + np.float32(1e-6)
+            energies /= torch.from_numpy(scale)[:, None, None]
+            self.primary_filters_.append(primary)
+            self.primary_scale_.append(scale)
+            self.secondary_filters_.append(
+                learn_filters(energies, SECONDARY_SIZE, 2 * self.n_filters, rng)
+            )
+        self._filters = None
+
+    def _standardise(self, batch):
+        """Set mean_ and scale_ from images (n, C, H, W)."""
+        raw = np.concatenate(
+            [self._raw(image[None])[0].flatten(1).T.numpy() for image in batch]
+        )  # (positions of all images, channels)
+        self.mean_ = raw.mean(axis=0, dtype=np.float64).astype(np.float32)
+        self.scale_ = np.maximum(raw.std(axis=0, dtype=np.float64), 1e-6).astype(np.float32)
+
+    def _raw(self, image):
+        """(1, C, H, W) in [0, 1] -> (1, channels, H / 8, W / 8), not yet standardised."""
+        first, second = self._tensors()
+        grey = image.mean(1, keepdim=True)
+        smaller = {level: average(grey, 2**level) for level in FIRST_LEVELS}
+        maps = []
+        for level, filters in zip(FIRST_LEVELS, first, strict=True):
+            stride = 2 if level == 0 else 1
+            response = convolve(smaller[level], filters, stride)
+            contrast = response.square().mean(1, keepdim=True).sqrt_()
+            response /= contrast + CONTRAST_FLOOR
+            pooling = STRIDE // (stride * 2**level)
+            maps += [average(response.abs_().sqrt_(), pooling), average(contrast.sqrt_(), pooling)]
+        maps.append(average(image, STRIDE))
+        for level, (primary, scale, secondary) in zip(SECOND_LEVELS, second, strict=True):
+            energies = _primary_energies(smaller[level], level, primary, scale)
+            maps.append(average(convolve(energies, secondary).abs_().sqrt_(), 2))
+        return torch.cat(maps, 1)
+
+    def _features(self, batch):
+        """(b, height, width, C) float32 in [0, 1] -> {"energies": (b, h, w, D) float32}."""
+        maps = np.empty((len(batch), *self.layer_shapes_["energies"]), dtype=np.float32)
+        with torch.inference_mode():
+            # One image at a time: its maps stay in the cache, and its features do not depend on
+            # the company it comes in.
+            for image, out in zip(batch, maps, strict=True):
+                tensor = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+                raw = self._raw(tensor[None])[0].permute(1, 2, 0).numpy()  # (h, w, D)
+                np.subtract(raw, self.mean_, out=out)
+                out /= self.scale_
+                np.clip(out, -CLIP, CLIP, out=out)
+        return {"energies": maps}
+
+    def _tensors(self):
+        """The filters as tensors, made once."""
+        if getattr(self, "_filters", None) is None:
+            self._filters = (
+                [torch.from_numpy(filters) for filters in self.first_filters_],
+                [
+                    tuple(map(torch.from_numpy, parts))
+                    for parts in zip(
+                        self.primary_filters_,
+                        self.primary_scale_,
+                        self.secondary_filters_,
+                        strict=True,
+                    )
+                ],
+            )
+        return self._filters
+
+    def __getstate__(self):
+        return {**super().__getstate__(), "_filters": None}
+
+
+def learn_filters(maps, size, n_filters, rng):
+    """Whitened principal components of random patches, as zero-mean convolution filters.
+
+    Parameters
+    ----------
+    maps : tensor of shape (n, c, h, w)
+    size : int
+        Side of the filters in pixels.
+    n_filters : int
+        At most ``c * size**2 - c``.
+    rng : RandomState
+
+    Returns
+    -------
+    ndarray of shape (n_filters, c, size, size), float32
+    """
+    n, c = maps.shape[:2]
+    windows = maps.unfold(2, size, 1).unfold(3, size, 1)  # (n, c, h', w', size, size)
+    h, w = windows.shape[2:4]
+    per_image = min(N_PATCHES // n, h * w)
+    places = np.stack([rng.choice(h * w, per_image, replace=False) for _ in range(n)])
+    every = np.arange(n)[:, None]
+    patches = windows.permute(0, 2, 3, 1, 4, 5)[every, places // w, places % w]
+    patches = patches.reshape(n * per_image, c, size * size)
+    patches = (patches - patches.mean(2, keepdim=True)).flatten(1)
+    values, vectors = torch.linalg.eigh(patches.T @ patches / len(patches))
+    values, vectors = values[-n_filters:], vectors[:, -n_filters:]
+    whitened = vectors / (values.clamp_min(1e-8).sqrt() + 1e-3)
+    filters = whitened.T.reshape(-1, c, size * size)
+    filters = filters - filters.mean(2, keepdim=True)
+    return filters.reshape(-1, c, size, size).contiguous().numpy()
+
+
+def convolve(maps, filters, stride=1):
+    """Convolution with reflected borders."""
+    border = filters.shape[-1] // 2
+    return F.conv2d(F.pad(maps, (border,) * 4, mode="reflect"), filters, stride=stride)
+
+
+def average(maps, size):
+    """Mean of size x size cells."""
+    return F.avg_pool2d(maps, size) if size > 1 else maps
+
+
+def _primary_energies(grey, level, filters, scale=None):
+    """Energies of the primary filters at a quarter of the input's size: (1, n, H / 4, W / 4)."""
+    energies = average(convolve(grey, filters, 2 if level == 0 else 1).abs_().sqrt_(), 2)
+    return energies if scale is None else energies / scale[:, None, None]

@@ -1,0 +1,200 @@
+"""Metrics of test sets larger than memory: histograms, and how far off they can be at most.
+
+A histogram knows the order of any two pixels in different bins and nothing about two in the same
+bin. Each metric is computed twice, for the best and the worst order within the bins: the exact
+value lies between the two.
+"""
+
+from numbers import Integral
+from typing import NamedTuple
+
+import numpy as np
+
+from skanomaly.metrics._inputs import check_both_classes, check_pairs
+from skanomaly.metrics._regions import check_max_fpr, pixel_weights
+
+
+class Bounded(NamedTuple):
+    """A value and how far the exact value can be from it, at most.
+
+    Attributes
+    ----------
+    value : float
+        Middle of the range in which the exact value lies.
+    error : float
+        Half the width of the range: ``value - error <= exact <= value + error``.
+    """
+
+    value: float
+    error: float
+
+
+class StreamingPixelMetrics:
+    """Pixel AUROC, average precision and AUPRO of images that pass by once.
+
+    Memory does not grow with the number of images: it is 24 bytes per bin, 1.5 MB by default.
+
+    Parameters
+    ----------
+    low, high : float
+        The range that the bins divide evenly. A score outside it is counted in the first or last
+        bin: no result turns wrong, but its error grows.
+    n_bins : int, default=65536
+        More bins, less error: where the scores spread over the range, ten times the bins bring
+        about a tenth of the error.
+
+    Raises
+    ------
+    ValueError
+        If low is not below high, one of them is not finite, or `n_bins` is not a positive
+        integer.
+
+    Notes
+    -----
+    The error is rigorous, whatever the scores: it is half the distance between the values for
+    the best and the worst order of the pixels within the bins, plus an allowance for rounding.
+
+    Examples
+    --------
+    >>> from skanomaly.metrics import StreamingPixelMetrics
+    >>> metrics = StreamingPixelMetrics(low=0.0, high=1.0, n_bins=10)
+    >>> _ = metrics.update([[[0, 0], [1, 1]]], [[[0.15, 0.45], [0.35, 0.85]]])
+    >>> _ = metrics.update([None], [[[0.25, 0.05], [0.05, 0.15]]])
+    >>> auroc = metrics.roc_auc()
+    >>> round(auroc.value, 4), auroc.error < 1e-9  # no bin holds both good and defect pixels
+    (0.9167, True)
+    """
+
+    def __init__(self, low, high, *, n_bins=65_536):
+        if not (np.isfinite([low, high, high - low]).all() and low < high):
+            raise ValueError(
+                f"low is {low!r} and high is {high!r}; expected finite numbers, low below high: "
+                "about the lowest and the highest score, such as those of the first images."
+            )
+        if not isinstance(n_bins, Integral) or n_bins < 1:
+            raise ValueError(f"n_bins is {n_bins!r}; expected a positive integer, such as 65536.")
+        self.low, self.high, self.n_bins = float(low), float(high), int(n_bins)
+        self._good = np.zeros(self.n_bins, dtype=np.int64)
+        self._defect = np.zeros(self.n_bins, dtype=np.int64)
+        self._regions = np.zeros(self.n_bins)  # each defect pixel weighs 1 / size of its region
+
+    def update(self, masks, maps):
+        """Count the pixels of some images.
+
+        Parameters
+        ----------
+        masks, maps
+            As in `pixel_roc_auc_score`; here images of one class are welcome. An image comes
+            whole, in one call.
+
+        Returns
+        -------
+        self : StreamingPixelMetrics
+
+        Raises
+        ------
+        ValueError
+            If the numbers or shapes of masks and maps differ or a map is not finite; then
+            nothing is counted.
+        """
+        for mask, scores in check_pairs(masks, maps):
+            bins = self._bins(scores)  # (H, W)
+            if mask is None:
+                self._good += self._count(bins.ravel())
+                continue
+            self._good += self._count(bins[~mask])
+            self._defect += self._count(bins[mask])
+            self._regions += self._count(bins[mask], pixel_weights(mask))
+        return self
+
+    def roc_auc(self):
+        """Pixel AUROC, as `pixel_roc_auc_score`.
+
+        Returns
+        -------
+        Bounded
+            The value and its error.
+
+        Raises
+        ------
+        ValueError
+            If the pixels so far are all good or all defect.
+        """
+        return self._area(self._defect, 1.0)
+
+    def average_precision(self):
+        """Pixel average precision, as `pixel_average_precision_score`.
+
+        Returns
+        -------
+        Bounded
+            The value and its error.
+
+        Raises
+        ------
+        ValueError
+            If the pixels so far are all good or all defect.
+        """
+        self._check_both_classes()
+        good, defect = self._good[::-1].astype(float), self._defect[::-1].astype(float)
+        fp, tp = np.cumsum(good), np.cumsum(defect)
+        # Best: all defects of a bin tie, above all good pixels of the bin.
+        best = np.sum(defect * tp / np.maximum(tp + fp - good, 1.0))
+        # Worst: the defects come one by one below all good pixels; with a defects above the bin,
+        #   sum_{j=1..d} (a + j) / (a + j + fp) = d - fp sum_{j=1..d} 1 / (a + fp + j),
+        # and as 1 / x is convex, the last sum is at most log((a + fp + d + 1/2) / (a + fp + 1/2)).
+        worst = np.sum(defect - fp * np.log1p(defect / (tp - defect + fp + 0.5)))
+        return self._bounded(worst / tp[-1], best / tp[-1])
+
+    def aupro(self, *, max_fpr=0.3):
+        """Area under the PRO curve, as `aupro_score`.
+
+        Parameters
+        ----------
+        max_fpr : float in (0, 1], default=0.3
+            The share of false alarms up to which the curve counts.
+
+        Returns
+        -------
+        Bounded
+            The value and its error.
+
+        Raises
+        ------
+        ValueError
+            If the pixels so far are all good or all defect, or `max_fpr` is out of range.
+        """
+        return self._area(self._regions, check_max_fpr(max_fpr))
+
+    def _bins(self, scores):
+        """Each score's bin. It never falls as the score rises: that is all the bounds need."""
+        share = (np.clip(scores.astype(float), self.low, self.high) - self.low) / (
+            self.high - self.low
+        )
+        return np.minimum((share * self.n_bins).astype(np.intp), self.n_bins - 1)
+
+    def _count(self, bins, weights=None):
+        """Number, or summed weight, of the pixels in each bin."""
+        return np.bincount(bins, weights, minlength=self.n_bins)
+
+    def _area(self, gains, max_fpr):
+        """Area under the curve of the summed gains against fpr up to `max_fpr`, over `max_fpr`."""
+        self._check_both_classes()
+        good, gains = self._good[::-1], gains[::-1]
+        limit = max_fpr * good.sum()  # false alarms
+        # (n_bins,) the part of each bin's good pixels that lies below the limit
+        width = np.clip(limit - (np.cumsum(good) - good), 0.0, good)
+        # Within a bin the curve is anywhere between its height before and its height after.
+        after = np.cumsum(gains) / np.sum(gains)
+        before = np.append(0.0, after[:-1])
+        return self._bounded(np.sum(width * before) / limit, np.sum(width * after) / limit)
+
+    def _bounded(self, worst, best):
+        """The middle between two bounds, and its error with an allowance for rounding."""
+        # A sum of k terms is off by at most k times the machine's precision, relatively.
+        rounding = np.finfo(float).eps * (self.n_bins + self._defect.sum())
+        return Bounded(float((best + worst) / 2), float((best - worst) / 2 + rounding))
+
+    def _check_both_classes(self):
+        """Refuse to answer before pixels of both classes came."""
+        check_both_classes(self._good.sum(), self._defect.sum())

@@ -1,0 +1,159 @@
+"""Exact search screened in float32 by bounds of growing length.
+
+17 numbers of each row are compared in a loop that keeps only the minimum of each leaf of 32 rows;
+leaves that may hold a neighbour get a bound of 33 numbers, rows that still may one of 129, and
+what then remains is measured.
+"""
+
+import numba
+import numpy as np
+
+from skanomaly.neighbors._kernels import (
+    LANES,
+    WAITING,
+    cap_of,
+    collect,
+    is_worthwhile,
+    measure_waiting,
+    seeds,
+    smallest,
+)
+from skanomaly.neighbors._screened import ScreenedSearch
+
+_LEAF = 32
+# Leaves side by side, one a lane, so that their minima need no step across lanes. The 35 kB of
+# such a group stay in the innermost cache for all queries of a tile.
+_GROUP = _LEAF * LANES
+_COARSE = 17
+_FINE = 33
+_BEYOND = np.float32(np.finfo(np.float32).max / 4)
+
+
+class Float32Search(ScreenedSearch):
+    """Bank as short vectors of three lengths, laid out for the loops."""
+
+    name = "float32"
+    n_axes = 128
+    block = _LEAF
+    tile_queries = 64
+
+    def __init__(self, rows):
+        super().__init__(rows)
+        n_groups = -(-len(rows) // _GROUP)
+        n_leaves = n_groups * LANES
+        coarse, coarse_norms = _padded(_shortened(self.shorts, _COARSE), n_groups * _GROUP)
+        fine, fine_norms = _padded(_shortened(self.shorts, _FINE), n_groups * _GROUP)
+        # (groups, lanes, rows of a leaf, width) -> (groups, width, rows of a leaf x lanes)
+        coarse = coarse.reshape(n_groups, LANES, _LEAF, _COARSE).transpose(0, 3, 2, 1)
+        self.coarse = coarse.reshape(n_groups, _COARSE, _GROUP)
+        coarse_norms = coarse_norms.reshape(n_groups, LANES, _LEAF).transpose(0, 2, 1)
+        self.coarse_norms = coarse_norms.reshape(n_groups, _GROUP)
+        # (leaves, rows of a leaf, width) -> (leaves, width, rows of a leaf)
+        fine = fine.reshape(n_leaves, _LEAF, _FINE).transpose(0, 2, 1)
+        self.fine = np.ascontiguousarray(fine)
+        self.fine_norms = fine_norms.reshape(n_leaves, _LEAF)
+        self.bytes_per_query = 4 * n_leaves
+
+    def _prepare(self, shorts, margins):
+        """Short vectors of three lengths and the limits of the kernels."""
+        limits = np.empty((len(shorts), 3))
+        limits[:, 0] = margins
+        limits[:, 1] = np.einsum("ij,ij->i", shorts, shorts)
+        limits[:, 2] = margins
+        return _shortened(shorts, _COARSE), _shortened(shorts, _FINE), shorts, limits
+
+    def _search_tile(self, table, queries, coarse, fine, shorts, limits, nearest, ids):
+        """Merge the bank into the lists of a tile; False where not worth it."""
+        shape = len(queries), len(self.fine)
+        minima = table[: shape[0] * shape[1]].reshape(shape)
+        _minima_of_leaves(coarse, self.coarse, self.coarse_norms, minima)
+        return _nearest_in_leaves(
+            minima, fine, self.fine, self.fine_norms, self.order, shorts, self.shorts,
+            queries, self.rows, limits, nearest, ids,
+        )  # fmt: skip
+
+
+def _shortened(shorts, width):
+    """Short vectors with fewer axes, (n, width): what is cut off joins the length of the rest."""
+    cut = shorts[:, width - 1 :]
+    shorter = np.zeros((len(shorts), width), dtype=np.float32)
+    shorter[:, : min(width, shorts.shape[1]) - 1] = shorts[:, :-1][:, : width - 1]
+    shorter[:, -1] = np.sqrt(np.einsum("ij,ij->i", cut, cut)) if cut.size else shorts[:, -1]
+    return shorter
+
+
+def _padded(shorts, n_padded):
+    """Rows padded with rows beyond all others; half of their squared norms."""
+    padded = np.zeros((n_padded, shorts.shape[1]), dtype=np.float32)
+    padded[: len(shorts)] = shorts
+    half_norms = np.full(n_padded, _BEYOND, dtype=np.float32)
+    half_norms[: len(shorts)] = np.einsum("ij,ij->i", shorts, shorts) / 2
+    return padded, half_norms
+
+
+@numba.njit(fastmath=True, cache=True, nogil=True)
+def _minima_of_leaves(queries, groups, half_norms, minima):
+    """Smallest half norm less product of each leaf, for all queries of a tile."""
+    values = np.empty(_GROUP, dtype=np.float32)
+    for group in range(groups.shape[0]):
+        columns, norms = groups[group], half_norms[group]
+        for i in range(queries.shape[0]):
+            query = queries[i]
+            for j in range(_GROUP):
+                value = norms[j]
+                for axis in range(_COARSE):
+                    value -= query[axis] * columns[axis, j]
+                values[j] = value
+            for lane in range(LANES):
+                lowest = values[lane]
+                for row in range(1, _LEAF):
+                    value = values[row * LANES + lane]
+                    lowest = value if value < lowest else lowest
+                minima[i, group * LANES + lane] = lowest
+
+
+@numba.njit(fastmath=True, cache=True, nogil=True)
+def _values_of_leaf(query, columns, half_norms, values):
+    """Half norm less product of each row of one leaf."""
+    for j in range(_LEAF):
+        value = half_norms[j]
+        for axis in range(_FINE):
+            value -= query[axis] * columns[axis, j]
+        values[j] = value
+
+
+@numba.njit(cache=True, nogil=True)
+def _nearest_in_leaves(
+    minima, fine, leaves, half_norms, order, shorts, row_shorts, queries, rows, limits, nearest, ids
+):
+    """Merge the bank into the lists of the queries; False where this is not worth it."""
+    n_leaves = minima.shape[1]
+    n_seeds = seeds(nearest.shape[1], n_leaves)
+    values = np.empty(_LEAF, dtype=np.float32)
+    bounds, waiting = np.empty(WAITING), np.empty(WAITING, dtype=np.int64)
+    measured = 0
+    for i in range(queries.shape[0]):
+        lows, limit, best, best_ids = minima[i], limits[i], nearest[i], ids[i]
+        cap = cap_of(best, limit, 1.0)
+        n = 0
+        # First the most promising leaves, which lower the cap; then whatever is still below it.
+        for turn in range(n_seeds + n_leaves):
+            leaf = smallest(lows) if turn < n_seeds else turn - n_seeds
+            if lows[leaf] > cap or lows[leaf] >= _BEYOND:
+                continue
+            lows[leaf] = _BEYOND
+            _values_of_leaf(fine[i], leaves[leaf], half_norms[leaf], values)
+            n = collect(
+                values, leaf * _LEAF, order, shorts[i], row_shorts, limit, 1.0, best,
+                bounds, waiting, n,
+            )  # fmt: skip
+            if turn < n_seeds or n > WAITING - _LEAF:
+                measured += measure_waiting(
+                    bounds, waiting, n, queries[i], rows, limit, best, best_ids
+                )
+                n = 0
+                cap = cap_of(best, limit, 1.0)
+        measured += measure_waiting(bounds, waiting, n, queries[i], rows, limit, best, best_ids)
+        if not is_worthwhile(measured, i + 1, order.shape[0]):
+            return False
+    return True

@@ -1,0 +1,150 @@
+"""Exact search screened by products of 8-bit integers, for processors that have them.
+
+Short vectors are turned by a random rotation, which spreads their length evenly over the
+coordinates, and rounded to 8 bits. The distance of two rounded vectors differs from that of the
+short ones by at most the lengths of the two rounding errors, which are known.
+"""
+
+import functools
+import time
+
+import numpy as np
+
+from skanomaly.neighbors._kernels import BLOCK, minima_of_integers, nearest_in_products
+from skanomaly.neighbors._screened import ScreenedSearch
+
+# Rows whose products are held at a time for a tile of queries, 8 MB: they stay in the cache.
+_PART_ROWS = 256 * BLOCK
+_BEYOND = np.int32(2**30)
+_LARGEST = 127
+# The screen in 8 bits beats the one in float32 where its products are this much faster.
+_WORTHWHILE_SPEED = 2.5
+
+
+class Int8Search(ScreenedSearch):
+    """Bank in 8 bits, in parts whose products fit the cache."""
+
+    name = "int8"
+    n_axes = 95  # and the length of the rest: 96 numbers, a multiple of what instructions take
+    block = BLOCK
+    tile_queries = 128
+    bytes_per_query = 4 * _PART_ROWS
+
+    def __init__(self, rows):
+        import torch
+
+        if not is_exact():
+            raise RuntimeError(
+                'engine="int8" needs exact products of 8-bit integers, which torch does not offer '
+                'on this machine; use engine="auto" or "float32".'
+            )
+        super().__init__(rows)
+        n_rows, width = self.shorts.shape
+        self.rotation = _random_rotation(width)
+        self.shorts = self.shorts @ self.rotation
+        self.unit = (float(np.abs(self.shorts).max()) or 1.0) / _LARGEST
+        codes, errors = self._encode(self.shorts)
+        self.largest_code_error = errors.max()
+        n_padded = -(-n_rows // BLOCK) * BLOCK
+        padded = np.zeros((n_padded, width), dtype=np.int8)
+        padded[:n_rows] = codes
+        self.half_norms = np.full(n_padded, _BEYOND, dtype=np.int32)
+        self.half_norms[:n_rows] = _squared_norms(codes) // 2
+        self.parts = [
+            slice(s, min(s + _PART_ROWS, n_padded)) for s in range(0, n_padded, _PART_ROWS)
+        ]
+        # (width, rows of the part) each
+        self.codes = [torch.from_numpy(padded[part]).t().contiguous() for part in self.parts]
+
+    def search(self, queries, nearest, ids, n_bytes):
+        """As the other screen; products run in the calling thread alone."""
+        import torch
+
+        torch.set_num_threads(1)  # each thread has a setting of its own
+        return super().search(queries, nearest, ids, n_bytes)
+
+    def _prepare(self, shorts, margins):
+        """Rotated short vectors, their codes, and the limits of the kernels."""
+        shorts = shorts @ self.rotation
+        codes, errors = self._encode(shorts)
+        limits = np.empty((len(shorts), 3))
+        limits[:, 0] = margins + errors + self.largest_code_error
+        limits[:, 1] = _squared_norms(codes) - 2  # halves were rounded down
+        limits[:, 2] = margins
+        return shorts, codes, limits
+
+    def _encode(self, shorts):
+        """Codes (n, width) int8 and the lengths (n,) of their errors."""
+        codes = np.clip(np.rint(shorts / self.unit), -_LARGEST, _LARGEST)
+        errors = shorts - codes * self.unit
+        return codes.astype(np.int8), np.sqrt(np.einsum("ij,ij->i", errors, errors))
+
+    def _search_tile(self, table, queries, shorts, codes, limits, nearest, ids):
+        """Merge the bank, part by part, into the lists of a tile; False where not worth it."""
+        import torch
+
+        codes, table = torch.from_numpy(codes), torch.from_numpy(table).view(torch.int32)
+        for part, part_codes in zip(self.parts, self.codes, strict=True):
+            products = table[: len(codes) * part_codes.shape[1]].view(len(codes), -1)
+            torch._int_mm(codes, part_codes, out=products)  # (queries, rows)
+            products = products.numpy()
+            minima = np.empty((len(queries), products.shape[1] // BLOCK), dtype=np.int32)
+            half_norms = self.half_norms[part]
+            minima_of_integers(half_norms, products, minima)
+            worthwhile = nearest_in_products(
+                minima, half_norms, products, _BEYOND, self.order[part], shorts,
+                self.shorts[part], queries, self.rows,
+                limits, 1 / self.unit**2, nearest, ids, True,
+            )  # fmt: skip
+            if not worthwhile:
+                return False
+        return True
+
+
+@functools.cache
+def is_exact():
+    """Whether torch multiplies 8-bit integers here without saturating on the way."""
+    import torch
+
+    if not hasattr(torch, "_int_mm"):
+        return False
+    left = torch.full((17, 96), _LARGEST, dtype=torch.int8)
+    right = torch.full((96, BLOCK), _LARGEST, dtype=torch.int8)
+    right[:, ::2] = -_LARGEST
+    exact = left.numpy().astype(np.int32) @ right.numpy().astype(np.int32)
+    return np.array_equal(torch._int_mm(left, right).numpy(), exact)
+
+
+@functools.cache
+def is_fast():
+    """Whether products of 8-bit integers are much faster here than those of float32."""
+    import torch
+
+    generator = np.random.default_rng(0)
+    left = generator.integers(-_LARGEST, _LARGEST, (128, 96), dtype=np.int8)
+    right = generator.integers(-_LARGEST, _LARGEST, (96, 64 * BLOCK), dtype=np.int8)
+    wide = left.astype(np.float32), right.astype(np.float32)
+    narrow = torch.from_numpy(left), torch.from_numpy(right)
+    return _WORTHWHILE_SPEED * _seconds(torch._int_mm, narrow) < _seconds(np.matmul, wide)
+
+
+def _seconds(multiply, factors):
+    """Shortest of a few runs."""
+    runs = []
+    for _ in range(7):
+        start = time.perf_counter()
+        multiply(*factors)
+        runs.append(time.perf_counter() - start)
+    return min(runs)
+
+
+def _random_rotation(width):
+    """An orthogonal matrix; which one makes no difference to any answer."""
+    normal = np.random.default_rng(0).standard_normal((width, width))
+    return np.linalg.qr(normal)[0].astype(np.float32)
+
+
+def _squared_norms(codes):
+    """Squared lengths of rows of 8-bit numbers, (n,) int32."""
+    wide = codes.astype(np.float32)  # exact: below 2^24
+    return np.einsum("ij,ij->i", wide, wide).astype(np.int32)

@@ -1,0 +1,29 @@
+"""Fixtures shared by all tests."""
+
+from pathlib import Path
+
+import matplotlib
+import pytest
+
+matplotlib.use("Agg")
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+def _shared(name):
+    path = SHARED / name
+    if not path.exists():
+        pytest.skip(f"{name}: the folder with real images and weights is not beside the project")
+    return path
+
+
+@pytest.fixture
+def real_data():
+    """Folder with the five real data sets; the test is skipped where it is absent."""
+    return _shared("data")
+
+
+@pytest.fixture
+def squeezenet_weights():
+    """ImageNet weights of SqueezeNet 1.1; the test is skipped where they are absent."""
+    return _shared("weights") / "squeezenet1_1-imagenet.pth"

@@ -1,0 +1,480 @@
+"""The contract of a detector, and what scikit-learn demands of an estimator."""
+
+import pickle
+import subprocess
+import sys
+
+import joblib
+import numpy as np
+import pytest
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
+from sklearn.frozen import FrozenEstimator
+from sklearn.model_selection import GridSearchCV, KFold, cross_val_score, cross_validate
+from sklearn.pipeline import Pipeline as SklearnPipeline
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from skanomaly import (
+    FeatureExtractor,
+    FeatureMaps,
+    FilterBank,
+    PaDiM,
+    PatchCore,
+    Pipeline,
+    score_map,
+)
+from skanomaly._image_fit import ImageFit
+
+DETECTORS = [PatchCore(random_state=0), PaDiM(random_state=0)]
+EXTRACTORS = [
+    FilterBank(image_size=64, random_state=0),
+    FeatureExtractor("squeezenet1_1", weights=None, image_size=64, random_state=0),
+]
+
+each_detector = pytest.mark.parametrize("detector", DETECTORS, ids=lambda d: type(d).__name__)
+each_extractor = pytest.mark.parametrize("extractor", EXTRACTORS, ids=lambda e: type(e).__name__)
+
+
+@parametrize_with_checks(DETECTORS)
+def test_detectors_pass_every_check_of_scikit_learn(estimator, check):
+    check(estimator)
+
+
+# An extractor takes images, which no array of shape (n, d) is. scikit-learn's common checks feed
+# such arrays, so with the tag two_d_array=False it runs the check that needs no data, and skips
+# the rest itself; the tests below hold the extractors to the same rules on images.
+@parametrize_with_checks(EXTRACTORS)
+def test_extractors_pass_the_checks_that_need_no_table(estimator, check):
+    check(estimator)
+
+
+def features(n=24, seed=0):
+    """FeatureMaps of two layers, in frames of one size."""
+    rng = np.random.default_rng(seed)
+    layers = {
+        "fine": rng.normal(size=(n, 6, 4, 12)).astype(np.float32),
+        "coarse": rng.normal(size=(n, 3, 2, 20)).astype(np.float32),
+    }
+    return FeatureMaps(layers, np.tile((50, 31), (n, 1)), ImageFit(48, 32))
+
+
+def with_defect(X):
+    """The same features, the first images wrong in their upper left corner."""
+    layers = {name: maps.copy() for name, maps in X.arrays().items()}
+    layers["fine"][: len(X) // 2, :2, :2] += 9
+    return FeatureMaps(layers, X.frames, X.image_fit)
+
+
+def images(n=8, seed=0, size=72):
+    rng = np.random.default_rng(seed)
+    return rng.integers(0, 256, (n, size, size, 3), dtype=np.uint8)
+
+
+def streamed(X):
+    """Features that are made batch by batch, whenever they are asked for."""
+
+    def extract(rows, batch_size):
+        for first in range(0, len(rows), batch_size):
+            yield X[np.array(rows[first : first + batch_size])]
+
+    return FeatureMaps.streamed(list(range(len(X))), extract, X.layer_shapes, X.image_fit)
+
+
+# --- detectors --------------------------------------------------------------------------------
+
+
+@each_detector
+def test_parameters_survive_clone_and_fit(detector):
+    before = detector.get_params()
+    fitted = clone(detector).fit(features())
+    assert clone(detector).get_params() == before == fitted.get_params()
+    assert clone(detector).set_params(**before).get_params() == before
+
+
+@each_detector
+def test_refit_forgets(detector):
+    other = FeatureMaps({"only": features(9, 3).arrays()["coarse"]})
+    again = clone(detector).fit(other).fit(features())
+    once = clone(detector).fit(features())
+    X = with_defect(features(6, 1))
+    assert np.array_equal(again.score_samples(X), once.score_samples(X))
+    assert set(vars(again)) == set(vars(once))
+
+
+@each_detector
+def test_random_state_makes_a_fit_repeatable(detector):
+    X = with_defect(features(6, 1))
+    scores = [clone(detector).fit(features()).score_samples(X) for _ in range(2)]
+    assert np.array_equal(*scores)
+
+
+@each_detector
+@pytest.mark.parametrize("image_score", ["paper", "map_max"])
+def test_an_image_scores_alike_alone_and_in_company(detector, image_score):
+    detector = clone(detector).set_params(image_score=image_score).fit(features())
+    X = with_defect(features(40, 1))
+    together = detector.score_samples(X)
+    alone = [detector.score_samples(X[i])[0] for i in range(len(X))]
+    np.testing.assert_allclose(alone, together, rtol=1e-6)
+    order = np.random.default_rng(0).permutation(len(X))
+    np.testing.assert_allclose(detector.score_samples(X[order]), together[order], rtol=1e-6)
+    np.testing.assert_allclose(
+        detector.score_map(X[order]), detector.score_map(X)[order], rtol=1e-6, atol=1e-6
+    )
+
+
+@each_detector
+def test_table_of_signs_and_shapes(detector):
+    detector = clone(detector).fit(features())
+    X = with_defect(features(10, 1))
+    bad, good = np.arange(5), np.arange(5, 10)
+
+    maps = detector.score_map(X)
+    assert maps.shape == (10, 50, 31) and maps.dtype == np.float32
+    assert maps[bad, 5, 5].min() > maps[good].max()  # high where the defect is
+    assert maps[bad, 5, 5].min() > maps[bad, -5, -5].max()
+
+    samples, decision = detector.score_samples(X), detector.decision_function(X)
+    for scores in (samples, decision):
+        assert scores.shape == (10,) and scores.dtype == np.float64
+        assert scores[bad].max() < scores[good].min()  # low for a defect
+    assert np.array_equal(decision, samples - detector.offset_)
+
+    verdicts = detector.predict(X)
+    assert verdicts.dtype.kind == "i" and set(verdicts[bad]) == {-1}
+    assert np.array_equal(verdicts, np.where(decision < 0, -1, 1))
+
+
+@each_detector
+def test_contamination_is_the_share_below_the_threshold(detector):
+    detector = clone(detector).set_params(contamination=0.25)
+    assert (detector.fit_predict(features(40)) == -1).sum() == 10
+
+
+@each_detector
+def test_offset_can_be_set_by_hand(detector):
+    detector = clone(detector).fit(features())
+    detector.offset_ = -np.inf
+    assert set(detector.predict(with_defect(features(6, 1)))) == {1}
+
+
+@each_detector
+def test_largest_value_of_the_map_as_the_images_score(detector):
+    detector = clone(detector).set_params(image_score="map_max", sigma=2.0).fit(features())
+    X = with_defect(features(6, 1))
+    # In the input's own pixels, the frame being the input: the very same numbers.
+    X = FeatureMaps(X.arrays(), np.tile((48, 32), (6, 1)), X.image_fit)
+    expected = detector.score_map(X).max(axis=(1, 2))
+    np.testing.assert_allclose(-detector.score_samples(X), expected, rtol=1e-6)
+
+
+@each_detector
+def test_maps_of_mixed_sizes_come_as_a_list(detector):
+    detector = clone(detector).fit(features())
+    X = features(3, 1)
+    mixed = FeatureMaps(X.arrays(), [(50, 31), (20, 90), (50, 31)], X.image_fit)
+    maps = detector.score_map(mixed)
+    assert [m.shape for m in maps] == [(50, 31), (20, 90), (50, 31)]
+    assert np.array_equal(maps[0], detector.score_map(X)[0])
+
+
+@each_detector
+def test_stored_and_streamed_features_give_the_same(detector):
+    X, test = features(), with_defect(features(6, 1))
+    stored = clone(detector).fit(X)
+    streaming = clone(detector).fit(streamed(X))
+    assert stored.offset_ == streaming.offset_
+    assert np.array_equal(stored.score_samples(test), streaming.score_samples(streamed(test)))
+    assert np.array_equal(stored.score_map(test), streaming.score_map(streamed(test)))
+
+
+@each_detector
+def test_training_data_are_left_alone_and_may_be_read_only(detector):
+    X = features()
+    before = {name: maps.copy() for name, maps in X.arrays().items()}
+    for maps in X.arrays().values():
+        maps.flags.writeable = False
+    clone(detector).fit(X).score_map(X)
+    assert all(np.array_equal(before[name], maps) for name, maps in X.arrays().items())
+
+
+@each_detector
+@pytest.mark.parametrize("library", [pickle, joblib], ids=["pickle", "joblib"])
+def test_a_detector_travels_to_another_process(detector, library, tmp_path):
+    """Written here, used by a fresh interpreter that works in another folder."""
+    detector = clone(detector).fit(features())
+    X = with_defect(features(6, 1))
+    with open(tmp_path / "fitted", "wb") as file:
+        library.dump((detector, X), file)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    code = (
+        f"import {library.__name__} as library, numpy as np\n"
+        "with open('../fitted', 'rb') as file: detector, X = library.load(file)\n"
+        "np.savez('out', scores=detector.score_samples(X), maps=detector.score_map(X))"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=elsewhere, check=True)
+    with np.load(elsewhere / "out.npz") as answer:
+        assert np.array_equal(answer["scores"], detector.score_samples(X))
+        assert np.array_equal(answer["maps"], detector.score_map(X))
+
+
+@each_detector
+def test_used_and_unused_detectors_pickle_alike(detector):
+    detector = clone(detector).fit(features())
+    size = len(pickle.dumps(detector))
+    detector.score_samples(features(3))
+    assert len(pickle.dumps(detector)) == size
+
+
+@each_detector
+@pytest.mark.parametrize("method", ["predict", "decision_function", "score_samples", "score_map"])
+def test_unfitted_detectors_say_so(detector, method):
+    with pytest.raises(NotFittedError):
+        getattr(clone(detector), method)(features())
+
+
+BAD_FEATURES = {
+    "one image's maps": (np.zeros((6, 4, 12), np.float32), "become a batch with"),
+    "five axes": (np.zeros((2, 6, 4, 12, 1), np.float32), r"got shape \(2, 6, 4, 12, 1\)"),
+    "empty": (np.zeros((0, 6, 4, 12), np.float32), "got shape"),
+    "NaN maps": (np.full((2, 6, 4, 12), np.nan), "NaN or infinity"),
+    "NaN rows": (np.full((3, 12), np.nan), "NaN"),
+    "empty features": (features()[:0], "at least one image"),
+    "images": (images(), "expects features, got images"),
+    "list of images": (list(images()), "expects features, got images"),
+    "paths": (["a.png", "b.png"], "FilterBank"),
+    "one path": ("a.png", "expects features, got images or paths"),
+}
+
+
+@each_detector
+@pytest.mark.parametrize(("X", "message"), BAD_FEATURES.values(), ids=BAD_FEATURES)
+def test_bad_features_are_refused(detector, X, message):
+    with pytest.raises(ValueError, match=message):
+        clone(detector).fit(X)
+
+
+@each_detector
+def test_features_of_another_kind_are_refused(detector):
+    detector = clone(detector).fit(features())
+    X = features(3)
+    other = FeatureMaps({"fine": X.arrays()["fine"]}, X.frames, X.image_fit)
+    with pytest.raises(ValueError, match="use the extractor the detector was fitted with"):
+        detector.predict(other)
+    plain = clone(detector).fit(np.random.default_rng(0).normal(size=(20, 3, 3, 7)))
+    with pytest.raises(ValueError, match="expected features with 7 channels, as in fit, got 8"):
+        plain.predict(np.zeros((2, 3, 3, 8)))
+    with pytest.raises(ValueError, match=r"\(3, 3, 7\).*got.*\(4, 3, 7\)"):
+        plain.predict(np.zeros((2, 4, 3, 7)))
+
+
+@each_detector
+def test_a_row_is_an_image_of_one_patch(detector):
+    rows = np.random.default_rng(0).normal(size=(30, 12))
+    maps = rows[:, None, None, :]
+    by_rows, by_maps = clone(detector).fit(rows), clone(detector).fit(maps)
+    assert np.array_equal(by_rows.score_samples(rows), by_maps.score_samples(maps))
+    assert by_rows.score_map(rows).shape == (30, 1, 1)
+
+
+@each_detector
+@pytest.mark.parametrize(
+    "parameters",
+    [{"contamination": 0.7}, {"sigma": -1}, {"image_score": "mean"}, {"verbose": "yes"}],
+    ids=str,
+)
+def test_bad_parameters_are_refused(detector, parameters):
+    with pytest.raises(ValueError, match=next(iter(parameters))):
+        clone(detector).set_params(**parameters).fit(features())
+
+
+# --- extractors -------------------------------------------------------------------------------
+
+
+@each_extractor
+def test_extractor_parameters_survive(extractor):
+    before = extractor.get_params()
+    fitted = clone(extractor).fit(images())
+    assert clone(extractor).get_params() == before == fitted.get_params()
+
+
+@each_extractor
+def test_features_do_not_depend_on_company(extractor):
+    extractor = clone(extractor).fit(images())
+    together = extractor.transform(images())
+    assert len(together) == 8 and together.frames.tolist() == [[72, 72]] * 8
+    for i in (0, 5):
+        alone = extractor.transform(images()[i : i + 1]).arrays()
+        for name, maps in together.arrays().items():
+            assert maps.dtype == np.float32 and maps.shape[1:] == together.layer_shapes[name]
+            np.testing.assert_allclose(alone[name][0], maps[i], rtol=1e-5, atol=1e-5)
+
+
+@each_extractor
+def test_the_same_random_state_gives_the_same_features(extractor):
+    first, second = (clone(extractor).fit_transform(images()).arrays() for _ in range(2))
+    assert all(np.array_equal(first[name], second[name]) for name in first)
+
+
+@each_extractor
+def test_the_global_generators_are_left_alone(extractor):
+    import torch
+
+    torch.manual_seed(3)
+    np_state, torch_state = np.random.get_state()[1].copy(), torch.get_rng_state()  # noqa: NPY002
+    clone(extractor).set_params(random_state=1).fit_transform(images())
+    assert np.array_equal(np_state, np.random.get_state()[1])  # noqa: NPY002
+    assert torch.equal(torch_state, torch.get_rng_state())
+
+
+@each_extractor
+def test_features_above_the_memory_limit_are_streamed(extractor):
+    extractor = clone(extractor).fit(images())
+    stored = extractor.transform(images())
+    streamed_ = extractor.set_params(memory_limit="10KB").transform(images())
+    assert stored.is_stored and not streamed_.is_stored
+    for name, maps in streamed_.arrays().items():
+        np.testing.assert_allclose(maps, stored.arrays()[name], rtol=1e-5, atol=1e-5)
+
+
+@each_extractor
+def test_extractor_travels_to_another_process(extractor, tmp_path):
+    extractor = clone(extractor).fit(images())
+    joblib.dump((extractor, images(2)), tmp_path / "fitted")
+    code = (
+        "import joblib, numpy as np; e, X = joblib.load('../fitted');"
+        "np.savez('out', **e.transform(X).arrays())"
+    )
+    (tmp_path / "elsewhere").mkdir()
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path / "elsewhere", check=True)
+    expected = extractor.transform(images(2)).arrays()
+    with np.load(tmp_path / "elsewhere" / "out.npz") as answer:
+        for name, maps in expected.items():
+            np.testing.assert_allclose(answer[name], maps, rtol=1e-5, atol=1e-5)
+
+
+@each_extractor
+def test_an_unfitted_extractor_says_so(extractor):
+    with pytest.raises(NotFittedError):
+        clone(extractor).transform(images())
+
+
+@each_extractor
+def test_other_channels_are_refused(extractor):
+    extractor = clone(extractor).fit(images())
+    with pytest.raises(ValueError, match="image 0: expected 3 channels, got 5"):
+        extractor.transform(np.zeros((2, 72, 72, 5), np.uint8))
+
+
+@each_extractor
+def test_grey_counts_as_colour(extractor):
+    extractor = clone(extractor).fit(images())
+    grey = images()[..., 0]
+    as_grey, as_colour = extractor.transform(grey), extractor.transform(np.stack([grey] * 3, -1))
+    for name, maps in as_grey.arrays().items():
+        np.testing.assert_allclose(maps, as_colour.arrays()[name], rtol=1e-5, atol=1e-5)
+
+
+@each_extractor
+@pytest.mark.parametrize(
+    ("X", "message"),
+    [
+        ([], "at least one image"),
+        ("a.png", "single path"),
+        ([np.full((72, 72), np.nan)], "image 0: holds NaN"),
+        ([images()[0], None], "image 1: expected a path"),
+        ([images()[0], "missing.png"], r"missing\.png: no such image file"),
+    ],
+)
+def test_bad_images_are_refused(extractor, X, message):
+    extractor = clone(extractor).fit(images())
+    with pytest.raises(ValueError, match=message):
+        extractor.transform(X)
+
+
+# --- together ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def paths(tmp_path_factory):
+    from PIL import Image
+
+    folder = tmp_path_factory.mktemp("images")
+    names = [str(folder / f"{i}.png") for i in range(10)]
+    for name, image in zip(names, images(10), strict=True):
+        Image.fromarray(image).save(name)
+    return names
+
+
+def pipeline(kind=Pipeline):
+    return kind(
+        [
+            ("features", FilterBank(n_filters=4, image_size=64, random_state=0)),
+            ("detector", PatchCore(random_state=0)),
+        ]
+    )
+
+
+def test_grid_search_over_paths(paths):
+    grid = {"detector__coreset_ratio": [0.05, 0.2], "detector__sigma": [0.0, 4.0]}
+
+    def mean_score(estimator, X, y=None):
+        return score_map(estimator, X).mean()
+
+    search = GridSearchCV(pipeline(), grid, cv=KFold(2), scoring=mean_score, n_jobs=2)
+    search.fit(paths)
+    assert search.best_estimator_.predict(paths).shape == (10,)
+    assert score_map(search, paths[:2]).shape == (2, 72, 72)
+    assert len(set(search.cv_results_["mean_test_score"])) > 1
+
+
+def test_cross_validation_over_feature_maps_in_two_processes():
+    X, y = with_defect(features(20)), np.repeat([-1, 1], 10)
+    cv = KFold(2, shuffle=True, random_state=0)
+    one, two = (
+        cross_validate(PatchCore(random_state=0), X, y, cv=cv, scoring="roc_auc", n_jobs=n)
+        for n in (1, 2)
+    )
+    assert np.array_equal(one["test_score"], two["test_score"])
+
+
+def test_cross_val_score_knows_the_sign():
+    X, y = with_defect(features(20)), np.repeat([-1, 1], 10)
+    order = np.random.default_rng(0).permutation(20)
+    detector = PatchCore(coreset_ratio=0.02, random_state=0).fit(features(20, 5))
+    scores = cross_val_score(
+        FrozenEstimator(detector), X[order], y[order], cv=KFold(2), scoring="roc_auc"
+    )
+    assert scores.min() == 1
+
+
+@pytest.mark.parametrize("kind", [Pipeline, SklearnPipeline])
+def test_score_map_is_found_behind_anything(kind, paths):
+    pipe = pipeline(kind).fit(paths)
+    expected = pipe[-1].score_map(pipe[:-1].transform(paths))
+    assert np.array_equal(score_map(pipe, paths), expected)
+    assert np.array_equal(score_map(FrozenEstimator(pipe), paths), expected)
+    assert hasattr(pipe, "score_map") == (kind is Pipeline)
+    alone = kind([("detector", pipe[-1])])
+    assert np.array_equal(score_map(alone, pipe[:-1].transform(paths)), expected)
+
+
+def test_pipeline_has_score_map_only_where_its_last_step_has():
+    assert not hasattr(Pipeline([("features", FilterBank())]), "score_map")
+    assert not hasattr(clone(pipeline())[:-1], "score_map")
+
+
+def test_score_map_of_what_has_none():
+    from sklearn.ensemble import IsolationForest
+
+    with pytest.raises(TypeError, match="expected a fitted detector with score maps"):
+        score_map(IsolationForest(), features())
+    with pytest.raises(NotFittedError):
+        score_map(pipeline(), images())
+
+
+def test_a_fitted_pipeline_knows_no_path_of_its_machine(paths, tmp_path):
+    """Nothing of where the images lay goes into the file."""
+    content = pickle.dumps(pipeline().fit(paths))
+    assert paths[0].rsplit("/", 1)[0].encode() not in content

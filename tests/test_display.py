@@ -1,0 +1,510 @@
+"""Displays, and picture files written without matplotlib."""
+
+import sys
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+from PIL import Image
+from sklearn.base import BaseEstimator
+from sklearn.frozen import FrozenEstimator
+
+from skanomaly._heat_maps import (
+    HEAT_COLOURS,
+    OUTLINE_COLOUR,
+    colour_limits,
+    heat_levels,
+    outline,
+    overlay,
+    to_rgb,
+)
+from skanomaly._images import read_image
+from skanomaly.base import Pipeline
+from skanomaly.datasets._masks import MaskFiles
+from skanomaly.display import (
+    ProCurveDisplay,
+    ScoreHistogramDisplay,
+    ScoreMapDisplay,
+    save_score_map,
+)
+from skanomaly.metrics import aupro_score
+
+
+@pytest.fixture
+def plt():
+    import matplotlib.pyplot as plt
+
+    yield plt
+    plt.close("all")
+
+
+class Brightness(BaseEstimator):
+    """A detector of bright pixels in images held in memory or in files."""
+
+    def fit(self, X, y=None):
+        self.fitted_ = True
+        return self
+
+    def score_map(self, X):
+        return [read_image(image).mean(axis=2) for image in X]
+
+    def decision_function(self, X):
+        return np.array([100 - scores.max() for scores in self.score_map(X)])
+
+
+def spotted(n_good=3, n_bad=2, shape=(19, 31), seed=0):
+    """Dim images, the last ones with a bright spot; and their masks."""
+    rng = np.random.default_rng(seed)
+    images = rng.integers(0, 80, (n_good + n_bad, *shape, 3)).astype(np.uint8)
+    masks = np.zeros((n_good + n_bad, *shape), dtype=bool)
+    masks[n_good:, 5:9, 7:12] = True
+    images[masks] = 200
+    return images, masks
+
+
+def titles(display):
+    return [panels[0].get_title(loc="left") for panels in display.axes_]
+
+
+# Colours ------------------------------------------------------------------------------------
+
+
+def test_colours_get_brighter_from_level_to_level():
+    brightness = HEAT_COLOURS @ [0.299, 0.587, 0.114]
+    assert HEAT_COLOURS.shape == (256, 3)
+    assert HEAT_COLOURS.dtype == np.uint8
+    assert np.diff(brightness).min() > -0.5  # rounding
+    assert brightness[0] < 2
+    assert brightness[-1] > 230
+
+
+def test_levels_are_cut_at_both_limits():
+    levels = heat_levels([[-5.0, 2.0, 3.0, 4.0, 9.0]], 2.0, 4.0)
+    assert_array_equal(levels, [[0, 0, 128, 255, 255]])
+
+
+def test_overlay_dims_low_scores_evenly_and_hides_none_of_the_image():
+    rgb = np.arange(8 * 9 * 3, dtype=np.uint8).reshape(8, 9, 3)
+    dark = overlay(rgb, np.zeros((8, 9)), 1, 2)
+    assert_allclose(dark, 0.65 * rgb, atol=2.5)
+    assert len(np.unique(dark[..., 0])) > 30
+
+
+def test_overlay_shows_the_last_colour_at_vmax():
+    rgb = np.full((8, 9, 3), 128, dtype=np.uint8)
+    assert_allclose(overlay(rgb, np.full((8, 9), 7.0), 1, 2)[0, 0], HEAT_COLOURS[-1], atol=25)
+
+
+def test_a_colour_means_the_same_score_in_every_picture():
+    rgb = np.full((8, 9, 3), 90, dtype=np.uint8)
+    low, high = np.full((8, 9), 1.5), np.full((8, 9), 1.5)
+    high[:4] = 100
+    assert_array_equal(overlay(rgb, low, 1, 2)[6], overlay(rgb, high, 1, 2)[6])
+
+
+# Limits of the colour scale -------------------------------------------------------------------
+
+
+def test_limits_follow_typical_peaks():
+    maps = [np.linspace(0, peak, 35).reshape(5, 7) for peak in (4, 5, 90, 20, 30, 40)]
+    vmin, vmax = colour_limits(maps, [1, 1, 1, -1, -1, -1])
+    assert (vmin, vmax) == (5, 30)  # medians: neither one odd good image nor one huge defect
+
+
+def test_good_images_alone_do_not_light_up():
+    rng = np.random.default_rng(0)
+    maps = rng.gamma(4, 1, (20, 13, 17))
+    vmin, vmax = colour_limits(maps, np.ones(20))
+    assert (maps.max(axis=(1, 2)) <= vmin).mean() == 0.5
+    assert maps.max() < vmax + 0.5 * (vmax - vmin)
+    assert (heat_levels(maps, vmin, vmax) > 128).mean() < 0.001
+
+
+@pytest.mark.parametrize("verdicts", [None, [-1, -1, -1]])
+def test_limits_without_good_images_keep_most_pixels_dark(verdicts):
+    maps = np.random.default_rng(0).normal(0, 1, (3, 20, 20))
+    maps[:, 3:5, 3:5] = 30
+    vmin, vmax = colour_limits(maps, verdicts)
+    assert vmax == 30
+    assert (maps > vmin).mean() == pytest.approx(0.05, abs=0.01)
+
+
+def test_limits_of_constant_maps_are_apart():
+    assert colour_limits(np.full((2, 8, 8), 3.0), [1, 1]) == (3, 4)
+
+
+def test_limits_refuse_nan_and_name_the_map():
+    maps = np.zeros((3, 8, 8))
+    maps[2, 1, 1] = np.nan
+    with pytest.raises(ValueError, match="score map 2 holds NaN"):
+        colour_limits(maps)
+
+
+# Images to look at ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("image", "expected"),
+    [
+        (np.full((8, 9, 1), 77, np.uint8), (77, 77, 77)),
+        (np.full((8, 9, 3), 77, np.uint8), (77, 77, 77)),
+        (np.full((8, 9, 1), 0.5, np.float32), (128, 128, 128)),
+        (np.full((8, 9, 1), 4095, np.uint16), (255, 255, 255)),  # a 12-bit camera
+        (np.full((8, 9, 1), 200, np.uint16), (200, 200, 200)),
+        (np.full((8, 9, 5), [1, 2, 3, 4, 5], np.uint8), (1, 2, 3)),
+        (np.full((8, 9, 2), [10, 20], np.uint8), (15, 15, 15)),
+    ],
+)
+def test_images_of_any_kind_become_rgb(image, expected):
+    rgb = to_rgb(image)
+    assert rgb.dtype == np.uint8
+    assert_array_equal(rgb, np.broadcast_to(expected, (8, 9, 3)))
+
+
+def test_outline_lies_around_the_regions_and_not_on_them():
+    mask = np.zeros((11, 13), dtype=bool)
+    mask[4:7, 5] = True
+    mask[0, 12] = True
+    line = outline(mask)
+    assert not (line & mask).any()
+    assert line.sum() == (5 * 3 - 3) + 3
+    assert not outline(np.zeros((11, 13), dtype=bool)).any()
+
+
+# Picture files --------------------------------------------------------------------------------
+
+
+def test_picture_file_holds_the_image_and_its_overlay(tmp_path):
+    images, masks = spotted()
+    scores = images[4].mean(axis=2)
+    path = tmp_path / "4.png"
+    save_score_map(path, images[4], scores, vmin=100, vmax=200, mask=masks[4])
+    picture = np.asarray(Image.open(path))
+    assert picture.shape == (19, 31 + 4 + 31, 3)
+    assert_array_equal(picture[:, :31], images[4])
+    heat = picture[:, 35:]
+    off_line = ~outline(masks[4])
+    assert_array_equal(heat[off_line], overlay(images[4], scores, 100, 200)[off_line])
+    assert (heat[~off_line] == OUTLINE_COLOUR).all()
+    assert (~off_line).any()
+
+
+def test_picture_file_of_an_image_from_a_file_without_matplotlib(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    Image.fromarray(np.full((10, 12), 3000, np.uint16)).save(tmp_path / "in.png")
+    save_score_map(tmp_path / "out", tmp_path / "in.png", np.zeros((10, 12)), vmin=1, vmax=2)
+    with Image.open(tmp_path / "out") as picture:
+        assert (picture.format, picture.size) == ("PNG", (28, 10))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"score_map": np.zeros((31, 19))}, r"score_map: expected shape \(19, 31\).*\(31, 19\)"),
+        ({"mask": np.zeros((4, 4), bool)}, r"mask: expected shape \(19, 31\)"),
+        ({"score_map": np.full((19, 31), np.nan)}, "score_map: holds NaN"),
+        ({"vmin": 2.0, "vmax": 2.0}, "expected vmin < vmax"),
+        ({"vmin": np.nan}, "expected vmin < vmax"),
+    ],
+)
+def test_picture_file_refuses_what_does_not_fit(tmp_path, changes, message):
+    images, _ = spotted()
+    good = {"image": images[0], "score_map": np.zeros((19, 31)), "vmin": 0.0, "vmax": 1.0}
+    with pytest.raises(ValueError, match=message):
+        save_score_map(tmp_path / "x.png", **(good | changes))
+    assert not (tmp_path / "x.png").exists()
+
+
+# ScoreMapDisplay ------------------------------------------------------------------------------
+
+
+def test_score_maps_of_an_estimator_with_masks(plt):
+    images, masks = spotted()
+    display = ScoreMapDisplay.from_estimator(Brightness(), images, masks)
+    assert display.axes_.shape == (5, 2)
+    assert_array_equal(display.labels, [1, 1, 1, -1, -1])
+    assert titles(display)[4] == "image 4\ndefect (-100.00)"
+    for i, shown in enumerate(display.im_):
+        assert_array_equal(shown.get_array(), images[i].mean(axis=2))
+        assert_array_equal(display.axes_[i, 0].images[0].get_array(), images[i])
+    outlines = [len(panels[1].collections) for panels in display.axes_]
+    assert outlines == [0, 0, 0, 1, 1]
+    assert display.figure_.legends[0].get_texts()[0].get_text() == "true defect"
+    display.figure_.canvas.draw()
+
+
+def test_all_score_maps_share_one_scale(plt):
+    images, _ = spotted()
+    display = ScoreMapDisplay.from_estimator(Brightness(), images)
+    scales = {(im.norm.vmin, im.norm.vmax) for im in display.im_}
+    assert scales == {colour_limits(images.mean(axis=3), [1, 1, 1, -1, -1])}
+    assert display.colorbar_.ax.get_ylabel() == "score (high = defect)"
+    given = ScoreMapDisplay.from_estimator(Brightness(), images, vmin=1, vmax=9, colorbar=False)
+    assert {(im.norm.vmin, im.norm.vmax) for im in given.im_} == {(1, 9)}
+    assert given.colorbar_ is None
+
+
+def test_opacity_follows_the_score(plt):
+    images, masks = spotted()
+    shown = ScoreMapDisplay.from_estimator(Brightness(), images).im_[4]
+    opacity = shown.get_alpha()
+    assert opacity[masks[4]].min() > 2 * opacity[~masks[4]].max()
+
+
+def test_files_arrays_and_pil_images_of_mixed_sizes(plt, tmp_path):
+    path = tmp_path / "lot 7" / "part.png"
+    path.parent.mkdir()
+    Image.fromarray(np.full((20, 10), 40, np.uint8)).save(path)
+    images = [
+        str(path),
+        np.full((9, 40), 30000, np.uint16),
+        np.full((12, 12, 3), 0.2),
+        Image.new("RGB", (17, 23)),
+    ]
+    maps = [np.eye(*shape) for shape in [(20, 10), (9, 40), (12, 12), (23, 17)]]
+    display = ScoreMapDisplay.from_predictions(images, maps, [1, -1, 1, -1])
+    assert [im.get_array().shape for im in display.im_] == [m.shape for m in maps]
+    assert titles(display) == [
+        "lot 7/part.png\ngood",
+        "image 1\ndefect",
+        "image 2\ngood",
+        "image 3\ndefect",
+    ]
+    display.figure_.canvas.draw()
+
+
+def test_masks_in_files_and_none_as_masks(plt, tmp_path):
+    images, masks = spotted(1, 1)
+    for i in range(2):
+        Image.fromarray(images[i]).save(tmp_path / f"{i}.png")
+    Image.fromarray(masks[1]).save(tmp_path / "mask.png")
+    paths = [str(tmp_path / f"{i}.png") for i in range(2)]
+    in_files = MaskFiles(paths, [None, str(tmp_path / "mask.png")])
+    for y in (in_files, [None, masks[1]]):
+        display = ScoreMapDisplay.from_estimator(Brightness(), paths, y)
+        assert_array_equal(display.labels, [1, -1])
+        assert_array_equal(display.masks[1], masks[1])
+
+
+def test_wrong_verdicts_are_named(plt):
+    images, _ = spotted(1, 1)
+    display = ScoreMapDisplay.from_estimator(Brightness(), images, [-1, 1], names=["a", "b"])
+    assert titles(display)[0].endswith("), missed")
+    assert titles(display)[1] == "b\ndefect (-100.00), false alarm"
+
+
+def test_long_names_keep_their_end(plt):
+    images, _ = spotted(1, 1)
+    names = ["x" * 300 + "end.png", "b"]
+    display = ScoreMapDisplay.from_estimator(Brightness(), images, names=names)
+    title = titles(display)[0].split("\n")[0]
+    assert title.startswith("...")
+    assert title.endswith("end.png")
+    assert len(title) < 100
+
+
+def test_many_images_are_thinned_evenly(plt):
+    images, _ = spotted(30, 7)
+    for n_images, expected in [(4, [0, 12, 24, 36]), (1, [0]), (None, range(37)), (99, range(37))]:
+        display = ScoreMapDisplay.from_estimator(
+            Brightness(), images, np.repeat([1, -1], [30, 7]), n_images=n_images
+        )
+        assert [title.split("\n")[0] for title in titles(display)] == [
+            f"image {i}" for i in expected
+        ]
+        plt.close(display.figure_)
+    display = ScoreMapDisplay.from_predictions(images, images.mean(axis=3))
+    assert len(display.axes_) == 16
+    with pytest.raises(ValueError, match="n_images must be at least 1 or None, got 0"):
+        ScoreMapDisplay.from_estimator(Brightness(), images, n_images=0)
+
+
+def test_scale_is_taken_from_all_maps_drawn_or_not(plt):
+    images, _ = spotted(3, 2)
+    maps = images.mean(axis=3)
+    display = ScoreMapDisplay.from_predictions(images, maps, [1, 1, 1, -1, -1], n_images=1)
+    assert display.im_[0].norm.vmax == 200
+
+
+def test_plot_again_on_given_axes(plt):
+    images, _ = spotted()
+    display = ScoreMapDisplay.from_estimator(Brightness(), images)
+    figure, axes = plt.subplots(1, 5)
+    assert display.plot(axes, layout="overlay", im_kw={"cmap": "gray"}) is display
+    assert display.figure_ is figure
+    assert_array_equal(display.axes_[:, 0], axes)
+    assert display.im_[0].get_cmap().name == "gray"
+    with pytest.raises(ValueError, match="expected 10 axes for 5 images with 2 panels each, got 5"):
+        display.plot(axes)
+    with pytest.raises(ValueError, match="layout must be one of"):
+        display.plot(layout="side")
+
+
+@pytest.mark.parametrize("layout", ["beside", "overlay"])
+@pytest.mark.parametrize("shape", [(20, 20), (60, 15), (15, 60)])
+@pytest.mark.parametrize("n_images", [1, 7])
+def test_nothing_in_a_new_figure_overlaps_or_is_cut(plt, layout, shape, n_images):
+    images, masks = spotted(n_images - 1, 1, shape=shape)
+    names = ["a rather long/name_of_an_image_file_0123456789.jpeg"] * n_images
+    display = ScoreMapDisplay.from_estimator(
+        Brightness(), images, masks, names=names, layout=layout
+    )
+    display.figure_.canvas.draw()
+    whole = display.figure_.bbox
+    renderer = display.figure_.canvas.get_renderer()
+    boxes = [panels[0].get_tightbbox(renderer) for panels in display.axes_]
+    boxes += [legend.get_window_extent() for legend in display.figure_.legends]
+    boxes.append(display.colorbar_.ax.get_tightbbox(renderer))
+    for i, box in enumerate(boxes):
+        assert whole.x0 <= box.x0 < box.x1 <= whole.x1
+        assert whole.y0 <= box.y0 < box.y1 <= whole.y1
+        assert not any(box.overlaps(other) for other in boxes[:i])
+
+
+@pytest.mark.parametrize(
+    ("y", "message"),
+    [
+        ([0, 0, 0, 1, 1], r"labels \+1 \(good\) and -1 \(defect\), or masks, got the values"),
+        (["good"] * 5, "or masks, got the values"),
+        ([1, 1], "expected one entry of y per image, got 2 for 5 images"),
+        (np.zeros((5, 4, 4), bool), r"mask of image 0: expected shape \(19, 31\)"),
+    ],
+)
+def test_truth_in_another_form_is_refused(plt, y, message):
+    images, _ = spotted()
+    with pytest.raises(ValueError, match=message):
+        ScoreMapDisplay.from_estimator(Brightness(), images, y)
+
+
+def test_predictions_that_do_not_fit_are_refused(plt):
+    images, _ = spotted()
+    maps = images.mean(axis=3)
+    draw = ScoreMapDisplay.from_predictions
+    with pytest.raises(ValueError, match="one score map per image, got 4 for 5"):
+        draw(images, maps[:4])
+    with pytest.raises(ValueError, match=r"score map of image 0: expected shape \(19, 31\)"):
+        draw(images, maps.transpose(0, 2, 1))
+    with pytest.raises(ValueError, match=r"decision scores of shape \(5,\)"):
+        draw(images, maps, decisions=[1.0])
+    with pytest.raises(ValueError, match="one name per image, got 1 names for 5"):
+        draw(images, maps, names=["a"])
+
+
+# ProCurveDisplay ------------------------------------------------------------------------------
+
+
+def test_pro_curve_of_an_estimator(plt):
+    images, masks = spotted()
+    pipe = FrozenEstimator(Pipeline([("detector", Brightness())]).fit(images))
+    display = ProCurveDisplay.from_estimator(pipe, images, masks, max_fpr=0.2)
+    assert display.line_.get_label() == "Brightness (AUPRO = 1.000)"
+    assert display.ax_.get_xlim() == (0, 0.2)
+    assert display.ax_.get_legend() is not None
+
+
+@pytest.mark.parametrize("max_fpr", [0.07, 1.0])
+def test_area_in_the_legend_is_the_score(plt, max_fpr):
+    rng = np.random.default_rng(3)
+    masks = rng.random((4, 23, 29)) < 0.02
+    maps = rng.random((4, 23, 29)) + 0.5 * masks
+    display = ProCurveDisplay.from_predictions(masks, maps, max_fpr=max_fpr)
+    assert display.aupro == pytest.approx(aupro_score(masks, maps, max_fpr=max_fpr), rel=1e-12)
+    assert display.line_.get_label() == f"AUPRO = {display.aupro:.3f}"
+
+
+def test_a_long_curve_is_drawn_with_few_points(plt):
+    fpr = np.sort(np.random.default_rng(0).random(50_001))
+    fpr[0] = 0
+    pro = np.sqrt(fpr)
+    display = ProCurveDisplay(fpr, pro).plot(curve_kwargs={"color": "black"})
+    x, y = display.line_.get_data()
+    assert len(x) <= 2000
+    assert (x[0], x[-1]) == (fpr[0], fpr[-1])
+    assert_allclose(np.interp(fpr, x, y), pro, atol=0.002)
+    assert len(display.fpr) == 50_001
+
+
+def test_pro_curves_share_axes(plt):
+    fpr = np.array([0.0, 0.3])
+    first = ProCurveDisplay(fpr, fpr, name="a").plot()
+    second = ProCurveDisplay(fpr, fpr, aupro=0.15, name="b").plot(first.ax_, name="c")
+    assert second.figure_ is first.figure_
+    texts = [text.get_text() for text in first.ax_.get_legend().get_texts()]
+    assert texts == ["a", "c (AUPRO = 0.150)"]
+
+
+# ScoreHistogramDisplay ------------------------------------------------------------------------
+
+
+def test_histogram_counts_each_image_once(plt):
+    rng = np.random.default_rng(0)
+    y = np.repeat([1, -1], [57, 23])
+    decisions = rng.normal(y, 1.0)
+    display = ScoreHistogramDisplay.from_predictions(y, decisions, bins=11)
+    good, bad = ([bar.get_height() for bar in bars] for bars in display.bars_)
+    assert (sum(good), sum(bad)) == (57, 23)
+    edges = np.array([bar.get_x() for bar in display.bars_[0]])
+    below = edges < -1e-12
+    assert np.sum(np.array(good)[below]) == np.sum(decisions[y == 1] < 0)
+    assert np.sum(np.array(bad)[below]) == np.sum(decisions[y == -1] < 0)
+    assert "negative = defect" in display.ax_.get_xlabel()
+
+
+@pytest.mark.parametrize("threshold", [0.0, -0.3, 5.0, -7.1])
+@pytest.mark.parametrize("decisions", [[0.0], [0.1, 0.2, 0.3], [-1, 0, 1, 2], [-0.3, -0.3]])
+def test_no_score_falls_out_of_the_histogram(plt, decisions, threshold):
+    display = ScoreHistogramDisplay.from_predictions(None, decisions, threshold=threshold, bins=3)
+    (bars,) = display.bars_
+    assert sum(bar.get_height() for bar in bars) == len(decisions)
+    left = sum(bar.get_height() for bar in bars if bar.get_x() < threshold - 1e-9)
+    assert left == np.sum(np.array(decisions) < threshold)
+    assert display.line_.get_xdata()[0] == threshold
+    assert bars.get_label().startswith(f"images: {left:.0f} of {len(decisions)} called defect")
+
+
+def test_histogram_of_an_estimator_says_what_to_expect(plt):
+    images, masks = spotted(20, 2)
+    images[0] = 101
+    _, ax = plt.subplots()
+    display = ScoreHistogramDisplay.from_estimator(Brightness(), images, masks, ax=ax)
+    assert display.ax_ is ax
+    good, bad, line = (text.get_text() for text in ax.get_legend().get_texts())
+    # Clopper and Pearson: 1 of 20
+    assert good == ("good: 1 of 20 false alarms = 5.0 %\n(expect 0.1 to 24.9 % on new good images)")
+    assert bad == "defective: 2 of 2 found = 100.0 %"
+    assert line == "threshold; below it: defect"
+
+
+def test_histogram_refuses_what_does_not_fit(plt):
+    with pytest.raises(ValueError, match="or masks, got the values"):
+        ScoreHistogramDisplay.from_predictions([0, 1], [0.5, -0.5])
+    with pytest.raises(ValueError, match="at least one"):
+        ScoreHistogramDisplay.from_predictions(None, [])
+    with pytest.raises(ValueError, match="NaN"):
+        ScoreHistogramDisplay.from_predictions(None, [np.nan])
+    with pytest.raises(ValueError, match="one entry of y per image, got 1 for 2 images"):
+        ScoreHistogramDisplay.from_predictions([1], [0.5, -0.5])
+
+
+# matplotlib -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda: ScoreMapDisplay.from_estimator(None, None),
+        lambda: ScoreMapDisplay.from_predictions(None, None),
+        lambda: ProCurveDisplay.from_estimator(None, None, None),
+        lambda: ProCurveDisplay.from_predictions(None, None),
+        lambda: ScoreHistogramDisplay.from_estimator(None, None),
+        lambda: ScoreHistogramDisplay.from_predictions(None, None),
+        lambda: ScoreMapDisplay([], []).plot(),
+        lambda: ProCurveDisplay([], []).plot(),
+        lambda: ScoreHistogramDisplay([]).plot(),
+    ],
+)
+def test_without_matplotlib_the_error_says_how_to_get_it(monkeypatch, draw):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
+    with pytest.raises(ImportError, match=r"pip install skanomaly\[plot\]"):
+        draw()

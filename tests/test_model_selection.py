@@ -1,0 +1,560 @@
+"""Splitters, scorers, synthetic defects and held-out thresholds."""
+
+import pickle
+
+import numpy as np
+import pytest
+from scipy.stats import beta
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
+from sklearn.frozen import FrozenEstimator
+from sklearn.model_selection import (
+    GridSearchCV,
+    KFold,
+    LeaveOneOut,
+    RepeatedKFold,
+    ShuffleSplit,
+    cross_validate,
+)
+from sklearn.pipeline import Pipeline as SklearnPipeline
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from skanomaly import FeatureMaps, FilterBank, PatchCore, Pipeline, metrics, score_map
+from skanomaly._image_fit import ImageFit
+from skanomaly.base import BaseDetector
+from skanomaly.datasets import make_defects, make_textures
+from skanomaly.model_selection import (
+    GoodOnlyKFold,
+    GoodOnlyShuffleSplit,
+    HeldOutThreshold,
+    scorers,
+)
+
+ALL_NAMES = (
+    *("image_auroc", "image_ap", "image_f1_max"),
+    *("pixel_auroc", "pixel_ap", "pixel_f1_max", "aupro"),
+)
+
+
+class Given(BaseDetector):
+    """Learns nothing: a patch is as abnormal as its first number. Counts its own work."""
+
+    calls = []
+
+    def __init__(
+        self, image_score="paper", sigma=0.0, contamination=0.1, random_state=None, verbose=0
+    ):
+        self.image_score = image_score
+        self.sigma = sigma
+        self.contamination = contamination
+        self.random_state = random_state
+        self.verbose = verbose
+
+    def _fit(self, X):
+        self.n_seen_ = len(X)
+
+    def _score_batch(self, X):
+        scores = next(iter(X.arrays().values()))[..., 0]
+        return scores, scores.max(axis=(1, 2))
+
+    def score_map(self, X):
+        Given.calls.append("score_map")
+        return super().score_map(X)
+
+    def score_samples(self, X):
+        Given.calls.append("score_samples")
+        return super().score_samples(X)
+
+
+def features(n=24, seed=0):
+    """FeatureMaps on a 6 x 4 grid, in frames of 12 x 8 pixels."""
+    maps = np.random.default_rng(seed).normal(size=(n, 6, 4, 12)).astype(np.float32)
+    return FeatureMaps({"only": maps}, np.tile((12, 8), (n, 1)), ImageFit(12, 8))
+
+
+def with_defects(n=24, every=4):
+    """Features of which every fourth image is defective in a corner, and the masks."""
+    X = features(n)
+    X.arrays()["only"][::every, :2, :2] += 1.5
+    masks = np.zeros((n, 12, 8), dtype=bool)
+    masks[::every, :4, :4] = True
+    return X, masks
+
+
+def labels(masks):
+    return np.where(masks.any(axis=(1, 2)), -1, 1)
+
+
+# --- splitters --------------------------------------------------------------------------------
+
+SPLITTERS = [
+    GoodOnlyKFold(4),
+    GoodOnlyKFold(3, shuffle=True, random_state=0),
+    GoodOnlyShuffleSplit(6, test_size=0.3, random_state=0),
+]
+MASKS = with_defects()[1]
+CODINGS = {
+    "labels": labels(MASKS),
+    "list of labels": labels(MASKS).tolist(),
+    "masks": MASKS,
+    "masks as numbers": MASKS * np.uint8(255),
+    "list with None": [mask if mask.any() else None for mask in MASKS],
+}
+
+
+@pytest.mark.parametrize("y", CODINGS.values(), ids=CODINGS)
+@pytest.mark.parametrize("splitter", SPLITTERS, ids=str)
+def test_training_parts_are_good_and_test_parts_hold_all_defects(splitter, y):
+    X, masks = with_defects()
+    is_bad = masks.any(axis=(1, 2))
+    splits = list(splitter.split(X, y))
+    assert len(splits) == splitter.get_n_splits(X, y)
+    for train, test in splits:
+        assert not is_bad[train].any()
+        assert np.array_equal(np.intersect1d(test, np.flatnonzero(is_bad)), np.flatnonzero(is_bad))
+        assert len(np.intersect1d(train, test)) == 0 and len(train) > 0
+        assert (np.diff(train) > 0).all() and (np.diff(test) > 0).all()
+        assert not is_bad[test].all()
+
+
+def test_folds_test_every_good_image_once_and_train_on_the_others():
+    X, masks = with_defects(23)
+    good = np.flatnonzero(labels(masks) == 1)
+    splits = list(GoodOnlyKFold(4).split(X, masks))
+    held_out = np.concatenate([np.intersect1d(test, good) for _, test in splits])
+    assert np.array_equal(np.sort(held_out), good)
+    for train, test in splits:
+        assert np.array_equal(np.union1d(train, np.intersect1d(test, good)), good)
+
+
+@pytest.mark.parametrize("splitter", SPLITTERS, ids=str)
+def test_without_y_all_images_are_good(splitter):
+    for X in (features(12), np.zeros((12, 3)), ["a.png"] * 12):
+        for train, test in splitter.split(X):
+            assert len(train) > 0 and len(test) > 0 and len(np.intersect1d(train, test)) == 0
+
+
+def test_groups_stay_together():
+    X, masks = with_defects(30)
+    groups = np.arange(30) // 3
+    is_good = labels(masks) == 1
+    for splitter in (GoodOnlyKFold(4), GoodOnlyKFold(4, shuffle=True, random_state=1)):
+        for train, test in splitter.split(X, masks, groups):
+            assert len(np.intersect1d(groups[train], groups[test[is_good[test]]])) == 0
+            assert set(np.flatnonzero(~is_good)) <= set(test)
+
+
+def test_sizes_and_random_state_of_random_parts():
+    X, masks = with_defects(24)  # 18 good, 6 defective
+    draw = GoodOnlyShuffleSplit(3, train_size=10, test_size=0.25, random_state=3)
+    first, second = ([(a.tolist(), b.tolist()) for a, b in draw.split(X, masks)] for _ in range(2))
+    assert first == second and first[0] != first[1]
+    assert {(len(train), len(test)) for train, test in first} == {(10, 5 + 6)}
+    by_default = next(GoodOnlyShuffleSplit(1, random_state=0).split(X, masks))
+    assert [len(part) for part in by_default] == [16, 2 + 6]
+
+
+def test_shuffled_folds_depend_on_the_random_state_alone():
+    draws = [
+        [test.tolist() for _, test in GoodOnlyKFold(3, shuffle=True, random_state=s).split([0] * 9)]
+        for s in (0, 0, 1)
+    ]
+    assert draws[0] == draws[1] != draws[2]
+
+
+@pytest.mark.parametrize("splitter", SPLITTERS, ids=str)
+@pytest.mark.parametrize(
+    ("y", "message"),
+    [
+        ([0, 1] * 6, r"expected the labels \+1 \(good\) and -1 \(defect\)"),
+        ([1] * 11, "one entry of y for each image, got 11 for 12 images"),
+    ],
+)
+def test_splitters_refuse_bad_labels(splitter, y, message):
+    with pytest.raises(ValueError, match=message):
+        next(splitter.split(features(12), y))
+
+
+def test_fewer_good_images_than_folds():
+    y = [1, 1, 1, -1, -1, -1, -1]
+    with pytest.raises(ValueError, match="at least 5 good images, one for each fold, got 3"):
+        next(GoodOnlyKFold(5).split(y, y))
+    with pytest.raises(ValueError, match=r"at least 3 groups of good images.*got 2"):
+        next(GoodOnlyKFold(3).split(y, y, groups=[0, 0, 1, 2, 3, 4, 5]))
+
+
+# --- scorers ----------------------------------------------------------------------------------
+
+
+def test_scorers_answer_what_the_metrics_answer():
+    X, masks = with_defects()
+    detector = Given(sigma=1.0).fit(X)
+    maps, scores = detector.score_map(X), -detector.score_samples(X)
+    expected = {
+        "image_auroc": metrics.image_roc_auc_score(masks, scores),
+        "image_ap": metrics.image_average_precision_score(masks, scores),
+        "image_f1_max": metrics.image_f1_max_score(masks, scores),
+        "pixel_auroc": metrics.pixel_roc_auc_score(masks, maps),
+        "pixel_ap": metrics.pixel_average_precision_score(masks, maps),
+        "pixel_f1_max": metrics.f1_max_score(masks, maps),
+        "aupro": metrics.aupro_score(masks, maps, max_fpr=0.1),
+    }
+    assert scorers(*ALL_NAMES, max_fpr=0.1)(detector, X, masks) == expected
+    assert scorers("aupro")(detector, X, masks)["aupro"] > expected["aupro"]
+    assert list(scorers("aupro", "image_auroc")(detector, X, masks)) == ["aupro", "image_auroc"]
+    assert len(set(expected.values())) == len(expected)
+
+
+def test_labels_do_for_images():
+    X, masks = with_defects()
+    detector, scoring = Given().fit(X), scorers("image_auroc", "image_ap")
+    assert scoring(detector, X, labels(masks)) == scoring(detector, X, masks)
+
+
+def test_each_map_is_computed_once():
+    X, masks = with_defects()
+    detector = Given().fit(X)
+    Given.calls.clear()
+    scorers(*ALL_NAMES)(detector, X, masks)
+    assert sorted(Given.calls) == ["score_map", "score_samples"]
+    Given.calls.clear()
+    scorers("image_auroc", "image_ap")(detector, X, masks)
+    assert Given.calls == ["score_samples"]
+
+
+def test_images_pass_the_extractor_once(monkeypatch):
+    pipe, images = pipeline().fit(textures(4)), textures(4)
+    masks = np.zeros((4, 64, 64), dtype=bool)
+    masks[0, :9] = True
+    passes = []
+    transform = FilterBank.transform
+    monkeypatch.setattr(
+        FilterBank, "transform", lambda self, X: passes.append(len(X)) or transform(self, X)
+    )
+    threshold = HeldOutThreshold(FrozenEstimator(pipe), target_fpr=0.5, cv=2)
+    threshold.fit(images)
+    passes.clear()
+    values = [
+        scorers(*ALL_NAMES)(estimator, images, masks)
+        for estimator in (pipe, SklearnPipeline(pipe.steps), FrozenEstimator(pipe), threshold)
+    ]
+    assert passes == [4] * 4
+    assert values[0] == values[1] == values[2] == values[3]
+
+
+def test_grid_search_with_several_metrics_in_two_processes():
+    X, masks = with_defects(40)
+    searches = [
+        GridSearchCV(
+            PatchCore(random_state=0),
+            {"sigma": [0.0, 2.0], "n_reweight": [0, 3]},
+            cv=GoodOnlyKFold(3),
+            scoring=scorers("image_auroc", "aupro", max_fpr=0.2),
+            refit="aupro",
+            n_jobs=n_jobs,
+            error_score="raise",
+        ).fit(X, masks)
+        for n_jobs in (1, 2)
+    ]
+    for name in ("image_auroc", "aupro"):
+        first, second = (search.cv_results_[f"mean_test_{name}"] for search in searches)
+        np.testing.assert_allclose(first, second)
+    assert len(set(first)) > 1
+    assert searches[0].best_index_ == np.argmax(searches[0].cv_results_["mean_test_aupro"])
+    in_search = scorers("aupro")(searches[0], X, masks)
+    assert in_search == scorers("aupro")(searches[0].best_estimator_, X, masks)
+
+
+def test_cross_validation_over_a_list_of_masks():
+    X, masks = with_defects()
+    as_list = [mask if mask.any() else None for mask in masks]
+    results = [
+        cross_validate(Given(), X, y, cv=GoodOnlyKFold(3), scoring=scorers(*ALL_NAMES))
+        for y in (masks, as_list)
+    ]
+    for name in ALL_NAMES:
+        assert np.array_equal(results[0][f"test_{name}"], results[1][f"test_{name}"])
+        assert np.isfinite(results[0][f"test_{name}"]).all()
+
+
+@pytest.mark.parametrize(
+    ("names", "y", "message"),
+    [
+        (["aupro"], "labels", "aupro judges pixels and needs y as masks"),
+        (["image_auroc"], None, "the scorers need y"),
+        (["image_auroc"], [0, 1] * 12, r"expected the labels \+1 \(good\) and -1 \(defect\)"),
+        (["image_auroc"], [1] * 24, "24 good images and 0 defects.*GoodOnlyKFold"),
+        (["aupro"], [None] * 24, "24 good images and 0 defects.*GoodOnlyKFold"),
+        (["image_auroc"], [-1] * 24, "0 good images and 24 defects"),
+    ],
+)
+def test_scorers_say_what_is_wrong_with_y(names, y, message):
+    X, masks = with_defects()
+    y = labels(masks) if isinstance(y, str) else y
+    with pytest.raises(ValueError, match=message):
+        scorers(*names)(Given().fit(X), X, y)
+
+
+@pytest.mark.parametrize(
+    ("names", "options", "message"),
+    [
+        ([], {}, "expected names of metrics out of .*, got none"),
+        (["auroc"], {}, r"got \['auroc'\]"),
+        (["aupro"], {"max_fpr": 0}, "max_fpr is 0; expected a share"),
+        (["aupro"], {"random_state": None}, "random_state is None; expected an int"),
+    ],
+)
+def test_scorers_refuse_bad_options(names, options, message):
+    with pytest.raises(ValueError, match=message):
+        scorers(*names, **options)
+
+
+# --- synthetic defects ------------------------------------------------------------------------
+
+
+def textures(n, seed=0):
+    return make_textures(n, kind="brushed", size=64, random_state=seed)
+
+
+def pipeline(kind=Pipeline):
+    return kind(
+        [
+            ("features", FilterBank(n_filters=4, image_size=64, random_state=0)),
+            ("detector", PatchCore(random_state=0)),
+        ]
+    )
+
+
+def test_synthetic_defects_stand_in_for_real_ones():
+    images, pipe = textures(5), pipeline().fit(textures(6, seed=1))
+    spoilt, masks, _ = make_defects(images, random_state=7)
+    X, y = np.concatenate([images, spoilt]), [None] * 5 + list(masks)
+    answer = scorers(*ALL_NAMES, synthetic=True, random_state=7)(pipe, images)
+    assert answer == scorers(*ALL_NAMES)(pipe, X, y)
+    assert answer["image_auroc"] > 0.5
+    assert answer != scorers(*ALL_NAMES, synthetic=True, random_state=8)(pipe, images)
+    holes = scorers("aupro", synthetic=True, kinds=["hole"], random_state=7)(pipe, images)
+    assert holes["aupro"] != answer["aupro"]
+
+
+def test_synthetic_defects_on_files_leave_real_defects_out(tmp_path):
+    from PIL import Image
+
+    images, paths = textures(4), [str(tmp_path / f"{i}.png") for i in range(4)]
+    for path, image in zip(paths, images, strict=True):
+        Image.fromarray(image).save(path)
+    pipe, scoring = pipeline().fit(paths), scorers("image_auroc", "pixel_ap", synthetic=True)
+    assert scoring(pipe, paths[:3]) == scoring(pipe, images[:3])
+    assert scoring(pipe, paths, [1, 1, 1, -1]) == scoring(pipe, paths[:3])
+
+
+def test_search_without_any_defect():
+    search = GridSearchCV(
+        pipeline(SklearnPipeline),
+        {"detector__sigma": [0.0, 6.0]},
+        cv=KFold(2),
+        scoring=scorers("image_auroc", "pixel_auroc", synthetic=True),
+        refit="pixel_auroc",
+        error_score="raise",
+    ).fit(textures(8))
+    values = search.cv_results_["mean_test_pixel_auroc"]
+    assert values[0] != values[1] and values.min() > 0.5
+
+
+def test_synthetic_defects_need_images():
+    X = features()
+    with pytest.raises(ValueError, match="painted into images, got features"):
+        scorers("aupro", synthetic=True)(Given().fit(X), X)
+
+
+# --- held-out threshold -----------------------------------------------------------------------
+
+
+class Unlabelled(HeldOutThreshold):
+    """HeldOutThreshold that is never told y."""
+
+    def fit(self, X, y=None):
+        return super().fit(X)
+
+
+def expected_to_fail(estimator):
+    reason = "demands alarms on the training data; the threshold is set for data not trained on"
+    return {"check_outliers_train": reason, "check_outliers_fit_predict": reason}
+
+
+# The checks hand every estimator the labels 0, 1, 2 of classes as y, and those are refused (see
+# below): they run without y. Some have 20 samples, too few for a rate of 1 %.
+@pytest.mark.filterwarnings("ignore:target_fpr=0.01 takes 99:UserWarning")
+@parametrize_with_checks(
+    [Unlabelled(PatchCore(random_state=0), cv=2, random_state=0)],
+    expected_failed_checks=expected_to_fail,
+)
+def test_held_out_threshold_passes_the_checks_of_scikit_learn(estimator, check):
+    check(estimator)
+
+
+def test_thresholds_are_order_statistics_of_held_out_images():
+    X = features(50)
+    detector = PatchCore(coreset_ratio=0.2, sigma=1.0, random_state=0)
+    model = HeldOutThreshold(detector, target_fpr=0.1, cv=KFold(4), confidence=0.9).fit(X)
+    scores, maxima = np.zeros(50), np.zeros(50)
+    for train, test in KFold(4).split(np.zeros(50)):
+        fold = clone(detector).fit(X[train])
+        scores[test] = fold.score_samples(X[test])
+        maxima[test] = fold.score_map(X[test]).max(axis=(1, 2))
+    assert np.array_equal(model.oof_scores_, scores)
+    assert np.array_equal(model.oof_map_maxima_, maxima)
+    assert model.offset_ == np.sort(scores)[4]  # the 5th: 5 / 51 <= 0.1 < 6 / 51
+    assert model.map_offset_ == np.sort(maxima)[-5]
+    assert model.fpr_interval_ == model.map_fpr_interval_
+    np.testing.assert_allclose(model.fpr_interval_, beta(5, 46).interval(0.9))
+    whole = clone(detector).fit(X)
+    assert np.array_equal(model.score_samples(X), whole.score_samples(X))
+    assert np.array_equal(model.score_map(X), whole.score_map(X))
+
+
+def test_the_promise_is_kept_on_scores_of_known_distribution():
+    """A score uniform in [0, 1] falls below a threshold at a rate that is the threshold."""
+    rng, rates, covered = np.random.default_rng(0), [], []
+    model = HeldOutThreshold(Given(), target_fpr=0.08, cv=2, confidence=0.8, random_state=0)
+    for _ in range(150):
+        model.fit(-rng.random((37, 1)))
+        low, high = model.fpr_interval_
+        rates.append(model.offset_)
+        covered.append(low <= model.offset_ <= high)
+    # k = 3 of 37: mean 3 / 38, standard error 0.0035; coverage 0.8, standard error 0.033
+    assert np.mean(rates) == pytest.approx(3 / 38, abs=0.01)
+    assert np.mean(covered) == pytest.approx(0.8, abs=0.1)
+
+
+@pytest.mark.parametrize(
+    ("n", "target_fpr", "k"),
+    [(99, 0.01, 1), (199, 0.01, 2), (198, 0.01, 1), (99, 0.29, 29), (20, 0.05, 1), (13, 0.5, 7)],
+)
+def test_number_of_held_out_images_below_the_threshold(n, target_fpr, k):
+    X = np.random.default_rng(n).normal(size=(n, 2))
+    model = HeldOutThreshold(Given(), target_fpr=target_fpr, cv=2, random_state=0).fit(X)
+    assert (model.oof_scores_ < model.offset_).sum() == k - 1
+    assert (model.oof_map_maxima_ > model.map_offset_).sum() == k - 1
+
+
+def test_too_few_images_for_the_rate():
+    X = np.random.default_rng(0).normal(size=(18, 2))
+    with pytest.warns(UserWarning, match=r"0.05 takes 19 held-out.*got 18.* 0.053 of") as caught:
+        model = HeldOutThreshold(Given(), target_fpr=0.05, cv=3, random_state=0).fit(X)
+    assert caught[0].filename == __file__
+    assert model.offset_ == model.oof_scores_.min()
+    assert set(model.predict(X)) == {1}
+    np.testing.assert_allclose(model.fpr_interval_, beta(1, 18).interval(0.95))
+
+
+def test_signs_and_shapes():
+    X, masks = with_defects(40)
+    X.arrays()["only"][::4, :2, :2] += 9
+    detector = PatchCore(random_state=0)
+    model = HeldOutThreshold(detector, target_fpr=0.1, cv=3, random_state=0).fit(X, masks)
+    decision = model.decision_function(X)
+    assert decision.dtype == np.float64
+    assert np.array_equal(decision, model.score_samples(X) - model.offset_)
+    assert np.array_equal(model.predict(X), np.where(decision < 0, -1, 1))
+    assert set(model.predict(X)[::4]) == {-1}
+    flagged = score_map(model, X) > model.map_offset_
+    assert flagged.shape == (40, 12, 8) and flagged[::4, :2, :2].all()
+    assert np.array_equal(model.fit_predict(X, masks), model.predict(X))
+
+
+@pytest.mark.parametrize("coding", ["masks", "labels"])
+def test_defects_are_left_out(coding):
+    X, masks = with_defects(40)
+    y = masks if coding == "masks" else labels(masks)
+    model = HeldOutThreshold(PatchCore(random_state=0), target_fpr=0.1, cv=3, random_state=0)
+    with_bad = clone(model).fit(X, y)
+    good = clone(model).fit(X[labels(masks) == 1])
+    assert np.array_equal(with_bad.oof_scores_, good.oof_scores_) and len(good.oof_scores_) == 30
+    assert with_bad.offset_ == good.offset_ and with_bad.map_offset_ == good.map_offset_
+    assert np.array_equal(with_bad.score_samples(X), good.score_samples(X))
+
+
+def test_kinds_of_splitters():
+    X = features(30)
+    model = HeldOutThreshold(Given(), target_fpr=0.2, random_state=0)
+    alone = clone(model).set_params(cv=LeaveOneOut()).fit(X)
+    assert np.array_equal(alone.oof_scores_, Given().fit(X).score_samples(X))
+    half = clone(model).set_params(cv=ShuffleSplit(1, test_size=0.5, random_state=0)).fit(X)
+    assert len(half.oof_scores_) == 15 and half.estimator_.n_seen_ == 30
+    with pytest.raises(ValueError, match="holds out each image at most once, got RepeatedKFold"):
+        clone(model).set_params(cv=RepeatedKFold(n_splits=3, n_repeats=2)).fit(X)
+
+
+def test_groups_are_held_out_together():
+    groups = np.repeat(np.arange(12), 3)
+    X = np.repeat(np.random.default_rng(0).normal(size=(12, 6)), 3, axis=0)  # each piece thrice
+    model = HeldOutThreshold(PatchCore(coreset_ratio=1.0, n_reweight=0), target_fpr=0.1, cv=4)
+    model.set_params(random_state=0)
+    y = np.ones(36, dtype=int)
+    y[3:6] = -1
+    # A piece of which another picture was in the training part is at distance 0.
+    assert np.mean(-clone(model).fit(X, y).oof_scores_ < 1e-2) > 0.5
+    assert np.mean(-clone(model).fit(X, y, groups=groups).oof_scores_ < 1e-2) == 0
+
+
+@pytest.mark.parametrize("n_jobs", [None, 2])
+def test_random_state_makes_a_fit_repeatable(n_jobs):
+    X = features(30)
+    model = HeldOutThreshold(PatchCore(random_state=0), target_fpr=0.2, random_state=1)
+    first = clone(model).fit(X)
+    second = clone(model).set_params(n_jobs=n_jobs).fit(X)
+    other = clone(model).set_params(random_state=2).fit(X)
+    assert np.array_equal(first.oof_scores_, second.oof_scores_)
+    assert not np.array_equal(first.oof_scores_, other.oof_scores_)
+
+
+def test_around_a_pipeline_of_images_and_back_from_a_pickle():
+    model = HeldOutThreshold(pipeline(SklearnPipeline), target_fpr=0.2, cv=3, random_state=0)
+    images = textures(12)
+    model.set_params(estimator__detector__sigma=2.0)
+    assert clone(model).get_params()["estimator__detector__sigma"] == 2.0
+    model.fit(list(images))
+    back = pickle.loads(pickle.dumps(model))
+    assert np.array_equal(back.predict(images), model.predict(images))
+    assert np.array_equal(score_map(back, images), score_map(model.estimator_, images))
+    assert not hasattr(model.estimator, "n_features_in_")  # a clone was fitted
+
+
+def test_the_folds_are_scored_by_models_that_have_not_seen_them():
+    X = np.random.default_rng(0).normal(size=(40, 6))
+    detector = PatchCore(coreset_ratio=1.0, n_reweight=0, contamination=0.1, random_state=0)
+    model = HeldOutThreshold(detector, target_fpr=0.1, cv=4, random_state=0).fit(X)
+    assert model.offset_ < detector.fit(X).offset_ - 0.5  # a whole bank knows every image it saw
+
+
+@pytest.mark.parametrize(
+    ("y", "message"),
+    [
+        ([0, 1] * 12, r"expected the labels \+1 \(good\) and -1 \(defect\)"),
+        ([-1] * 24, "got y with defects only"),
+        ([1] * 23, "one entry of y for each image, got 23 for 24"),
+        ([1] * 4 + [-1] * 20, "at least 5 good images, one for each fold, got 4"),
+    ],
+)
+def test_bad_labels_are_refused(y, message):
+    with pytest.raises(ValueError, match=message):
+        HeldOutThreshold(Given()).fit(features(24), y)
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [{"target_fpr": 0}, {"target_fpr": 0.6}, {"confidence": 1.0}, {"cv": 1}, {"verbose": "yes"}],
+    ids=str,
+)
+def test_bad_parameters_are_refused(parameters):
+    with pytest.raises(ValueError, match=next(iter(parameters))):
+        HeldOutThreshold(Given(), **parameters).fit(features())
+
+
+@pytest.mark.parametrize("method", ["predict", "decision_function", "score_samples", "score_map"])
+def test_unfitted_thresholds_say_so(method):
+    with pytest.raises(NotFittedError):
+        getattr(HeldOutThreshold(Given()), method)(features())
+    with pytest.raises(NotFittedError):
+        scorers("image_auroc")(HeldOutThreshold(Given()), features(), labels(with_defects()[1]))
