@@ -65,7 +65,7 @@ def fitted(maps, **parameters):
 
 
 def loop_fit(vectors):
-    """Mean and covariance by a loop over positions, from vectors (n, positions, d)."""
+    """Mean and covariance by a loop over positions; the inverses are left to each scoring."""
     d = vectors.shape[2]
     covariances = np.empty((d, d, vectors.shape[1]))
     for i in range(vectors.shape[1]):
@@ -74,7 +74,7 @@ def loop_fit(vectors):
 
 
 def loop_score(vectors, mean, covariances):
-    """Distances (n, positions) by a loop over positions and images."""
+    """Distances of vectors (n, positions, d) by a loop over positions and images."""
     distances = np.empty(vectors.shape[:2])
     for i in range(vectors.shape[1]):
         inverse = np.linalg.inv(covariances[:, :, i])

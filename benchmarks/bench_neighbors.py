@@ -84,13 +84,13 @@ def real_banks(options):
     features = real_features(options.data, options.weights, N_IMAGES, options.dataset)
     features = features.reshape(N_IMAGES, PATCHES, COLUMNS)
     asked = np.arange(N_IMAGES) % QUERY_IMAGE_EVERY == QUERY_IMAGE_EVERY - 1
-    queries = features[asked].reshape(-1, COLUMNS)
+    queries = features[asked].reshape(-1, COLUMNS)[:N_QUERIES]
     patches = features[~asked].reshape(-1, COLUMNS)
     picks = greedy_coreset(patches, len(patches) // 10, random_state=0)
     yield "real, coreset", patches[picks], queries
     order = np.random.default_rng(0).permutation(len(patches))
     for n_rows in options.rows:
-        yield f"real, random {n_rows}", patches[order[:n_rows]], queries[:N_QUERIES]
+        yield f"real, random {n_rows}", patches[order[:n_rows]], queries
 
 
 def measure(rows, queries, n_neighbors, n_threads):
@@ -112,7 +112,7 @@ def measure(rows, queries, n_neighbors, n_threads):
         with contextlib.suppress(ImportError):
             seconds["anomalib"] = scale * time_anomalib(rows, few, n_neighbors)
         figures = {"threads": n_threads, "k": n_neighbors, "seconds": seconds}
-        if len(rows) <= GRAPH_ROWS:
+        if len(rows) <= GRAPH_ROWS and n_threads == THREADS[0]:
             figures |= time_graph(rows, queries, n_neighbors, n_threads, truth, seconds)
     return figures
 

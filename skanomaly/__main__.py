@@ -116,12 +116,12 @@ def run_fit(options):
     images = load_folder(options.folder).train.images
     shape = {"image_size": options.image_size, "resize": options.resize}
     if options.features == "filter_bank":
-        features = FilterBank(random_state=options.random_state, verbose=1, **shape)
+        features = FilterBank(random_state=options.random_state, **shape)
     else:
-        features = FeatureExtractor(options.features, weights=options.weights, verbose=1, **shape)
+        features = FeatureExtractor(options.features, weights=options.weights, **shape)
     began = time.perf_counter()
     model = _model(features, options.coreset_ratio, options.target_fpr, options.random_state)
-    model.fit(images)
+    model.set_params(verbose=1).fit(images)
     low, high = model.fpr_interval_
     print(
         f"learned from {len(images)} good pictures in {time.perf_counter() - began:.0f} s; "

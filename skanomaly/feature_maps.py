@@ -95,6 +95,12 @@ class FeatureMaps:
         """Whether the features lie in memory."""
         return self._stream is None
 
+    @property
+    def nbytes(self):
+        """Bytes the chosen images' features take in memory; 0 while they are streamed."""
+        n_values = sum(h * w * c for h, w, c in self.layer_shapes.values())
+        return 4 * n_values * len(self) if self.is_stored else 0
+
     def __len__(self):
         return len(self._rows)
 

@@ -16,7 +16,7 @@ RANKS = {
     "_validation": 0,
     "_images": 0,
     "_image_fit": 0,
-    "_heat_maps": 0,
+    "_heat_maps": 1,
     "_memory": 0,
     "_distances": 0,
     "feature_maps": 1,

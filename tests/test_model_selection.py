@@ -23,6 +23,7 @@ from skanomaly import FeatureMaps, FilterBank, PatchCore, Pipeline, metrics, sco
 from skanomaly._image_fit import ImageFit
 from skanomaly.base import BaseDetector
 from skanomaly.datasets import make_defects, make_textures
+from skanomaly.datasets._masks import MaskFiles
 from skanomaly.model_selection import (
     GoodOnlyKFold,
     GoodOnlyShuffleSplit,
@@ -263,6 +264,41 @@ def test_grid_search_with_several_metrics_in_two_processes():
     assert searches[0].best_index_ == np.argmax(searches[0].cv_results_["mean_test_aupro"])
     in_search = scorers("aupro")(searches[0], X, masks)
     assert in_search == scorers("aupro")(searches[0].best_estimator_, X, masks)
+
+
+def test_a_search_over_held_out_thresholds_refits_on_good_images_only():
+    X, masks = with_defects(40)
+    model = HeldOutThreshold(Given(), target_fpr=0.2, cv=3, random_state=0)
+    search = GridSearchCV(
+        model,
+        {"estimator__sigma": [0.0, 1.0]},
+        cv=GoodOnlyKFold(3),
+        scoring=scorers("aupro"),
+        refit="aupro",
+        error_score="raise",
+    ).fit(X, masks)
+    assert search.best_estimator_.estimator_.n_seen_ == 30
+    by_hand = clone(search.best_estimator_).fit(X, masks)
+    assert by_hand.offset_ == search.best_estimator_.offset_
+
+
+def test_masks_are_read_from_their_files_once(tmp_path):
+    from PIL import Image
+
+    reads = []
+
+    class Counting(MaskFiles):
+        def __getitem__(self, key):
+            reads.append(key)
+            return super().__getitem__(key)
+
+    X, masks = with_defects(8)
+    paths = [str(tmp_path / f"{i}.png") for i in range(8)]
+    for path, mask in zip(paths, masks, strict=True):
+        Image.fromarray(mask * np.uint8(255)).save(path)
+    y, detector = Counting(paths, paths), Given().fit(X)
+    assert scorers(*ALL_NAMES)(detector, X, y) == scorers(*ALL_NAMES)(detector, X, masks)
+    assert sorted(set(reads)) == sorted(reads) == [*range(9)]  # the last ends the iteration
 
 
 def test_cross_validation_over_a_list_of_masks():

@@ -56,7 +56,9 @@ class Dense:
         for part in parts(*self.origin.shape):
             scatter, fourth = self._central_moments(part)
             c, e = scale_and_ridge(scatter, fourth, self.n, d, epsilon, shrinkage)
-            factor = whitening(c[:, None] * scatter + e[:, None] * np.eye(d), self.n)
+            scatter *= c[:, None]
+            np.einsum("pii->pi", scatter)[:] += e
+            factor = whitening(scatter, self.n)
             for kept, (start, end) in zip(self.factors, stripes(d), strict=True):
                 kept[part] = factor[:, start:end, :end]
 
@@ -64,14 +66,14 @@ class Dense:
         """S (p, d, d) and the sum of |u|^4, (p,), from the sums about the origin."""
         shift = self.sums[part] / self.n  # m - origin
         d = shift.shape[1]
-        scatter = np.zeros((len(shift), d, d))
+        scatter = np.empty((len(shift), d, d))
         for products, (start, end) in zip(self.products, stripes(d), strict=True):
-            scatter[:, start:end, :end] = products[part]
-        scatter -= self.n * shift[:, :, None] * shift[:, None]
-        scatter = np.tril(scatter) + np.tril(scatter, -1).swapaxes(1, 2)
+            band = products[part] - self.n * shift[:, start:end, None] * shift[:, None, :end]
+            scatter[:, start:end, :end] = band
+            scatter[:, :end, start:end] = band.swapaxes(1, 2)
         # |u|^2 = |y|^2 - 2 y'shift + |shift|^2, squared and summed over the vectors
         square = np.einsum("pd,pd->p", shift, shift)
-        along = np.einsum("pd,pde,pe->p", shift, scatter, shift, optimize=True)
+        along = (shift[:, None] @ scatter @ shift[:, :, None])[:, 0, 0]
         trace = np.einsum("pdd->p", scatter)
         fourth = self.fourths[part] - 4 * np.einsum("pd,pd->p", shift, self.cubes[part])
         fourth += 4 * along + 2 * square * trace + 3 * self.n * square**2

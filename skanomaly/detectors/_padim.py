@@ -216,6 +216,7 @@ class PaDiM(BaseDetector):
 def replicate(maps, grid):
     """(b, h, w, C) -> (b, H, W, C), each cell with the value of the one its middle lies in."""
     for axis, size in enumerate(grid, start=1):
-        middles = 2 * np.arange(size) + 1  # in half cells of the new grid
-        maps = maps.take(middles * maps.shape[axis] // (2 * size), axis=axis)
+        if maps.shape[axis] != size:
+            middles = 2 * np.arange(size) + 1  # in half cells of the new grid
+            maps = maps.take(middles * maps.shape[axis] // (2 * size), axis=axis)
     return maps

@@ -13,11 +13,18 @@ import numpy as np
 from scipy.special import logsumexp
 from sklearn.utils import check_random_state
 
+from skanomaly._memory import check_memory
 from skanomaly._validation import Interval, StrOptions
 from skanomaly.base import BaseDetector
 from skanomaly.coreset import RandomProjection, greedy_order
-from skanomaly.feature_maps import join, local_mean
+from skanomaly.feature_maps import BATCH_SIZE, join, local_mean
 from skanomaly.neighbors import PatchIndex
+
+CORESET_ROW_BYTES = 220  # measured: what the greedy search holds beside each projected row
+WAYS_OUT = (
+    "a smaller coreset_ratio or n_projections; an extractor with memory_limit, which streams its "
+    "features, with a smaller image_size, or with fewer layers; fewer images"
+)
 
 
 class PatchCore(BaseDetector):
@@ -45,7 +52,8 @@ class PatchCore(BaseDetector):
     contamination : float in (0, 0.5], default=0.01
         Share of the training images that fall below the threshold.
     memory_limit : int, str such as "2GB", or None, default=None
-        Bound on working memory in the search. The answer does not depend on it.
+        Budget of a fit and of the search, stored features included; None: what the machine has.
+        A fit that cannot keep to it is refused before it starts. The answer does not depend on it.
     random_state : int, RandomState instance or None, default=None
         Draws the projection and the first patch.
     verbose : int, default=0
@@ -125,15 +133,48 @@ class PatchCore(BaseDetector):
     def _fit(self, X):
         if self.patch_size % 2 == 0:
             raise ValueError(f"patch_size must be odd, to have a middle; got {self.patch_size}")
+        self._check_memory(X)
         rng = check_random_state(self.random_state)
-        projection = RandomProjection(self.n_projections, rng)
-        projection.fit(self.n_features_in_, origin=self._patches(X[0])[0])
-        projected = np.concatenate([projection.transform(self._patches(b)) for b in X.batches()])
+        projected = self._project(X, RandomProjection(self.n_projections, rng))
         n_kept = max(1, int(self.coreset_ratio * len(projected)))
         order = greedy_order(projected, n_kept, random_state=rng, verbose=self.verbose)
+        del projected
         self.memory_bank_ = self._gather(X, order)
         self._seed = rng.randint(2**31)
         self._index = None
+
+    def _check_memory(self, X):
+        """Refuse a fit that does not fit, before anything is computed."""
+        needs = self._memory_needs(X.layer_shapes, len(X))
+        held = {"features": X.nbytes, **needs}
+        check_memory(held, self.memory_limit, WAYS_OUT)
+
+    def _memory_needs(self, layer_shapes, n_images):
+        """Bytes a fit holds at its widest, by what they are for; features not counted."""
+        height, width = _grid(layer_shapes)
+        n_features = sum(shape[2] for shape in layer_shapes.values())
+        n_patches = n_images * height * width
+        n_kept = max(1, int(self.coreset_ratio * n_patches))
+        n_dims = min(self.n_projections or n_features, n_features)
+        return {
+            "projected patches": 4 * n_dims * (n_patches + n_kept),
+            "the coreset's search": CORESET_ROW_BYTES * n_patches,
+            "memory bank and its index": 4 * 2 * n_features * n_kept,
+            "a batch": 4 * 4 * n_features * min(n_images, BATCH_SIZE) * height * width,
+        }
+
+    def _project(self, X, projection):
+        """All patches, projected batch by batch: (n * h * w, n_projections)."""
+        projection.fit(self.n_features_in_, origin=self._patches(X[0])[0])
+        projected, done = None, 0
+        for piece in X.batches():
+            rows = projection.transform(self._patches(piece))
+            if projected is None:
+                n_patches = len(X) * len(rows) // len(piece)
+                projected = np.empty((n_patches, rows.shape[1]), dtype=np.float32)
+            projected[done : done + len(rows)] = rows
+            done += len(rows)
+        return projected
 
     def _gather(self, X, order):
         """Rows of all patches by number, in a second pass: never all of them in memory."""
@@ -155,7 +196,7 @@ class PatchCore(BaseDetector):
     def _score_batch(self, X):
         patches = self._patches(X)
         distances, indices = self._bank_index().kneighbors(patches, self.n_neighbors)
-        grid = max(shape[:2] for shape in self.layer_shapes_.values())
+        grid = _grid(self.layer_shapes_)
         patch_scores = distances.mean(axis=1).reshape(len(X), *grid)  # (b, h, w)
         image_scores = patch_scores.max(axis=(1, 2))
         if self.n_reweight > 0 and self.image_score == "paper":
@@ -183,3 +224,8 @@ class PatchCore(BaseDetector):
 
     def __getstate__(self):
         return {**super().__getstate__(), "_index": None}
+
+
+def _grid(layer_shapes):
+    """Rows and columns of the finest grid."""
+    return tuple(max(shape[axis] for shape in layer_shapes.values()) for axis in (0, 1))

@@ -51,8 +51,8 @@ class BaseExtractor(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None)
         Returns
         -------
         FeatureMaps of shape (n,)
-            Held in memory, unless that would exceed ``memory_limit``: then computed whenever
-            they are asked for. The values are the same.
+            Held in memory, unless they would take more than a quarter of ``memory_limit``: then
+            computed whenever they are asked for. The values are the same.
 
         Raises
         ------
@@ -64,7 +64,8 @@ class BaseExtractor(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None)
         images = check_images(X)
         n_values = sum(np.prod(shape) for shape in self.layer_shapes_.values())
         limit = parse_memory(self.memory_limit)
-        if limit is not None and 4 * n_values * len(images) > limit:
+        # A quarter of the budget for features leaves the rest to the detector that learns them.
+        if limit is not None and 4 * n_values * len(images) > limit / 4:
             return FeatureMaps.streamed(images, self._extract, self.layer_shapes_, self.image_fit)
         layers = {
             name: np.empty((len(images), *shape), dtype=np.float32)

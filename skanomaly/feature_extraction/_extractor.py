@@ -41,7 +41,7 @@ class FeatureExtractor(BaseExtractor):
     batch_size : int, default=16
         Images the network takes at a time. The answer does not depend on it.
     memory_limit : int, str such as "2GB", or None, default=None
-        Above it ``transform`` answers streamed features instead of stored ones.
+        Features that would take more than a quarter of it are streamed instead of stored.
     random_state : int, RandomState instance or None, default=None
         Of random weights.
     verbose : int, default=0

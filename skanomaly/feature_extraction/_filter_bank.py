@@ -24,6 +24,7 @@ from sklearn.utils import check_random_state
 from skanomaly._images import check_images, image_name, load_batch, read_image
 from skanomaly._validation import Interval, _fit_context
 from skanomaly.feature_extraction._base import BaseExtractor
+from skanomaly.feature_extraction._threads import map_images
 
 STRIDE = 8
 FIRST_LEVELS = (0, 1, 2, 3)  # first-order filters at 1, 1/2, 1/4, 1/8 of the input's size
@@ -49,7 +50,7 @@ class FilterBank(BaseExtractor):
         How: changing the aspect ratio, padding the shorter side, or cropping the longer one.
         Score maps undo it.
     memory_limit : int, str such as "2GB", or None, default=None
-        Above it ``transform`` answers streamed features instead of stored ones.
+        Features that would take more than a quarter of it are streamed instead of stored.
     random_state : int, RandomState instance or None, default=None
         Draws the patches the filters are learned from.
     verbose : int, default=0
@@ -205,16 +206,19 @@ class FilterBank(BaseExtractor):
     def _features(self, batch):
         """(b, height, width, C) float32 in [0, 1] -> {"energies": (b, h, w, D) float32}."""
         maps = np.empty((len(batch), *self.layer_shapes_["energies"]), dtype=np.float32)
-        with torch.inference_mode():
-            # One image at a time: its maps stay in the cache, and its features do not depend on
-            # the company it comes in.
-            for image, out in zip(batch, maps, strict=True):
-                tensor = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
-                raw = self._raw(tensor[None])[0].permute(1, 2, 0).numpy()  # (h, w, D)
-                np.subtract(raw, self.mean_, out=out)
-                out /= self.scale_
-                np.clip(out, -CLIP, CLIP, out=out)
+        self._tensors()
+        # An image at a time: its maps stay in the cache, and its company does not matter.
+        map_images(self._write_features, batch, maps)
         return {"energies": maps}
+
+    @torch.inference_mode()
+    def _write_features(self, image, out):
+        """One image (height, width, C) -> its standardised features into out (h, w, D)."""
+        tensor = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+        raw = self._raw(tensor[None])[0].permute(1, 2, 0).numpy()  # (h, w, D)
+        np.subtract(raw, self.mean_, out=out)
+        out /= self.scale_
+        np.clip(out, -CLIP, CLIP, out=out)
 
     def _tensors(self):
         """The filters as tensors, made once."""

@@ -113,7 +113,7 @@ class Scorers:
     def __call__(self, estimator, X, y=None):
         if self.painting is not None:
             X, y = with_synthetic_defects(X, y, **self.painting)
-        self._check_truth(y)
+        y = self._check_truth(y)
         detector, X = innermost(estimator, X)
         image_names = [name for name in self.names if name in IMAGE_METRICS]
         pixel_names = [name for name in self.names if name in PIXEL_METRICS]
@@ -131,12 +131,13 @@ class Scorers:
         return PIXEL_METRICS[name](masks, maps, **options)
 
     def _check_truth(self, y):
-        """Refuse what a metric would refuse too, in words of a search."""
+        """y as a list, refusing what a metric would refuse too, in words of a search."""
         if y is None:
             raise ValueError(
                 "the scorers need y: masks, or labels +1 (good) and -1 (defect); without any "
                 "defects use scorers(..., synthetic=True)"
             )
+        y = list(y)  # masks may be read from files at each access
         defective = is_defect(y)
         if defective.all() or not defective.any():
             raise ValueError(
@@ -152,3 +153,4 @@ class Scorers:
                 "(H, W) with None for a good image, got labels; pass the masks as y, from which "
                 "the labels of the images follow"
             )
+        return y

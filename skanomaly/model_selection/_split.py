@@ -35,7 +35,7 @@ class GoodOnlyKFold(BaseCrossValidator):
     ``search.fit(X, y)`` the model ``search.best_estimator_`` has learned from the defects too. Its
     parameters are what the search is for. Learn again from the good images, at best together with
     the threshold: ``HeldOutThreshold(search.best_estimator_).fit(X, y)`` starts from a clone and
-    leaves the defects out.
+    leaves the defects out. So does the refit of a search over ``HeldOutThreshold(pipeline)``.
 
     Examples
     --------

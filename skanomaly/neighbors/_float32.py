@@ -131,7 +131,8 @@ def _nearest_in_leaves(
     n_seeds = seeds(nearest.shape[1], n_leaves)
     values = np.empty(_LEAF, dtype=np.float32)
     bounds, waiting = np.empty(WAITING), np.empty(WAITING, dtype=np.int64)
-    measured = 0
+    widths = shorts.shape[1], queries.shape[1]
+    measured = compared = 0
     for i in range(queries.shape[0]):
         lows, limit, best, best_ids = minima[i], limits[i], nearest[i], ids[i]
         cap = cap_of(best, limit, 1.0)
@@ -143,10 +144,11 @@ def _nearest_in_leaves(
                 continue
             lows[leaf] = _BEYOND
             _values_of_leaf(fine[i], leaves[leaf], half_norms[leaf], values)
-            n = collect(
+            n, looked_at = collect(
                 values, leaf * _LEAF, order, shorts[i], row_shorts, limit, 1.0, best,
                 bounds, waiting, n,
             )  # fmt: skip
+            compared += looked_at
             if turn < n_seeds or n > WAITING - _LEAF:
                 measured += measure_waiting(
                     bounds, waiting, n, queries[i], rows, limit, best, best_ids
@@ -154,6 +156,6 @@ def _nearest_in_leaves(
                 n = 0
                 cap = cap_of(best, limit, 1.0)
         measured += measure_waiting(bounds, waiting, n, queries[i], rows, limit, best, best_ids)
-        if not is_worthwhile(measured, i + 1, order.shape[0]):
+        if not is_worthwhile(measured, compared, widths, i + 1, order.shape[0]):
             return False
     return True

@@ -71,24 +71,28 @@ def reach_of(nearest, limit):
 
 @numba.njit(cache=True, nogil=True)
 def collect(values, start, order, short, row_shorts, limit, scale, nearest, bounds, waiting, n):
-    """Append the rows of a block that may be among the nearest to the n waiting ones; new n.
+    """Append the rows of a block that may be among the nearest to the n waiting ones.
+
+    Returns how many then wait, and how many short vectors were compared.
 
     The block begins at place ``start`` of the order. A bound is a squared distance of short
     vectors, or comes from the value where there are none.
     """
     cap = cap_of(nearest, limit, scale)
     reach = reach_of(nearest, limit)
+    compared = 0
     for column in range(min(values.shape[0], order.shape[0] - start)):
         if values[column] <= cap:
             if short.shape[0] == 0:
                 bound = 2 * np.float64(values[column]) + limit[1]
             else:
                 bound = np.float64(squared_distance(short, row_shorts[start + column]))
+                compared += 1
             if bound <= reach:
                 bounds[n] = bound
                 waiting[n] = order[start + column]
                 n += 1
-    return n
+    return n, compared
 
 
 @numba.njit(cache=True, nogil=True)
@@ -151,9 +155,10 @@ def seeds(n_neighbors, n_blocks):
 
 
 @numba.njit(cache=True, nogil=True)
-def is_worthwhile(measured, n_queries, n_rows):
-    """Whether screening has left so few rows to be measured that it pays."""
-    return measured <= _WORTHWHILE_SHARE * n_rows * (n_queries + _LET_OFF)
+def is_worthwhile(measured, compared, widths, n_queries, n_rows):
+    """Whether few enough rows were measured; comparing short vectors is work in proportion."""
+    work = measured + compared * widths[0] / widths[1]
+    return work <= _WORTHWHILE_SHARE * n_rows * (n_queries + _LET_OFF)
 
 
 @numba.njit(cache=True, nogil=True)
@@ -169,7 +174,8 @@ def nearest_in_products(
     n_seeds = seeds(nearest.shape[1], n_blocks)
     values = np.empty(BLOCK, dtype=products.dtype)
     bounds, waiting = np.empty(WAITING), np.empty(WAITING, dtype=np.int64)
-    measured = 0
+    widths = shorts.shape[1], queries.shape[1]
+    measured = compared = 0
     for i in range(queries.shape[0]):
         lows, limit, best, best_ids = minima[i], limits[i], nearest[i], ids[i]
         cap = cap_of(best, limit, scale)
@@ -183,10 +189,11 @@ def nearest_in_products(
             start = block * BLOCK
             for column in range(BLOCK):
                 values[column] = half_norms[start + column] - products[i, start + column]
-            n = collect(
+            n, looked_at = collect(
                 values, start, order, shorts[i], row_shorts, limit, scale, best,
                 bounds, waiting, n,
             )  # fmt: skip
+            compared += looked_at
             if turn < n_seeds or n > WAITING - BLOCK:
                 measured += measure_waiting(
                     bounds, waiting, n, queries[i], rows, limit, best, best_ids
@@ -194,7 +201,7 @@ def nearest_in_products(
                 n = 0
                 cap = cap_of(best, limit, scale)
         measured += measure_waiting(bounds, waiting, n, queries[i], rows, limit, best, best_ids)
-        if may_give_up and not is_worthwhile(measured, i + 1, order.shape[0]):
+        if may_give_up and not is_worthwhile(measured, compared, widths, i + 1, order.shape[0]):
             return False
     return True
 
