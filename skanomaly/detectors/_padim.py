@@ -205,6 +205,17 @@ class PaDiM(BaseDetector):
             first = end
         return np.concatenate(vectors, axis=3)
 
+    def _memory_needs(self, layer_shapes, n_images):
+        height, width = np.max([shape[:2] for shape in layer_shapes.values()], axis=0)
+        n_features = sum(shape[2] for shape in layer_shapes.values())
+        d = min(self.n_components or n_features, n_features)
+        n_positions = int(height * width)
+        return {
+            "sums of products": 8 * n_positions * d * (d + 1) // 2,
+            "factors": 4 * n_positions * d * d,
+            "a batch": 4 * 4 * n_positions * d * min(n_images, BATCH_SIZE),
+        }
+
     def _score_batch(self, X):
         patch_scores = self.gaussian_.mahalanobis(self._vectors(X))
         image_maps = patch_scores

@@ -62,10 +62,7 @@ class BaseExtractor(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None)
         """
         check_is_fitted(self)
         images = check_images(X)
-        n_values = sum(np.prod(shape) for shape in self.layer_shapes_.values())
-        limit = parse_memory(self.memory_limit)
-        # A quarter of the budget for features leaves the rest to the detector that learns them.
-        if limit is not None and 4 * n_values * len(images) > limit / 4:
+        if self._streams(self.layer_shapes_, len(images)):
             return FeatureMaps.streamed(images, self._extract, self.layer_shapes_, self.image_fit)
         layers = {
             name: np.empty((len(images), *shape), dtype=np.float32)
@@ -78,6 +75,13 @@ class BaseExtractor(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None)
             frames.append(piece.frames)
             done += len(piece)
         return FeatureMaps(layers, np.concatenate(frames), self.image_fit)
+
+    def _streams(self, layer_shapes, n_images):
+        """Whether so many images' features are too much to hold."""
+        n_bytes = 4 * n_images * sum(h * w * c for h, w, c in layer_shapes.values())
+        limit = parse_memory(self.memory_limit)
+        # A quarter of the budget for features leaves the rest to the detector that learns them.
+        return limit is not None and n_bytes > limit / 4
 
     def _extract(self, images, batch_size):
         """Stored FeatureMaps of consecutive batches of images."""

@@ -37,7 +37,7 @@ class HeldOutThreshold(MetaEstimatorMixin, BaseDetector):
     cv : int or splitter, default=5
         How good images are held out. An int is the number of shuffled folds of
         :class:`GoodOnlyKFold`; a splitter, as ``LeaveOneOut()``, may hold out each image at most
-        once. More folds take more time and are less cautious.
+        once. More folds take more time and are less cautious (see Notes).
     confidence : float in (0, 1), default=0.95
         Probability of ``fpr_interval_``.
     n_jobs : int or None, default=None
@@ -59,8 +59,7 @@ class HeldOutThreshold(MetaEstimatorMixin, BaseDetector):
     fpr_interval_ : tuple (low, high)
         Where the true rate of false alarms of ``predict`` lies with probability `confidence`.
     map_fpr_interval_ : tuple (low, high)
-        The same for good images with a pixel above ``map_offset_``. The numbers are equal,
-        because both thresholds leave equally many held-out images on the wrong side.
+        The same, with equal numbers, for good images with a pixel above ``map_offset_``.
     oof_scores_ : ndarray of shape (n_held_out,), float64
         Scores of the held-out good images (out of fold), in the order of the images.
     oof_map_maxima_ : ndarray of shape (n_held_out,), float64
@@ -81,9 +80,10 @@ class HeldOutThreshold(MetaEstimatorMixin, BaseDetector):
     That is the mean over all sets of n images one might have had. The rate for the n images at
     hand is the share of the distribution below its k-th order statistic, which follows
     Beta(k, n + 1 - k) whatever the distribution [2]_ [3]_; `fpr_interval_` holds its central
-    part. Exact for one model and independent scores without ties. Here the
-    held-out scores come from one model per fold, each fitted on slightly fewer images than
-    ``estimator_``, and so are slightly low: the true rate tends to be slightly lower than stated.
+    part. Exact for one model and independent scores without ties. Here each held-out score comes
+    from a model that has seen fewer images than ``estimator_`` and finds every image a little
+    stranger: the true rate tends to be lower, often by half with 5 folds, and may lie below
+    the interval; 20 folds come closer. The upper end is what to rely on.
 
     All this is said of new images like those given. Several pictures of one piece are no
     independent images (pass `groups`), and no number of images from one day foretells another
@@ -154,7 +154,7 @@ class HeldOutThreshold(MetaEstimatorMixin, BaseDetector):
 
     @property
     def feature_names_in_(self):
-        """As the fitted estimator has it."""
+        """As the fitted estimator has them."""
         return self.estimator_.feature_names_in_
 
     @_fit_context(prefer_skip_nested_validation=False)
@@ -192,7 +192,7 @@ class HeldOutThreshold(MetaEstimatorMixin, BaseDetector):
         if len(good) == 0 and len(defects) > 0:
             raise ValueError("expected good images to learn from, got y with defects only")
         images = take_rows(X, good) if len(defects) else X
-        # First the model in use: whatever is wrong with the images is then said of all of them.
+        # The model in use first: what is wrong with the images is then said of all of them.
         self.estimator_ = clone(self.estimator).fit(images, None)
         splits = self._splits(images, None if groups is None else np.asarray(groups)[good])
         self.oof_scores_, self.oof_map_maxima_ = self._held_out(images, splits)

@@ -13,6 +13,7 @@ from skanomaly.neighbors._kernels import (
     WAITING,
     cap_of,
     collect,
+    fill_list,
     is_worthwhile,
     measure_waiting,
     seeds,
@@ -144,8 +145,12 @@ def _nearest_in_leaves(
                 continue
             lows[leaf] = _BEYOND
             _values_of_leaf(fine[i], leaves[leaf], half_norms[leaf], values)
+            if best[-1] == np.inf:
+                measured += fill_list(
+                    values, _BEYOND, leaf * _LEAF, order, queries[i], rows, best, best_ids
+                )
             n, looked_at = collect(
-                values, leaf * _LEAF, order, shorts[i], row_shorts, limit, 1.0, best,
+                values, _BEYOND, leaf * _LEAF, order, shorts[i], row_shorts, limit, 1.0, best,
                 bounds, waiting, n,
             )  # fmt: skip
             compared += looked_at

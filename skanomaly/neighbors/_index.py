@@ -212,8 +212,12 @@ class PatchIndex(BaseEstimator):
 
 def _check_matrix(matrix, name):
     """A finite matrix, float32 or float64, of numbers whose squares fit float32."""
-    matrix = check_array(matrix, dtype=[np.float32, np.float64], input_name=name)
-    largest = max(matrix.max(), -matrix.min())
+    matrix = check_array(
+        matrix, dtype=[np.float32, np.float64], ensure_all_finite=False, input_name=name
+    )
+    largest = max(matrix.max(), -matrix.min())  # NaN where there is one
+    if not np.isfinite(largest):
+        check_array(matrix, input_name=name)  # raises, and says which
     if largest > _LARGEST:
         raise ValueError(
             f"{name} must not exceed {_LARGEST:g} in magnitude; got {largest:g}. Rescale them."

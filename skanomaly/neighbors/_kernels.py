@@ -27,6 +27,8 @@ _ROOM = 1 + 4e-6
 # matrix product over all of them. The first queries of a tile are let off.
 _WORTHWHILE_SHARE = 0.09
 _LET_OFF = 8
+# Cost of a number of a short vector beside one of a row: short vectors lie in the order of use.
+_COMPARING = 0.5
 
 
 @numba.njit(cache=True, nogil=True)
@@ -70,7 +72,24 @@ def reach_of(nearest, limit):
 
 
 @numba.njit(cache=True, nogil=True)
-def collect(values, start, order, short, row_shorts, limit, scale, nearest, bounds, waiting, n):
+def fill_list(values, beyond, start, order, query, rows, nearest, ids):
+    """Measure as many rows of a block as the list holds, smallest value first; how many."""
+    measured = 0
+    while measured < nearest.shape[0]:
+        column = smallest(values)
+        if values[column] >= beyond:
+            break
+        values[column] = beyond
+        row = order[start + column]
+        _insert(nearest, ids, squared_distance(query, rows[row]), row)
+        measured += 1
+    return measured
+
+
+@numba.njit(cache=True, nogil=True)
+def collect(
+    values, beyond, start, order, short, row_shorts, limit, scale, nearest, bounds, waiting, n
+):
     """Append the rows of a block that may be among the nearest to the n waiting ones.
 
     Returns how many then wait, and how many short vectors were compared.
@@ -82,7 +101,7 @@ def collect(values, start, order, short, row_shorts, limit, scale, nearest, boun
     reach = reach_of(nearest, limit)
     compared = 0
     for column in range(min(values.shape[0], order.shape[0] - start)):
-        if values[column] <= cap:
+        if values[column] <= cap and values[column] < beyond:
             if short.shape[0] == 0:
                 bound = 2 * np.float64(values[column]) + limit[1]
             else:
@@ -157,7 +176,7 @@ def seeds(n_neighbors, n_blocks):
 @numba.njit(cache=True, nogil=True)
 def is_worthwhile(measured, compared, widths, n_queries, n_rows):
     """Whether few enough rows were measured; comparing short vectors is work in proportion."""
-    work = measured + compared * widths[0] / widths[1]
+    work = measured + _COMPARING * compared * widths[0] / widths[1]
     return work <= _WORTHWHILE_SHARE * n_rows * (n_queries + _LET_OFF)
 
 
@@ -189,8 +208,12 @@ def nearest_in_products(
             start = block * BLOCK
             for column in range(BLOCK):
                 values[column] = half_norms[start + column] - products[i, start + column]
+            if best[-1] == np.inf:
+                measured += fill_list(
+                    values, beyond, start, order, queries[i], rows, best, best_ids
+                )
             n, looked_at = collect(
-                values, start, order, shorts[i], row_shorts, limit, scale, best,
+                values, beyond, start, order, shorts[i], row_shorts, limit, scale, best,
                 bounds, waiting, n,
             )  # fmt: skip
             compared += looked_at
