@@ -5,7 +5,14 @@ from sklearn.base import _fit_context
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import validate_data
 
-__all__ = ["Interval", "StrOptions", "_fit_context", "check_array_input", "check_layers"]
+__all__ = [
+    "Interval",
+    "StrOptions",
+    "_fit_context",
+    "check_array_input",
+    "check_layers",
+    "good_rows",
+]
 
 
 def check_array_input(estimator, X, *, reset):
@@ -55,3 +62,23 @@ def check_layers(expected, got):
             f"expected features with layers {expected}, as in fit, got {got}; "
             "use the extractor the detector was fitted with"
         )
+
+
+def good_rows(y, n_samples):
+    """Indices of the images that y does not mark as defects.
+
+    y is None, labels (+1 good, -1 defect) or masks (any True pixel: defect; None: good). Anything
+    else is ignored, as scikit-learn's detectors do. Raises ValueError where none is good.
+    """
+    every = np.arange(n_samples)
+    if y is None or not hasattr(y, "__len__") or len(y) != n_samples:
+        return every
+    if any(one is None or np.ndim(one) == 2 for one in y):
+        is_good = np.array([one is None or not np.any(one) for one in y])
+    elif np.ndim(y) == 1 and set(np.unique(y)) == {-1, 1}:
+        is_good = np.asarray(y) == 1
+    else:
+        return every
+    if not is_good.any():
+        raise ValueError("y marks every image as a defect; a detector learns from good images")
+    return every[is_good]

@@ -14,6 +14,7 @@ from skanomaly._validation import (
     _fit_context,
     check_array_input,
     check_layers,
+    good_rows,
 )
 from skanomaly.feature_maps import FeatureMaps
 
@@ -48,9 +49,10 @@ class BaseDetector(OutlierMixin, BaseEstimator):
         Parameters
         ----------
         X : FeatureMaps of shape (n,), or array of shape (n, h, w, d) or (n, d)
-            Features of good images only. A row of a 2-D array is an image of one patch.
-        y : Ignored
-            Not used, present for API consistency by convention.
+            Features of good images. A row of a 2-D array is an image of one patch.
+        y : array of shape (n,), masks, or None, default=None
+            Labels, +1 good and -1 defect, or masks: images marked as defects are left out, so
+            that a search may refit on all it was given. Anything else is ignored.
 
         Returns
         -------
@@ -62,6 +64,7 @@ class BaseDetector(OutlierMixin, BaseEstimator):
             X is empty, holds NaN, or is images instead of features.
         """
         maps = self._check_X(X, reset=True)
+        maps = maps[good_rows(y, len(maps))]
         self._fit(maps)
         # In-sample scores, as scikit-learn's detectors have it. A memory bank knows its own
         # images too well: for a promise on unseen parts take the threshold from held-out images.

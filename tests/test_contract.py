@@ -24,6 +24,7 @@ from skanomaly import (
     score_map,
 )
 from skanomaly._image_fit import ImageFit
+from skanomaly.feature_maps import concatenate
 
 DETECTORS = [PatchCore(random_state=0), PaDiM(random_state=0)]
 EXTRACTORS = [
@@ -143,6 +144,24 @@ def test_table_of_signs_and_shapes(detector):
     verdicts = detector.predict(X)
     assert verdicts.dtype.kind == "i" and set(verdicts[bad]) == {-1}
     assert np.array_equal(verdicts, np.where(decision < 0, -1, 1))
+
+
+@each_detector
+@pytest.mark.parametrize("kind", ["labels", "masks", "list of masks"])
+def test_images_marked_as_defects_are_not_learned_from(detector, kind):
+    good, bad = features(20), with_defect(features(8, 1))[:4]
+    both = concatenate([good, bad])
+    masks = np.zeros((24, 50, 31), bool)
+    masks[20:, 3, 3] = True
+    y = {
+        "labels": np.repeat([1, -1], [20, 4]),
+        "masks": masks,
+        "list of masks": [*[None] * 20, *masks[20:]],
+    }[kind]
+    expected = clone(detector).fit(good).score_samples(bad)
+    assert np.array_equal(clone(detector).fit(both, y).score_samples(bad), expected)
+    with pytest.raises(ValueError, match="marks every image as a defect"):
+        clone(detector).fit(bad, masks[20:])
 
 
 @each_detector
@@ -365,6 +384,14 @@ def test_other_channels_are_refused(extractor):
     extractor = clone(extractor).fit(images())
     with pytest.raises(ValueError, match="image 0: expected 3 channels, got 5"):
         extractor.transform(np.zeros((2, 72, 72, 5), np.uint8))
+
+
+def test_filters_are_not_learned_from_defects():
+    both = np.concatenate([images(6), 255 - images(3, 1)])
+    y = np.repeat([1, -1], [6, 3])
+    bank = EXTRACTORS[0]
+    expected = clone(bank).fit(images(6)).transform(both).arrays()["energies"]
+    assert np.array_equal(clone(bank).fit(both, y).transform(both).arrays()["energies"], expected)
 
 
 @each_extractor

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from sklearn.utils import check_random_state
 
 from skanomaly._images import check_images, image_name, load_batch, read_image
-from skanomaly._validation import Interval, _fit_context
+from skanomaly._validation import Interval, _fit_context, good_rows
 from skanomaly.feature_extraction._base import BaseExtractor
 from skanomaly.feature_extraction._threads import map_images
 
@@ -112,8 +112,9 @@ class FilterBank(BaseExtractor):
         ----------
         X : list of paths, arrays or PIL images, or array of shape (n, H, W[, C])
             At most 40 of them, evenly spaced, are used.
-        y : Ignored
-            Not used, present for API consistency by convention.
+        y : array of shape (n,), masks, or None, default=None
+            Labels, +1 good and -1 defect, or masks: images marked as defects are left out.
+            Anything else is ignored.
 
         Returns
         -------
@@ -137,8 +138,9 @@ class FilterBank(BaseExtractor):
             )
         first = read_image(images[0], image_name(images[0], 0))
         self.n_channels_in_ = 3 if first.shape[2] == 1 else first.shape[2]
-        n_used = min(N_LEARNING_IMAGES, len(images))
-        chosen = np.linspace(0, len(images) - 1, n_used).astype(int)
+        good = good_rows(y, len(images))
+        n_used = min(N_LEARNING_IMAGES, len(good))
+        chosen = good[np.linspace(0, len(good) - 1, n_used).astype(int)]
         batch, _ = load_batch(images, chosen, image_fit, self.n_channels_in_)
         batch = torch.from_numpy(np.ascontiguousarray(batch.transpose(0, 3, 1, 2)))
         rng = check_random_state(self.random_state)
