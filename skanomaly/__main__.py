@@ -90,8 +90,8 @@ def run_demo(options):
     print(f"made {len(data.train.images)} good pictures to learn from, 20 good and 20 bad to judge")
     model = _model(FilterBank(image_size=192, random_state=0), 0.02, 0.02, 0)
     model.fit(data.train.images)
-    decision = model.decision_function(data.test.images)
-    maps = model.score_map(data.test.images)
+    scores, maps = model.score_samples_and_map(data.test.images)
+    decision = scores - model.offset_
     verdicts = np.where(decision < 0, -1, 1)
 
     good, bad = data.test.target == 1, data.test.target == -1
@@ -148,10 +148,8 @@ def run_inspect(options):
         table.writerow(["name", "score", "verdict", "heat_map"])
         for first in range(0, len(images), CHUNK):
             part = images[first : first + CHUNK]
-            features = model.estimator_[:-1].transform(part)
-            scores = model.estimator_[-1].score_samples(features) - model.offset_
-            maps = model.estimator_[-1].score_map(features)
-            for image, score, one_map in zip(part, scores, maps, strict=True):
+            scores, maps = model.score_samples_and_map(part)
+            for image, score, one_map in zip(part, scores - model.offset_, maps, strict=True):
                 heat_map = _heat_map_name(Path(image), n_alike)
                 save_score_map(options.output / heat_map, image, one_map, vmin=vmin, vmax=vmax)
                 verdict = "defect" if score < 0 else "good"

@@ -3,7 +3,7 @@
 from numbers import Real
 
 import numpy as np
-from sklearn.base import BaseEstimator, OutlierMixin, clone
+from sklearn.base import BaseEstimator, OutlierMixin
 from sklearn.pipeline import Pipeline as _SklearnPipeline
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
@@ -18,7 +18,7 @@ from skanomaly._validation import (
 )
 from skanomaly.feature_maps import FeatureMaps
 
-__all__ = ["BaseDetector", "Pipeline", "estimate_memory", "score_map"]
+__all__ = ["BaseDetector", "Pipeline", "score_map"]
 
 
 class BaseDetector(OutlierMixin, BaseEstimator):
@@ -83,15 +83,33 @@ class BaseDetector(OutlierMixin, BaseEstimator):
         ndarray of shape (n, H, W), float32, or list of n arrays (H, W)
             The higher, the more abnormal; a list where the images' sizes differ.
         """
+        return self.score_samples_and_map(X)[1]
+
+    def score_samples_and_map(self, X):
+        """Scores and heat maps in one pass over the images.
+
+        Parameters
+        ----------
+        X : as in fit
+
+        Returns
+        -------
+        scores : ndarray of shape (n,), float64
+            As from ``score_samples``: the lower, the more abnormal.
+        maps : ndarray of shape (n, H, W), float32, or list of n arrays (H, W)
+            As from ``score_map``: the higher, the more abnormal.
+        """
         check_is_fitted(self)
-        maps = []
+        scores, maps = [], []
         for piece in self._check_X(X, reset=False).batches():
-            patch_scores, _ = self._score_batch(piece)
+            patch_scores, image_scores = self._score_batch(piece)
+            scores.append(self._final_image_scores(piece, patch_scores, image_scores))
             maps += [
-                piece.image_fit.to_frame(scores, frame, self.sigma)
-                for scores, frame in zip(patch_scores, piece.frames, strict=True)
+                piece.image_fit.to_frame(one, frame, self.sigma)
+                for one, frame in zip(patch_scores, piece.frames, strict=True)
             ]
-        return np.stack(maps) if len({m.shape for m in maps}) == 1 else maps
+        alike = len({one.shape for one in maps}) == 1
+        return np.concatenate(scores), np.stack(maps) if alike else maps
 
     def score_samples(self, X):
         """Score of each image: the lower, the more abnormal.
@@ -138,15 +156,16 @@ class BaseDetector(OutlierMixin, BaseEstimator):
         raise NotImplementedError(f"{type(self).__name__} has no forecast of its memory")
 
     def _image_scores(self, maps):
-        """(n,) float64, low for a defect: the one place where the sign turns."""
-        scores = np.concatenate([self._batch_image_scores(piece) for piece in maps.batches()])
-        return -scores.astype(np.float64)
+        """(n,) float64, low for a defect."""
+        return np.concatenate(
+            [self._final_image_scores(piece, *self._score_batch(piece)) for piece in maps.batches()]
+        )
 
-    def _batch_image_scores(self, piece):
-        patch_scores, image_scores = self._score_batch(piece)
+    def _final_image_scores(self, piece, patch_scores, image_scores):
+        """(b,) float64, low for a defect: the one place where the sign turns."""
         if self.image_score == "map_max":
-            return piece.image_fit.smooth(patch_scores, self.sigma).max(axis=(1, 2))
-        return image_scores
+            image_scores = piece.image_fit.smooth(patch_scores, self.sigma).max(axis=(1, 2))
+        return -image_scores.astype(np.float64)
 
     def _check_X(self, X, *, reset):
         """X as FeatureMaps; its kind must be that of fit."""
@@ -240,44 +259,3 @@ def score_map(estimator, X):
             f"got {type(estimator).__name__}; an unfitted search must be fitted first"
         )
     return estimator.score_map(X)
-
-
-def estimate_memory(pipeline, X, *, n_images=None):
-    """Forecast what a fit would hold in memory, before it starts.
-
-    Parameters
-    ----------
-    pipeline : Pipeline
-        Extractor and detector, fitted or not; it is left as it is.
-    X : images, as the pipeline's ``fit`` takes them
-        The first two are looked at.
-    n_images : int, default=None
-        Forecast for so many images like these; None: as many as X has.
-
-    Returns
-    -------
-    dict of str to int
-        Bytes by what they are for, all held at the same time at the widest point, and their
-        ``"total"``. The interpreter and its libraries come on top.
-
-    Examples
-    --------
-    >>> from skanomaly import FilterBank, PatchCore, Pipeline, estimate_memory
-    >>> from skanomaly.datasets import make_textures
-    >>> pipe = Pipeline([("features", FilterBank()), ("detector", PatchCore())])
-    >>> needs = estimate_memory(pipe, make_textures(2, size=64), n_images=1000)
-    >>> f"{needs['features'] / 1e6:.0f} MB"
-    '423 MB'
-    """
-    if not isinstance(pipeline, _SklearnPipeline) or len(pipeline) < 2:
-        raise TypeError(
-            f"expected a Pipeline of extractor and detector, got {type(pipeline).__name__}"
-        )
-    sample = X[:2]
-    maps = clone(pipeline[:-1]).fit(sample).transform(sample)
-    n_images = len(X) if n_images is None else n_images
-    n_values = sum(h * w * c for h, w, c in maps.layer_shapes.values())
-    would_stream = pipeline[-2]._streams(maps.layer_shapes, n_images)
-    needs = {"features": 0 if would_stream else 4 * n_values * n_images}
-    needs |= pipeline[-1]._memory_needs(maps.layer_shapes, n_images)
-    return {**needs, "total": sum(needs.values())}

@@ -26,6 +26,7 @@ RANKS = {
     "density": 2,
     "metrics": 2,
     "base": 3,
+    "memory": 3,
     "feature_extraction": 3,
     "detectors": 4,
     "model_selection": 5,

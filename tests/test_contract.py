@@ -171,6 +171,15 @@ def test_contamination_is_the_share_below_the_threshold(detector):
 
 
 @each_detector
+def test_one_pass_gives_both_scores_and_maps(detector):
+    detector = clone(detector).fit(features())
+    X = with_defect(features(20, 1))
+    scores, maps = detector.score_samples_and_map(X)
+    assert np.array_equal(scores, detector.score_samples(X))
+    assert np.array_equal(maps, detector.score_map(X))
+
+
+@each_detector
 def test_offset_can_be_set_by_hand(detector):
     detector = clone(detector).fit(features())
     detector.offset_ = -np.inf
@@ -247,7 +256,10 @@ def test_used_and_unused_detectors_pickle_alike(detector):
 
 
 @each_detector
-@pytest.mark.parametrize("method", ["predict", "decision_function", "score_samples", "score_map"])
+@pytest.mark.parametrize(
+    "method",
+    ["predict", "decision_function", "score_samples", "score_map", "score_samples_and_map"],
+)
 def test_unfitted_detectors_say_so(detector, method):
     with pytest.raises(NotFittedError):
         getattr(clone(detector), method)(features())

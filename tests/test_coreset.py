@@ -7,6 +7,7 @@ import threading
 import numba
 import numpy as np
 import pytest
+from oracles_coreset import covering_radius, sequential_greedy, sequential_greedy_float64
 from sklearn.random_projection import GaussianRandomProjection
 
 from skanomaly.coreset import (
@@ -17,7 +18,6 @@ from skanomaly.coreset import (
     greedy_order,
 )
 from skanomaly.coreset._torch import greedy_order_torch
-from tests.oracles_coreset import covering_radius, sequential_greedy, sequential_greedy_float64
 
 
 @pytest.fixture

@@ -83,7 +83,7 @@ class PatchCore(BaseDetector):
     >>> from skanomaly import FilterBank, PatchCore, Pipeline
     >>> from skanomaly.datasets import make_defects, make_textures
     >>> good = make_textures(20, size=(64, 64), random_state=0)
-    >>> bad, masks, kinds = make_defects(good[:5], random_state=0)
+    >>> bad, masks, kinds = make_defects(good[:5], kinds=["blur"], size=2, random_state=0)
     >>> features = FilterBank(image_size=64, random_state=0)
     >>> pipe = Pipeline([("features", features), ("detector", PatchCore(random_state=0))])
     >>> pipe.fit(good).predict(bad)

@@ -5,11 +5,10 @@ from numbers import Integral
 import numpy as np
 
 from skanomaly import metrics
-from skanomaly.base import score_map
 from skanomaly.metrics._inputs import is_defect
 from skanomaly.metrics._regions import check_max_fpr
+from skanomaly.model_selection._inner import scores_and_maps
 from skanomaly.model_selection._synthetic import with_synthetic_defects
-from skanomaly.model_selection._threshold import innermost
 
 IMAGE_METRICS = {
     "image_auroc": metrics.image_roc_auc_score,
@@ -114,16 +113,15 @@ class Scorers:
         if self.painting is not None:
             X, y = with_synthetic_defects(X, y, **self.painting)
         y = self._check_truth(y)
-        detector, X = innermost(estimator, X)
         image_names = [name for name in self.names if name in IMAGE_METRICS]
         pixel_names = [name for name in self.names if name in PIXEL_METRICS]
-        values = {}
-        if image_names:
-            scores = -detector.score_samples(X)
-            values.update({name: IMAGE_METRICS[name](y, scores) for name in image_names})
         if pixel_names:
-            maps = score_map(detector, X)
-            values.update({name: self._judge_maps(name, y, maps) for name in pixel_names})
+            scores, maps = scores_and_maps(estimator, X)
+        else:
+            scores = estimator.score_samples(X)
+        values = {name: IMAGE_METRICS[name](y, -scores) for name in image_names}
+        for name in pixel_names:
+            values[name] = self._judge_maps(name, y, maps)
         return {name: values[name] for name in self.names}
 
     def _judge_maps(self, name, masks, maps):

@@ -4,18 +4,17 @@ from numbers import Integral, Real
 
 import numpy as np
 from sklearn.base import MetaEstimatorMixin, clone
-from sklearn.frozen import FrozenEstimator
 from sklearn.model_selection import check_cv
-from sklearn.pipeline import Pipeline
 from sklearn.utils import gen_batches, get_tags, indexable
 from sklearn.utils.parallel import Parallel, delayed
 from sklearn.utils.validation import check_is_fitted
 from tqdm.auto import tqdm
 
 from skanomaly._validation import Interval, _fit_context
-from skanomaly.base import BaseDetector, score_map
+from skanomaly.base import BaseDetector
 from skanomaly.feature_maps import BATCH_SIZE
 from skanomaly.model_selection._conformal import rate_interval, threshold_rank
+from skanomaly.model_selection._inner import scores_and_maps
 from skanomaly.model_selection._split import GoodOnlyKFold, good_and_defects, take_rows
 
 
@@ -257,8 +256,8 @@ class HeldOutThreshold(MetaEstimatorMixin, BaseDetector):
         check_is_fitted(self)
         return self.estimator_.score_samples(X)
 
-    def score_map(self, X):
-        """Heat maps in the images' own pixels; see ``map_offset_`` for a threshold on them.
+    def score_samples_and_map(self, X):
+        """Scores and heat maps in one pass; see ``map_offset_`` for a threshold on the maps.
 
         Parameters
         ----------
@@ -266,26 +265,13 @@ class HeldOutThreshold(MetaEstimatorMixin, BaseDetector):
 
         Returns
         -------
-        ndarray of shape (n, H, W), float32, or list of n arrays (H, W)
+        scores : ndarray of shape (n,), float64
+            The lower, the more abnormal.
+        maps : ndarray of shape (n, H, W), float32, or list of n arrays (H, W)
             The higher, the more abnormal; a list where the images' sizes differ.
         """
         check_is_fitted(self)
-        return score_map(self.estimator_, X)
-
-
-def innermost(estimator, X):
-    """The detector within, and X as the steps before it make it: features are made once."""
-    if isinstance(estimator, Pipeline):
-        X = estimator[:-1].transform(X) if len(estimator) > 1 else X
-        return innermost(estimator[-1], X)
-    if hasattr(estimator, "best_estimator_"):  # a fitted search
-        return innermost(estimator.best_estimator_, X)
-    if isinstance(estimator, HeldOutThreshold):
-        check_is_fitted(estimator)
-        return innermost(estimator.estimator_, X)
-    if isinstance(estimator, FrozenEstimator):
-        return innermost(estimator.estimator, X)
-    return estimator, X
+        return scores_and_maps(self.estimator_, X)
 
 
 def _score_held_out(estimator, images, train, test):
@@ -293,7 +279,6 @@ def _score_held_out(estimator, images, train, test):
     estimator.fit(take_rows(images, train), None)
     parts = []
     for part in gen_batches(len(test), BATCH_SIZE):
-        detector, features = innermost(estimator, take_rows(images, test[part]))
-        maxima = [heat_map.max() for heat_map in score_map(detector, features)]
-        parts.append([detector.score_samples(features), maxima])
+        scores, maps = scores_and_maps(estimator, take_rows(images, test[part]))
+        parts.append([scores, [heat_map.max() for heat_map in maps]])
     return np.concatenate(parts, axis=1)

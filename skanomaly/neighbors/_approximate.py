@@ -8,6 +8,8 @@ from skanomaly.neighbors._plain import PlainSearch
 # With fewer rows a graph has nothing to gain.
 _FEWEST_ROWS = 512
 _GRAPH_NEIGHBORS = 30
+# The walk through the graph keeps as many rows as it is asked for: with few it strays.
+_FEWEST_ASKED = 10
 _PLAIN_BYTES = 8 << 20
 
 
@@ -47,7 +49,7 @@ class ApproximateSearch:
         ids = np.full((len(queries), n_neighbors), -1, dtype=np.int64)
         found = np.zeros(len(queries), dtype=bool)
         if self.graph is not None:
-            columns, _ = self.graph.query(queries, k=n_neighbors)
+            columns, _ = self.graph.query(queries, k=max(n_neighbors, _FEWEST_ASKED))
             found = (columns >= 0).all(axis=1)  # the graph may fail to find enough rows
             measure(columns.astype(np.int64), found, queries, self.rows, nearest, ids)
         if not found.all():
