@@ -22,7 +22,7 @@ from skanomaly.metrics import image_roc_auc_score, pixel_roc_auc_score
 from skanomaly.model_selection import HeldOutThreshold
 
 SCORES_FILE = "scores.csv"
-FULL_GLOW = 1.4  # score, in multiples of the map's threshold, of the brightest colour
+FULL_GLOW = 1.25  # score, in multiples of the map's threshold, of the brightest colour
 CHUNK = 64  # images inspected at a time: their maps are never all in memory
 
 
@@ -162,7 +162,9 @@ def run_inspect(options):
 
 def _model(features, coreset_ratio, target_fpr, random_state):
     """The pipeline of the command line, with an honest threshold."""
-    detector = PatchCore(coreset_ratio=coreset_ratio, random_state=random_state)
+    detector = PatchCore(
+        coreset_ratio=coreset_ratio, image_score="map_max", random_state=random_state
+    )
     pipe = Pipeline([("features", features), ("detector", detector)])
     return HeldOutThreshold(pipe, target_fpr=target_fpr, random_state=random_state)
 

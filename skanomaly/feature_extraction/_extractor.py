@@ -1,17 +1,21 @@
 """FeatureExtractor: the inner layers of a pretrained network as features."""
 
+import logging
 from numbers import Integral
 from pathlib import Path
 
 import numpy as np
 import torch
-from sklearn.utils import check_random_state
+from sklearn.utils import check_random_state, gen_batches
 from sklearn.utils.validation import check_is_fitted
 
 from skanomaly._images import check_images
 from skanomaly._validation import Interval, StrOptions, _fit_context
 from skanomaly.feature_extraction import _backbones as backbones
 from skanomaly.feature_extraction._base import BaseExtractor
+from skanomaly.feature_extraction._packing import can_pack, has_fast_bfloat16, pack
+
+logger = logging.getLogger("skanomaly")
 
 
 class FeatureExtractor(BaseExtractor):
@@ -34,12 +38,13 @@ class FeatureExtractor(BaseExtractor):
     resize : {"stretch", "pad", "crop"}, default="stretch"
         How: changing the aspect ratio, padding the shorter side, or cropping the longer one.
         Score maps undo it.
-    dtype : {"float32", "bfloat16"}, default="float32"
-        Precision of the network. Features are float32 either way.
+    dtype : {"float32", "bfloat16", "auto"}, default="float32"
+        Precision of the network; "auto" takes bfloat16 where the processor multiplies it in
+        hardware. Features are float32 either way.
     device : str, default="auto"
         "cpu", "cuda", ...; "auto" takes a GPU where there is one.
     batch_size : int, default=16
-        Images the network takes at a time. The answer does not depend on it.
+        Images read, and on a GPU computed, at a time. The answer does not depend on it.
     memory_limit : int, str such as "2GB", or None, default=None
         Features that would take more than a quarter of it are streamed instead of stored.
     random_state : int, RandomState instance or None, default=None
@@ -82,7 +87,7 @@ class FeatureExtractor(BaseExtractor):
         "backbone": [str, torch.nn.Module],
         "layers": [None, str, "array-like"],
         "weights": [None, str, Path],
-        "dtype": [StrOptions({"float32", "bfloat16"})],
+        "dtype": [StrOptions({"float32", "bfloat16", "auto"})],
         "device": [str],
         "batch_size": [Interval(Integral, 1, None, closed="left")],
     }
@@ -173,6 +178,13 @@ class FeatureExtractor(BaseExtractor):
 
     def _features(self, batch):
         """(b, height, width, C) float32 in [0, 1] -> {layer: (b, h, w, C) float32}."""
+        # A packed network takes one image at a time: its maps stay in the cache.
+        self._trimmed_network()
+        step = 1 if self._is_packed else len(batch)
+        pieces = [self._arrays(batch[part]) for part in gen_batches(len(batch), step)]
+        return {name: np.concatenate([p[name] for p in pieces]) for name in pieces[0]}
+
+    def _arrays(self, batch):
         maps = self._forward(batch)
         return {
             name: backbones.channels_last(m, self.backbone).float().cpu().numpy()
@@ -181,14 +193,14 @@ class FeatureExtractor(BaseExtractor):
 
     def _forward(self, batch):
         network = self._trimmed_network()
-        parameter = next(network.parameters())
+        device, dtype = self._placement
         with torch.inference_mode():
-            images = torch.from_numpy(batch).permute(0, 3, 1, 2).to(parameter.device)
+            images = torch.from_numpy(batch).permute(0, 3, 1, 2).to(device)
             if self.n_channels_in_ == 3:
-                mean = torch.tensor(backbones.IMAGENET_MEAN, device=parameter.device)
-                std = torch.tensor(backbones.IMAGENET_STD, device=parameter.device)
+                mean = torch.tensor(backbones.IMAGENET_MEAN, device=device)
+                std = torch.tensor(backbones.IMAGENET_STD, device=device)
                 images = (images - mean[:, None, None]) / std[:, None, None]
-            return network(images.to(parameter.dtype).contiguous(memory_format=torch.channels_last))
+            return network(images.to(dtype).contiguous(memory_format=torch.channels_last))
 
     def _trimmed_network(self):
         """The network on its device, rebuilt from weights_ on first use."""
@@ -204,11 +216,22 @@ class FeatureExtractor(BaseExtractor):
         device = self.device
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
-        dtype = getattr(torch, self.dtype)
-        return network.to(device=device, dtype=dtype, memory_format=torch.channels_last)
+        dtype = getattr(torch, self._precision(device))
+        network = network.to(device=device, dtype=dtype, memory_format=torch.channels_last)
+        self._placement = (torch.device(device), dtype)
+        self._is_packed = device == "cpu" and can_pack()
+        return pack(network) if self._is_packed else network
+
+    def _precision(self, device):
+        """Name of the precision in use."""
+        if self.dtype != "auto":
+            return self.dtype
+        is_fast = device != "cpu" or has_fast_bfloat16()
+        logger.info("bfloat16 is %s here", "fast and taken" if is_fast else "slow: float32 taken")
+        return "bfloat16" if is_fast else "float32"
 
     def _batch_size(self):
         return self.batch_size
 
     def __getstate__(self):
-        return {**super().__getstate__(), "_network": None}
+        return {**super().__getstate__(), "_network": None, "_placement": None}

@@ -1,0 +1,94 @@
+"""How fast are a backbone's features, beside the eager module that computes the same layers?
+
+    python benchmarks/bench_extraction.py
+
+Random weights serve for time. The competitor is torchvision's own feature extractor around the
+network as it comes (float32, no folding, default memory format), on images that are normalised
+already; ours starts from images in [0, 1] and ends at numpy arrays. One JSON goes to
+benchmarks/results.
+"""
+
+import json
+import platform
+import statistics
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from torchvision import models
+from torchvision.models.feature_extraction import create_feature_extractor
+
+from skanomaly import FeatureExtractor
+
+BACKBONES = ("resnet18", "wide_resnet50_2")
+LAYERS = ("layer2", "layer3")
+BATCH_SIZES = (1, 16)
+SECONDS = 5.0  # each method is run for so long, after two warm-up calls
+ROUNDS = 3  # methods take turns, so that a busy moment hits all of them
+RESULT = Path(__file__).parent / "results" / "bench_extraction.json"
+
+
+def ms_per_image(calls, n_images):
+    """Median time of each named call, all taking turns."""
+    times = {name: [] for name in calls}
+    with torch.inference_mode():
+        for call in calls.values():
+            call(), call()
+        for _ in range(ROUNDS):
+            for name, call in calls.items():
+                end = time.perf_counter() + SECONDS / ROUNDS
+                while time.perf_counter() < end:
+                    began = time.perf_counter()
+                    call()
+                    times[name].append(time.perf_counter() - began)
+    return {name: 1000 * statistics.median(t) / n_images for name, t in times.items()}
+
+
+def measure(backbone, batch_size):
+    images = np.random.default_rng(0).random((batch_size, 224, 224, 3), dtype=np.float32)
+    torch.manual_seed(0)
+    network = models.get_model(backbone, weights=None).eval()
+    eager = create_feature_extractor(network, list(LAYERS)).eval()
+    tensor = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
+    ours = {
+        dtype: FeatureExtractor(network, layers=LAYERS, dtype=dtype, device="cpu").fit()
+        for dtype in ("float32", "bfloat16")
+    }
+    times = ms_per_image(
+        {
+            "eager, whole network": lambda: network(tensor),
+            "eager, same layers": lambda: eager(tensor),
+            "float32": lambda: ours["float32"]._features(images),
+            "bfloat16": lambda: ours["bfloat16"]._features(images),
+        },
+        batch_size,
+    )
+    row = {"backbone": backbone, "batch_size": batch_size, "ms_per_image": times}
+    for dtype in ours:
+        row[f"ratio, {dtype}"] = times["eager, same layers"] / times[dtype]
+    print(
+        f"{backbone:<18} batch {batch_size:<3}"
+        + "  ".join(f"{name} {t:.1f} ms" for name, t in times.items())
+        + f"   float32 {row['ratio, float32']:.2f}x, bfloat16 {row['ratio, bfloat16']:.2f}x",
+        flush=True,
+    )
+    return row
+
+
+def main():
+    results = [measure(name, size) for name in BACKBONES for size in BATCH_SIZES]
+    record = {
+        "benchmark": "extraction",
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "processor": platform.machine(),
+        "results": results,
+    }
+    RESULT.parent.mkdir(exist_ok=True)
+    RESULT.write_text(json.dumps(record) + "\n")
+    print(f"written to {RESULT}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,164 @@
+"""Make a trimmed network fast on an x86 processor: packed weights, fused element-wise steps.
+
+oneDNN keeps convolution weights in a layout of its own. Eager torch rearranges them at every call
+and writes each intermediate map to memory; here weights are rearranged once, and ReLU and the sum
+of a residual block happen while the convolution's result is still in the cache. The numbers are
+the same up to the order of rounding.
+"""
+
+import operator
+import platform
+
+import torch
+import torch.nn.functional as F
+
+_SUMS = (operator.add, operator.iadd, torch.add)
+_RELUS = (F.relu, torch.relu, F.relu_, torch.relu_)
+
+
+def can_pack():
+    """Whether this processor and this torch have packed convolutions."""
+    return (
+        platform.machine() in ("x86_64", "AMD64")
+        and torch.backends.mkldnn.is_available()
+        and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
+        and hasattr(torch._C._nn, "mkldnn_reorder_conv2d_weight")
+    )
+
+
+def has_fast_bfloat16():
+    """Whether this processor multiplies bfloat16 numbers in hardware."""
+    supports = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(supports.get("avx512_bf16") or supports.get("amx_bf16"))
+
+
+class PackedConvolution(torch.nn.Module):
+    """A convolution with packed weights, then an optional sum with another map, then ReLU.
+
+    The best layout depends on the input's shape: weights are packed for the first one seen, and
+    every later input must have it.
+    """
+
+    def __init__(self, convolution, relu):
+        super().__init__()
+        c = convolution
+        self.geometry = (list(c.padding), list(c.stride), list(c.dilation), c.groups)
+        self.after = "relu" if relu else None
+        self.weight = c.weight.detach()
+        self.bias = None if c.bias is None else c.bias.detach()
+        self.is_packed = False
+
+    def forward(self, x, other=None):
+        if not self.is_packed:
+            self.weight = torch._C._nn.mkldnn_reorder_conv2d_weight(
+                self.weight.to_mkldnn(), *self.geometry, list(x.shape)
+            )
+            self.is_packed = True
+        if other is None:
+            return torch.ops.mkldnn._convolution_pointwise(
+                x, self.weight, self.bias, *self.geometry, self.after or "none", [], ""
+            )
+        return torch.ops.mkldnn._convolution_pointwise.binary(
+            x, other, self.weight, self.bias, *self.geometry, "add", 1.0, self.after, [], None
+        )
+
+
+class SlicedMaxPool(torch.nn.Module):
+    """Max pooling by shifted slices, rows first: torch's own is slow where channels are last."""
+
+    def __init__(self, pool):
+        super().__init__()
+        self.kernel, self.stride, self.padding = (
+            _pair(v) for v in (pool.kernel_size, pool.stride, pool.padding)
+        )
+        self.ceil_mode = pool.ceil_mode
+
+    def forward(self, x):
+        for axis in (2, 3):
+            x = self._along(x, axis)
+        return x
+
+    def _along(self, x, axis):
+        kernel, stride, before = (v[axis - 2] for v in (self.kernel, self.stride, self.padding))
+        n = x.shape[axis]
+        n_out = (n + 2 * before - kernel) // stride + 1
+        if (
+            self.ceil_mode
+            and n_out * stride < n + before
+            and (n_out - 1) * stride + kernel < n + 2 * before
+        ):
+            n_out += 1  # a last window that hangs over, as long as it starts inside
+        after = (n_out - 1) * stride + kernel - n - before
+        if before or after > 0:
+            border = [before, max(after, 0)]
+            x = F.pad(x, border if axis == 3 else [0, 0, *border], value=float("-inf"))
+        reach = (n_out - 1) * stride + 1
+        slices = [x.narrow(axis, i, reach) for i in range(kernel)]
+        slices = [s[:, :, ::stride] if axis == 2 else s[:, :, :, ::stride] for s in slices]
+        largest = slices[0]
+        for one in slices[1:]:
+            largest = torch.maximum(largest, one)
+        return largest
+
+
+def pack(network):
+    """Replace a traced network's convolutions, and what follows them, in place.
+
+    Parameters
+    ----------
+    network : torch.fx.GraphModule
+        In evaluation mode, on the CPU, in its final precision.
+    """
+    modules = dict(network.named_modules())
+    for node in list(network.graph.nodes):
+        module = modules.get(node.target) if node.op == "call_module" else None
+        if isinstance(module, torch.nn.Conv2d) and _is_plain(module):
+            _replace(network, node, module, modules)
+        elif isinstance(module, torch.nn.MaxPool2d) and _pair(module.dilation) == (1, 1):
+            network.add_submodule(f"sliced_{node.name}", SlicedMaxPool(module))
+            node.target = f"sliced_{node.name}"
+    network.graph.eliminate_dead_code()
+    network.delete_all_unused_submodules()
+    network.recompile()
+    return network
+
+
+def _is_plain(convolution):
+    return convolution.padding_mode == "zeros" and not isinstance(convolution.padding, str)
+
+
+def _replace(network, node, convolution, modules):
+    """One convolution, with the sum and ReLU after it where nothing else needs what is between."""
+    last, other = node, None
+    summed = _only_user(last)
+    if summed is not None and summed.target in _SUMS and len(summed.args) == 2:
+        rest = [a for a in summed.args if a is not last]
+        relu = _only_user(summed)
+        if len(rest) == 1 and isinstance(rest[0], torch.fx.Node) and _is_relu(relu, modules):
+            last, other = summed, rest[0]
+    relu = _only_user(last)
+    if _is_relu(relu, modules):
+        last = relu
+    name = f"packed_{node.name}"
+    network.add_submodule(name, PackedConvolution(convolution, relu=last is relu))
+    with network.graph.inserting_before(last):
+        inputs = (node.args[0],) if other is None else (node.args[0], other)
+        packed = network.graph.call_module(name, inputs)
+    last.replace_all_uses_with(packed)
+    network.graph.erase_node(last)
+
+
+def _only_user(node):
+    return next(iter(node.users)) if node is not None and len(node.users) == 1 else None
+
+
+def _is_relu(node, modules):
+    if node is None:
+        return False
+    if node.op == "call_module":
+        return isinstance(modules.get(node.target), torch.nn.ReLU)
+    return node.target in _RELUS or (node.op == "call_method" and node.target in ("relu", "relu_"))
+
+
+def _pair(value):
+    return tuple(value) if isinstance(value, (tuple, list)) else (value, value)

@@ -1,0 +1,87 @@
+"""Packed networks answer what the plain ones do."""
+
+import numpy as np
+import pytest
+import torch
+from torchvision import models
+
+from skanomaly import FeatureExtractor
+from skanomaly.feature_extraction import _extractor
+from skanomaly.feature_extraction._packing import SlicedMaxPool, can_pack, pack
+
+needs_packing = pytest.mark.skipif(
+    not can_pack(), reason="this processor or torch has no packed convolutions"
+)
+
+
+@pytest.mark.parametrize("ceil_mode", [False, True])
+@pytest.mark.parametrize("size", [(12, 13), (7, 20), (9, 9)])
+@pytest.mark.parametrize(
+    ("kernel", "stride", "padding"),
+    [(3, 2, 1), (3, 2, 0), (2, 2, 0), (3, 1, 1), ((2, 3), (1, 2), 1)],
+)
+def test_max_pooling_is_torchs(kernel, stride, padding, size, ceil_mode):
+    pool = torch.nn.MaxPool2d(kernel, stride, padding, ceil_mode=ceil_mode)
+    x = torch.randn(2, 5, *size, generator=torch.Generator().manual_seed(0))
+    x = x.contiguous(memory_format=torch.channels_last)
+    assert torch.equal(SlicedMaxPool(pool)(x), pool(x))
+
+
+class Block(torch.nn.Module):
+    """Every pattern the packing knows, and some it must leave alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = torch.nn.Conv2d(3, 8, 3, stride=2, padding=1)
+        self.second = torch.nn.Conv2d(8, 8, 3, padding=1, groups=2, bias=False)
+        self.short = torch.nn.Conv2d(8, 8, 1)
+        self.used_twice = torch.nn.Conv2d(8, 8, 1)
+        self.same = torch.nn.Conv2d(8, 8, 3, padding="same")
+        self.reflecting = torch.nn.Conv2d(8, 8, 3, padding=1, padding_mode="reflect")
+        self.relu = torch.nn.ReLU(inplace=True)
+
+    def forward(self, x):
+        x = self.relu(self.first(x))
+        x = torch.relu(self.second(x) + self.short(x))
+        y = self.used_twice(x)
+        x = torch.nn.functional.relu(y) + y
+        x = self.relu(self.reflecting(x)) - self.same(x)
+        return (self.second(x) + 1.0).relu()
+
+
+@needs_packing
+def test_every_pattern_of_convolution_sum_and_relu():
+    torch.manual_seed(0)
+    block = Block().eval()
+    x = torch.randn(1, 3, 21, 18).contiguous(memory_format=torch.channels_last)
+    packed = pack(torch.fx.symbolic_trace(block))
+    with torch.inference_mode():
+        expected = block(x.clone())
+        torch.testing.assert_close(packed(x.clone()), expected, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(packed(x.clone()), expected, rtol=1e-5, atol=1e-5)
+    assert sum("packed" in name for name, _ in packed.named_children()) == 5
+
+
+@needs_packing
+@pytest.mark.parametrize(
+    "backbone", ["resnet18", "squeezenet1_1", "mobilenet_v3_small", "densenet121", "vgg11_bn"]
+)
+def test_packed_and_plain_backbones_agree(backbone, monkeypatch):
+    """The path of other processors runs here too, and gives the same features."""
+    images = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), dtype=np.uint8)
+    extractor = FeatureExtractor(backbone, weights=None, image_size=64, random_state=0)
+    packed = extractor.fit_transform(images).arrays()
+    monkeypatch.setattr(_extractor, "can_pack", lambda: False)
+    plain = extractor.fit_transform(images).arrays()
+    for name, maps in plain.items():
+        np.testing.assert_allclose(packed[name], maps, rtol=1e-4, atol=1e-4 * np.abs(maps).max())
+
+
+def test_automatic_precision_is_the_fast_one(monkeypatch):
+    extractor = FeatureExtractor(
+        models.squeezenet1_1(weights=None), layers=["features.3"], dtype="auto", image_size=64
+    )
+    for is_fast, dtype in ((True, torch.bfloat16), (False, torch.float32)):
+        monkeypatch.setattr(_extractor, "has_fast_bfloat16", lambda is_fast=is_fast: is_fast)
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+        assert extractor.fit()._placement == (torch.device("cpu"), dtype)
