@@ -75,6 +75,18 @@ def anomalibs(weights, bank):
     return model.eval()
 
 
+class Plain(torch.nn.Module):
+    """anomalib's model with a tuple of tensors as its answer, which can be traced."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, images):
+        answer = self.model(images)
+        return answer.pred_score, answer.anomaly_map
+
+
 def openvinos(model, tensor, precision):
     """anomalib's model as OpenVINO runs it, or None where it is not installed."""
     try:
@@ -82,7 +94,7 @@ def openvinos(model, tensor, precision):
     except ImportError as error:
         print(f"OpenVINO is left out: {error}")
         return None
-    converted = openvino.convert_model(model, example_input=tensor)
+    converted = openvino.convert_model(Plain(model), example_input=tensor)
     compiled = openvino.Core().compile_model(
         converted, "CPU", {"INFERENCE_PRECISION_HINT": precision}
     )
