@@ -10,12 +10,11 @@ benchmarks/results.
 
 import json
 import platform
-import statistics
-import time
 from pathlib import Path
 
 import numpy as np
 import torch
+from _timing import ms_per_image
 from torchvision import models
 from torchvision.models.feature_extraction import create_feature_extractor
 
@@ -25,24 +24,7 @@ BACKBONES = ("resnet18", "wide_resnet50_2")
 LAYERS = ("layer2", "layer3")
 BATCH_SIZES = (1, 16)
 SECONDS = 5.0  # each method is run for so long, after two warm-up calls
-ROUNDS = 3  # methods take turns, so that a busy moment hits all of them
 RESULT = Path(__file__).parent / "results" / "bench_extraction.json"
-
-
-def ms_per_image(calls, n_images):
-    """Median time of each named call, all taking turns."""
-    times = {name: [] for name in calls}
-    with torch.inference_mode():
-        for call in calls.values():
-            call(), call()
-        for _ in range(ROUNDS):
-            for name, call in calls.items():
-                end = time.perf_counter() + SECONDS / ROUNDS
-                while time.perf_counter() < end:
-                    began = time.perf_counter()
-                    call()
-                    times[name].append(time.perf_counter() - began)
-    return {name: 1000 * statistics.median(t) / n_images for name, t in times.items()}
 
 
 def measure(backbone, batch_size):
@@ -63,6 +45,7 @@ def measure(backbone, batch_size):
             "bfloat16": lambda: ours["bfloat16"]._features(images),
         },
         batch_size,
+        SECONDS,
     )
     row = {"backbone": backbone, "batch_size": batch_size, "ms_per_image": times}
     for dtype in ours:

@@ -11,14 +11,13 @@ are in memory and of the input's size already. One JSON goes to benchmarks/resul
 import argparse
 import json
 import platform
-import statistics
 import tempfile
-import time
 import warnings
 from pathlib import Path
 
 import numpy as np
 import torch
+from _timing import ms_per_image
 from torchvision import models
 
 from skanomaly import FeatureExtractor, PatchCore, load_folder
@@ -30,7 +29,6 @@ BANK_ROWS = 16_384
 BATCH_SIZES = (1, 16)
 LAYERS = ("layer2", "layer3")
 SECONDS = 12.0
-ROUNDS = 3
 RESULT = Path(__file__).parent / "results" / "bench_patchcore.json"
 
 
@@ -101,22 +99,6 @@ def openvinos(model, tensor, precision):
     return lambda: compiled([tensor.numpy()])
 
 
-def ms_per_image(calls, n_images):
-    """Median time of each named call, all taking turns."""
-    times = {name: [] for name in calls}
-    with torch.inference_mode():
-        for call in calls.values():
-            call(), call()
-        for _ in range(ROUNDS):
-            for name, call in calls.items():
-                end = time.perf_counter() + SECONDS / ROUNDS
-                while time.perf_counter() < end:
-                    began = time.perf_counter()
-                    call()
-                    times[name].append(time.perf_counter() - began)
-    return {name: 1000 * statistics.median(t) / n_images for name, t in times.items()}
-
-
 def measure(images, extractors, detector, model):
     """One batch size: time of each method, and how far the scores lie apart."""
 
@@ -133,7 +115,7 @@ def measure(images, extractors, detector, model):
             call = openvinos(model, tensor, precision)
             if call is not None:
                 calls[f"anomalib, OpenVINO {precision}"] = call
-    row = {"batch_size": len(images), "ms_per_image": ms_per_image(calls, len(images))}
+    row = {"batch_size": len(images), "ms_per_image": ms_per_image(calls, len(images), SECONDS)}
     if model is not None:
         with torch.inference_mode():
             theirs = model(tensor).pred_score.flatten().numpy()
