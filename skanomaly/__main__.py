@@ -214,8 +214,8 @@ def _make_folder(path):
 
 def _contact_sheet(folder, test):
     """overview.png: heat maps of two good pictures and of one with each kind of defect."""
-    kinds = list(dict.fromkeys(test.defects))
-    chosen = [0, *(test.defects.index(kind) for kind in kinds)]
+    kinds = [kind for kind in dict.fromkeys(test.defects) if kind != "good"]
+    chosen = [0, 1, *(test.defects.index(kind) for kind in kinds)]  # good pictures come first
     pictures = [Image.open(folder / (test.names[i].replace("/", "_") + ".png")) for i in chosen]
     width, height = pictures[0].size
     columns = 3

@@ -68,17 +68,27 @@ def good_rows(y, n_samples):
     """Indices of the images that y does not mark as defects.
 
     y is None, labels (+1 good, -1 defect) or masks (any True pixel: defect; None: good). Anything
-    else is ignored, as scikit-learn's detectors do. Raises ValueError where none is good.
+    else is ignored, as scikit-learn's detectors do. Raises ValueError where none is good, or
+    where labels or masks are not as many as images.
     """
-    every = np.arange(n_samples)
-    if y is None or not hasattr(y, "__len__") or len(y) != n_samples:
-        return every
-    if any(one is None or np.ndim(one) == 2 for one in y):
-        is_good = np.array([one is None or not np.any(one) for one in y])
-    elif np.ndim(y) == 1 and set(np.unique(y)) == {-1, 1}:
-        is_good = np.asarray(y) == 1
-    else:
-        return every
+    is_good = _marked_good(y)
+    if is_good is None:
+        return np.arange(n_samples)
+    if len(is_good) != n_samples:
+        raise ValueError(
+            f"expected y for {n_samples} images, got labels or masks of {len(is_good)}"
+        )
     if not is_good.any():
         raise ValueError("y marks every image as a defect; a detector learns from good images")
-    return every[is_good]
+    return np.flatnonzero(is_good)
+
+
+def _marked_good(y):
+    """(n,) bool from labels or masks; None where y is neither."""
+    if y is None or not hasattr(y, "__len__") or len(y) == 0:
+        return None
+    if any(one is None or np.ndim(one) == 2 for one in y):
+        return np.array([one is None or not np.any(one) for one in y])
+    y = np.asarray(y)
+    is_labels = y.ndim == 1 and y.dtype.kind in "iuf" and np.isin(y, (-1, 1)).all()
+    return y == 1 if is_labels else None

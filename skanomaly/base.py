@@ -61,14 +61,13 @@ class BaseDetector(OutlierMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            X is empty, holds NaN, or is images instead of features.
+            X is empty, holds NaN, or is images instead of features; y marks every image as a
+            defect, or marks fewer or more images than X has.
         """
         maps = self._check_X(X, reset=True)
         maps = maps[good_rows(y, len(maps))]
         self._fit(maps)
-        # In-sample scores, as scikit-learn's detectors have it. A memory bank knows its own
-        # images too well: for a promise on unseen parts take the threshold from held-out images.
-        self.offset_ = np.percentile(self._image_scores(maps), 100 * self.contamination)
+        self._set_offset(maps)
         return self
 
     def score_map(self, X):
@@ -154,6 +153,12 @@ class BaseDetector(OutlierMixin, BaseEstimator):
     def _memory_needs(self, layer_shapes, n_images):
         """Bytes that a fit holds at its widest beside the features, by what they are for."""
         raise NotImplementedError(f"{type(self).__name__} has no forecast of its memory")
+
+    def _set_offset(self, maps):
+        """The threshold, from the images learned from."""
+        # In-sample scores, as scikit-learn's detectors have it. A memory bank knows its own
+        # images too well: for a promise on unseen parts take the threshold from held-out images.
+        self.offset_ = np.percentile(self._image_scores(maps), 100 * self.contamination)
 
     def _image_scores(self, maps):
         """(n,) float64, low for a defect."""

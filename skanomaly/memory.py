@@ -21,8 +21,14 @@ def estimate_memory(pipeline, X, *, n_images=None):
     Returns
     -------
     dict of str to int
-        Bytes by what they are for, all held at the same time at the widest point, and their
-        ``"total"``. The interpreter and its libraries come on top.
+        Bytes by what they are for, and their ``"total"``: an estimate, not a bound. In
+        ``benchmarks/bench_memory.py`` the peak lay 5 to 20 % above it. The interpreter and its
+        libraries come on top.
+
+    Raises
+    ------
+    TypeError
+        There is no Pipeline of an extractor and a detector.
 
     Examples
     --------

@@ -162,6 +162,10 @@ def test_images_marked_as_defects_are_not_learned_from(detector, kind):
     assert np.array_equal(clone(detector).fit(both, y).score_samples(bad), expected)
     with pytest.raises(ValueError, match="marks every image as a defect"):
         clone(detector).fit(bad, masks[20:])
+    with pytest.raises(ValueError, match="marks every image as a defect"):
+        clone(detector).fit(bad, [-1] * 4)
+    with pytest.raises(ValueError, match="expected y for 24 images, got labels or masks of 23"):
+        clone(detector).fit(both, y[1:])
 
 
 @each_detector

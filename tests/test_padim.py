@@ -173,3 +173,12 @@ def test_what_cannot_be_learned_is_refused():
         closed.partial_fit(features())
     with pytest.raises(ValueError, match="use the extractor the detector was fitted with"):
         PaDiM().fit(features()).partial_fit(np.zeros((3, 6, 5, 12), np.float32))
+
+
+def test_further_images_marked_as_defects_are_not_learned_from():
+    rows = np.random.default_rng(0).normal(size=(40, 5))
+    y = np.repeat([1, -1], [15, 5])
+    with_labels = PaDiM(random_state=0).fit(rows[:20]).partial_fit(rows[20:], y)
+    without = PaDiM(random_state=0).fit(rows[:20]).partial_fit(rows[20:35])
+    assert np.array_equal(with_labels.score_samples(rows), without.score_samples(rows))
+    assert with_labels.offset_ == without.offset_

@@ -13,7 +13,7 @@ import numpy as np
 from sklearn.utils import check_random_state
 from tqdm.auto import tqdm
 
-from skanomaly._validation import Interval, StrOptions, _fit_context
+from skanomaly._validation import Interval, StrOptions, _fit_context, good_rows
 from skanomaly.base import BaseDetector
 from skanomaly.density import PositionwiseGaussian
 from skanomaly.feature_maps import BATCH_SIZE, local_mean
@@ -148,8 +148,8 @@ class PaDiM(BaseDetector):
         ----------
         X : FeatureMaps of shape (n,), or array of shape (n, h, w, d) or (n, d)
             Features of good images; the first time of at least two.
-        y : Ignored
-            Not used, present for API consistency by convention.
+        y : array of shape (n,), masks, or None, default=None
+            As for ``fit``: images marked as defects are left out.
 
         Returns
         -------
@@ -169,11 +169,12 @@ class PaDiM(BaseDetector):
         """
         is_first = not hasattr(self, "gaussian_")
         maps = self._check_X(X, reset=is_first)
+        maps = maps[good_rows(y, len(maps))]
         if is_first:
             self._fit(maps)
         else:
             self._learn(maps)
-        self.offset_ = np.percentile(self._image_scores(maps), 100 * self.contamination)
+        self._set_offset(maps)
         return self
 
     def _learn(self, X):

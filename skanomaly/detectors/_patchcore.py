@@ -20,7 +20,7 @@ from skanomaly.coreset import RandomProjection, greedy_order
 from skanomaly.feature_maps import BATCH_SIZE, join, local_mean
 from skanomaly.neighbors import PatchIndex
 
-CORESET_ROW_BYTES = 220  # measured: what the greedy search holds beside each projected row
+CORESET_ROW_BYTES = 220  # estimate: what the greedy search holds beside each projected row
 WAYS_OUT = (
     "a smaller coreset_ratio or n_projections; an extractor with memory_limit, which streams its "
     "features, with a smaller image_size, or with fewer layers; fewer images"
