@@ -28,7 +28,8 @@ QUERY_IMAGE_EVERY = 6  # every sixth image is asked for, the others make the ban
 PATCHES = 729
 COLUMNS = 768
 BANK_ROWS = (1_000, 15_000, 100_000)
-N_QUERIES = 4_096
+N_QUERIES = 4_096  # of the random banks
+QUERY_EVERY = 7  # of the real queries, for the random banks
 N_NEIGHBORS = (1, 9)
 THREADS = (1, 2)
 REPEATS = 3
@@ -84,13 +85,13 @@ def real_banks(options):
     features = real_features(options.data, options.weights, N_IMAGES, options.dataset)
     features = features.reshape(N_IMAGES, PATCHES, COLUMNS)
     asked = np.arange(N_IMAGES) % QUERY_IMAGE_EVERY == QUERY_IMAGE_EVERY - 1
-    queries = features[asked].reshape(-1, COLUMNS)[:N_QUERIES]
+    queries = features[asked].reshape(-1, COLUMNS)  # 40 images: 29,160
     patches = features[~asked].reshape(-1, COLUMNS)
     picks = greedy_coreset(patches, len(patches) // 10, random_state=0)
     yield "real, coreset", patches[picks], queries
     order = np.random.default_rng(0).permutation(len(patches))
     for n_rows in options.rows:
-        yield f"real, random {n_rows}", patches[order[:n_rows]], queries
+        yield f"real, random {n_rows}", patches[order[:n_rows]], queries[::QUERY_EVERY]
 
 
 def measure(rows, queries, n_neighbors, n_threads):

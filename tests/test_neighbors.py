@@ -192,7 +192,7 @@ def test_auto_builds_a_screen_once_it_pays(caplog):
     index = PatchIndex(verbose=1).fit(rows)
     with caplog.at_level(logging.INFO, logger="skanomaly"):
         first = index.kneighbors(rows[:200], 2)
-        index.kneighbors(rows[200:700], 2)
+        index.kneighbors(rows[200:1400], 2)
         again = index.kneighbors(rows[:200], 2)
     assert "plain" in caplog.messages[0]
     assert "float32" in caplog.messages[1] or "int8" in caplog.messages[1]

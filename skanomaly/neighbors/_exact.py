@@ -21,8 +21,11 @@ logger = logging.getLogger("skanomaly")
 # Below these sizes, measured on real features, a plain matrix product is faster than any screen.
 _SCREEN_ROWS = 500
 _SCREEN_NUMBERS = 128_000
-# A screen takes as long to prepare as a plain search for a sixth as many queries as rows.
-_ROWS_PER_QUERY = 6
+# A screen takes as long to prepare as a plain search for so many queries, and for a bank of few
+# rows, where finding the axes is most of it, for more.
+_SCREEN_QUERIES = 700
+_AXES_QUERIES = 1_000_000
+_LONGEST_REST = 63
 _CHUNK_QUERIES = 2_048
 _SMALLEST_CHUNK = 16
 # A table of products of this size stays in the cache.
@@ -55,6 +58,7 @@ class ExactSearch:
         self.n_chunk, self.n_bytes, self.n_threads = _sizes(memory, n_threads, rows.shape[1])
         self._n_seen = 0
         self._screen = None
+        self._rest = self._resting = 0
         if engine == "int8":
             import torch  # noqa: F401  now, so that its number of threads is put back afterwards
 
@@ -83,10 +87,14 @@ class ExactSearch:
 
     def _answer(self, screen, queries, nearest, ids):
         """Fill the lists of one chunk; what the screen leaves open is searched plainly."""
-        if screen is None:
+        if screen is None or self._resting > 0:
+            self._resting = max(self._resting - 1, 0)
             self._plain.search(queries, nearest, ids, self.n_bytes)
             return
         left = ~screen.search(queries, nearest, ids, self.n_bytes)
+        # A screen that was of no use at all is left out of twice as many chunks as the last time.
+        self._rest = min(2 * self._rest + 1, _LONGEST_REST) if left.all() else 0
+        self._resting = self._rest
         if left.any():
             left_nearest, left_ids = nearest[left], ids[left]
             self._plain.search(queries[left], left_nearest, left_ids, self.n_bytes)
@@ -115,7 +123,7 @@ class ExactSearch:
             return self.engine != "plain"
         n_rows = len(self.rows)
         is_large = n_rows >= _SCREEN_ROWS and self.rows.size >= _SCREEN_NUMBERS
-        return is_large and self._n_seen * _ROWS_PER_QUERY >= n_rows
+        return is_large and self._n_seen >= _SCREEN_QUERIES + _AXES_QUERIES / n_rows
 
     def _build(self):
         """The screen for these rows and this machine."""

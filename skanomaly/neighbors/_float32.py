@@ -149,8 +149,9 @@ def _nearest_in_leaves(
                 measured += fill_list(
                     values, _BEYOND, leaf * _LEAF, order, queries[i], rows, best, best_ids
                 )
+                cap = cap_of(best, limit, 1.0)
             n, looked_at = collect(
-                values, _BEYOND, leaf * _LEAF, order, shorts[i], row_shorts, limit, 1.0, best,
+                values, _BEYOND, leaf * _LEAF, order, shorts[i], row_shorts, limit, cap, best,
                 bounds, waiting, n,
             )  # fmt: skip
             compared += looked_at

@@ -67,7 +67,7 @@ class Int8Search(ScreenedSearch):
         """Rotated short vectors, their codes, and the limits of the kernels."""
         shorts = shorts @ self.rotation
         codes, errors = self._encode(shorts)
-        limits = np.empty((len(shorts), 3))
+        limits = np.full((len(shorts), 4), np.inf)
         limits[:, 0] = margins + errors + self.largest_code_error
         limits[:, 1] = _squared_norms(codes) - 2  # halves were rounded down
         limits[:, 2] = margins

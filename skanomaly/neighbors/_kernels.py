@@ -65,6 +65,25 @@ def cap_of(nearest, limit, scale):
 
 
 @numba.njit(cache=True, nogil=True)
+def cap_of_minima(lows, n_neighbors, room):
+    """Largest value of a row that belongs into an empty list, by the blocks' smallest values.
+
+    So many blocks hold a row each that is at most ``room`` worse than its value says.
+    """
+    if lows.shape[0] < n_neighbors or room == np.inf:
+        return np.inf
+    least = np.full(n_neighbors, np.inf)
+    for low in lows:
+        place = n_neighbors - 1
+        if low < least[place]:
+            while place > 0 and least[place - 1] > low:
+                least[place] = least[place - 1]
+                place -= 1
+            least[place] = low
+    return least[-1] + room
+
+
+@numba.njit(cache=True, nogil=True)
 def reach_of(nearest, limit):
     """Largest squared distance of short vectors of a row that belongs into the list."""
     reach = np.sqrt(nearest[-1] * _ROOM) + limit[2]
@@ -88,7 +107,7 @@ def fill_list(values, beyond, start, order, query, rows, nearest, ids):
 
 @numba.njit(cache=True, nogil=True)
 def collect(
-    values, beyond, start, order, short, row_shorts, limit, scale, nearest, bounds, waiting, n
+    values, beyond, start, order, short, row_shorts, limit, cap, nearest, bounds, waiting, n
 ):
     """Append the rows of a block that may be among the nearest to the n waiting ones.
 
@@ -97,7 +116,6 @@ def collect(
     The block begins at place ``start`` of the order. A bound is a squared distance of short
     vectors, or comes from the value where there are none.
     """
-    cap = cap_of(nearest, limit, scale)
     reach = reach_of(nearest, limit)
     compared = 0
     for column in range(min(values.shape[0], order.shape[0] - start)):
@@ -198,6 +216,8 @@ def nearest_in_products(
     for i in range(queries.shape[0]):
         lows, limit, best, best_ids = minima[i], limits[i], nearest[i], ids[i]
         cap = cap_of(best, limit, scale)
+        if best[-1] == np.inf:
+            cap = cap_of_minima(lows, best.shape[0], limit[3])
         n = 0
         # First the most promising blocks, which lower the cap; then whatever is still below it.
         for turn in range(n_seeds + n_blocks):
@@ -208,12 +228,13 @@ def nearest_in_products(
             start = block * BLOCK
             for column in range(BLOCK):
                 values[column] = half_norms[start + column] - products[i, start + column]
-            if best[-1] == np.inf:
+            if cap == np.inf:
                 measured += fill_list(
                     values, beyond, start, order, queries[i], rows, best, best_ids
                 )
+                cap = cap_of(best, limit, scale)
             n, looked_at = collect(
-                values, beyond, start, order, shorts[i], row_shorts, limit, scale, best,
+                values, beyond, start, order, shorts[i], row_shorts, limit, cap, best,
                 bounds, waiting, n,
             )  # fmt: skip
             compared += looked_at
@@ -222,7 +243,7 @@ def nearest_in_products(
                     bounds, waiting, n, queries[i], rows, limit, best, best_ids
                 )
                 n = 0
-                cap = cap_of(best, limit, scale)
+                cap = min(cap, cap_of(best, limit, scale))
         measured += measure_waiting(bounds, waiting, n, queries[i], rows, limit, best, best_ids)
         if may_give_up and not is_worthwhile(measured, compared, widths, i + 1, order.shape[0]):
             return False

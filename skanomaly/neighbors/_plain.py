@@ -63,11 +63,12 @@ class PlainSearch:
                 )  # fmt: skip
 
     def _limits(self, centred):
-        """What the kernels know of each query: no margins, and its norm less twice the error."""
-        norms = np.einsum("ij,ij->i", centred, centred, dtype=np.float64)
+        """What the kernels know of each query: no margins, its norm and how wrong a value is."""
+        norms = np.einsum("ij,ij->i", centred, centred).astype(np.float64)
         error = rounding(centred.shape[1]) * (np.sqrt(norms) + self.longest) ** 2
-        limits = np.zeros((len(centred), 3))
+        limits = np.zeros((len(centred), 4))
         limits[:, 1] = norms - 2 * error
+        limits[:, 3] = 2 * error
         return limits
 
 
