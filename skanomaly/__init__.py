@@ -16,6 +16,7 @@ _PUBLIC = {
     "PaDiM": "skanomaly.detectors",
     "PatchCore": "skanomaly.detectors",
     "Pipeline": "skanomaly.base",
+    "SPADE": "skanomaly.detectors",
     "estimate_memory": "skanomaly.memory",
     "score_map": "skanomaly.base",
     "load_folder": "skanomaly.datasets",

@@ -15,6 +15,7 @@ from sklearn.pipeline import Pipeline as SklearnPipeline
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from skanomaly import (
+    SPADE,
     FeatureExtractor,
     FeatureMaps,
     FilterBank,
@@ -26,7 +27,7 @@ from skanomaly import (
 from skanomaly._image_fit import ImageFit
 from skanomaly.feature_maps import concatenate
 
-DETECTORS = [PatchCore(random_state=0), PaDiM(random_state=0)]
+DETECTORS = [PatchCore(random_state=0), PaDiM(random_state=0), SPADE(n_neighbors=3)]
 EXTRACTORS = [
     FilterBank(image_size=64, random_state=0),
     FeatureExtractor("squeezenet1_1", weights=None, image_size=64, random_state=0),
@@ -63,6 +64,7 @@ def with_defect(X):
     """The same features, the first images wrong in their upper left corner."""
     layers = {name: maps.copy() for name, maps in X.arrays().items()}
     layers["fine"][: len(X) // 2, :2, :2] += 9
+    layers["coarse"][: len(X) // 2, :1, :1] += 9
     return FeatureMaps(layers, X.frames, X.image_fit)
 
 

@@ -1,5 +1,6 @@
 """The neighbour search against brute force, and what its answers must not depend on."""
 
+import functools
 import logging
 import pickle
 import subprocess
@@ -11,15 +12,20 @@ from oracles_neighbors import nearest_rows
 
 from skanomaly.neighbors import PatchIndex, _exact
 from skanomaly.neighbors._device import DeviceSearch
-from skanomaly.neighbors._float32 import Float32Search
-from skanomaly.neighbors._int8 import Int8Search, is_exact
+from skanomaly.neighbors._float32 import Float32Screen
+from skanomaly.neighbors._int8 import Int8Screen, is_exact
 from skanomaly.neighbors._plain import PlainSearch
+from skanomaly.neighbors._screened import ScreenedSearch
 
 needs_int8 = pytest.mark.skipif(
     not is_exact(), reason="torch has no exact products of 8-bit integers on this machine"
 )
 ENGINES = ["plain", "float32", pytest.param("int8", marks=needs_int8)]
-SEARCHES = [PlainSearch, Float32Search, pytest.param(Int8Search, marks=needs_int8)]
+SEARCHES = [
+    PlainSearch,
+    functools.partial(ScreenedSearch, Float32Screen),
+    pytest.param(functools.partial(ScreenedSearch, Int8Screen), marks=needs_int8),
+]
 
 
 def clustered(generator, n_rows, n_features, n_clusters=12):
@@ -50,6 +56,9 @@ def make_data(kind):
         data[:, 5:90] = 3.7
     elif kind == "duplicates":
         data = data[generator.integers(97, size=len(data))]
+    elif kind == "near_duplicates":
+        data = generator.standard_normal((97, 400))[generator.integers(97, size=len(data))]
+        data = data + 2e-4 * generator.standard_normal(data.shape)
     elif kind == "integers":
         data = generator.integers(0, 3, size=(len(data), 7))
     elif kind == "narrow":
@@ -64,7 +73,7 @@ def make_data(kind):
 
 KINDS = [
     "clustered", "gaussian", "offset", "far_clusters", "large", "small", "constant_columns",
-    "duplicates", "integers", "narrow", "one_column", "all_equal",
+    "duplicates", "near_duplicates", "integers", "narrow", "one_column", "all_equal",
 ]  # fmt: skip
 
 
@@ -160,7 +169,7 @@ def test_a_bank_in_several_parts(search, monkeypatch):
     rows, queries = make_data("clustered")
     expected = PatchIndex(engine="plain").fit(rows).kneighbors(queries, 2)
     monkeypatch.setattr("skanomaly.neighbors._plain._TILE_ROWS", 128)
-    monkeypatch.setattr("skanomaly.neighbors._int8._PART_ROWS", 640)
+    monkeypatch.setattr("skanomaly.neighbors._int8._PIECE_ROWS", 640)
     nearest = np.full((len(queries), 2), np.inf, dtype=np.float32)
     ids = np.full((len(queries), 2), -1)
     answered = search(rows).search(queries, nearest, ids, 1 << 20)

@@ -2,5 +2,6 @@
 
 from skanomaly.detectors._padim import PaDiM
 from skanomaly.detectors._patchcore import PatchCore
+from skanomaly.detectors._spade import SPADE
 
-__all__ = ["PaDiM", "PatchCore"]
+__all__ = ["SPADE", "PaDiM", "PatchCore"]

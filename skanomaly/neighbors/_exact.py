@@ -14,9 +14,12 @@ import numpy as np
 from sklearn.utils import gen_batches
 from threadpoolctl import ThreadpoolController
 
-from skanomaly.neighbors._plain import PlainSearch
+from skanomaly.neighbors._plain import PlainSearch, search_some
+from skanomaly.neighbors._screened import ScreenedSearch
 
 logger = logging.getLogger("skanomaly")
+
+ENGINES = ("auto", "plain", "float32", "int8")
 
 # Below these sizes, measured on real features, a plain matrix product is faster than any screen.
 _SCREEN_ROWS = 500
@@ -55,10 +58,10 @@ class ExactSearch:
         self.engine = engine
         self.device = device
         self.verbose = verbose
-        self.n_chunk, self.n_bytes, self.n_threads = _sizes(memory, n_threads, rows.shape[1])
+        self.n_chunk, self.n_bytes, self.n_threads = chunk_sizes(memory, n_threads, rows.shape[1])
         self._n_seen = 0
         self._screen = None
-        self._rest = self._resting = 0
+        self._rest = Rest()
         if engine == "int8":
             import torch  # noqa: F401  now, so that its number of threads is put back afterwards
 
@@ -75,7 +78,7 @@ class ExactSearch:
 
         n_chunk = min(self.n_chunk, -(-len(queries) // self.n_threads))
         chunks = list(gen_batches(len(queries), max(n_chunk, _SMALLEST_CHUNK)))
-        with _single_threaded():
+        with single_threaded():
             screen = self._screen_for(len(queries))
             if self.n_threads == 1 or len(chunks) == 1:
                 for part in chunks:
@@ -87,18 +90,12 @@ class ExactSearch:
 
     def _answer(self, screen, queries, nearest, ids):
         """Fill the lists of one chunk; what the screen leaves open is searched plainly."""
-        if screen is None or self._resting > 0:
-            self._resting = max(self._resting - 1, 0)
-            self._plain.search(queries, nearest, ids, self.n_bytes)
-            return
-        left = ~screen.search(queries, nearest, ids, self.n_bytes)
-        # A screen that was of no use at all is left out of twice as many chunks as the last time.
-        self._rest = min(2 * self._rest + 1, _LONGEST_REST) if left.all() else 0
-        self._resting = self._rest
+        left = np.ones(len(queries), dtype=bool)
+        if screen is not None and self._rest.is_over():
+            left = ~screen.search(queries, nearest, ids, self.n_bytes)
+            self._rest.after(was_useless=left.all())
         if left.any():
-            left_nearest, left_ids = nearest[left], ids[left]
-            self._plain.search(queries[left], left_nearest, left_ids, self.n_bytes)
-            nearest[left], ids[left] = left_nearest, left_ids
+            search_some(self._plain, left, queries, nearest, ids, self.n_bytes)
 
     @functools.cached_property
     def _plain(self):
@@ -131,13 +128,35 @@ class ExactSearch:
             from skanomaly.neighbors._device import DeviceSearch
 
             return DeviceSearch(self.rows, self.device)
-        if self.engine == "int8" or (self.engine == "auto" and _has_fast_int8()):
-            from skanomaly.neighbors._int8 import Int8Search
+        return ScreenedSearch(screen_type(self.engine), self.rows)
 
-            return Int8Search(self.rows)
-        from skanomaly.neighbors._float32 import Float32Search
 
-        return Float32Search(self.rows)
+class Rest:
+    """How often a screen is left out: after each use in vain twice as often as the last time."""
+
+    def __init__(self):
+        self._length = self._left = 0
+
+    def is_over(self):
+        """Whether the screen's turn has come; asked once for each chunk."""
+        self._left -= 1
+        return self._left < 0
+
+    def after(self, *, was_useless):
+        """Take note of a turn of the screen."""
+        self._length = min(2 * self._length + 1, _LONGEST_REST) if was_useless else 0
+        self._left = self._length
+
+
+def screen_type(engine):
+    """The class of screens for this machine."""
+    if engine == "int8" or (engine == "auto" and _has_fast_int8()):
+        from skanomaly.neighbors._int8 import Int8Screen
+
+        return Int8Screen
+    from skanomaly.neighbors._float32 import Float32Screen
+
+    return Float32Screen
 
 
 def _has_fast_int8():
@@ -150,7 +169,7 @@ def _has_fast_int8():
 
 
 @contextlib.contextmanager
-def _single_threaded():
+def single_threaded():
     """Matrix products in one thread each: the chunks of queries are what runs side by side."""
     torch = sys.modules.get("torch")
     n_threads = torch.get_num_threads() if torch else None
@@ -170,7 +189,7 @@ def _matrix_libraries():
     return ThreadpoolController().select(user_api="blas")
 
 
-def _sizes(memory, n_threads, n_features):
+def chunk_sizes(memory, n_threads, n_features):
     """Queries of a chunk, bytes of a table, and threads that fit the memory."""
     bytes_per_query = 4 * n_features * _CHUNK_COPIES
     if memory is None:

@@ -19,7 +19,8 @@ from skanomaly.neighbors._kernels import (
     seeds,
     smallest,
 )
-from skanomaly.neighbors._screened import ScreenedSearch
+from skanomaly.neighbors._plain import rounding
+from skanomaly.neighbors._screened import Screen
 
 _LEAF = 32
 # Leaves side by side, one a lane, so that their minima need no step across lanes. The 35 kB of
@@ -30,20 +31,49 @@ _FINE = 33
 _BEYOND = np.float32(np.finfo(np.float32).max / 4)
 
 
-class Float32Search(ScreenedSearch):
-    """Bank as short vectors of three lengths, laid out for the loops."""
+class Float32Screen(Screen):
+    """Rows as short vectors of three lengths, laid out for the loops; lean: of two."""
 
     name = "float32"
     n_axes = 128
     block = _LEAF
     tile_queries = 64
 
-    def __init__(self, rows):
-        super().__init__(rows)
-        n_groups = -(-len(rows) // _GROUP)
+    def _pack(self, order, shorts):
+        return _Part(order, shorts, shorts[:, :0] if self.is_lean else shorts)
+
+    def _prepare(self, shorts, margins):
+        """Short vectors of three lengths and the limits of the kernels."""
+        norms = np.einsum("ij,ij->i", shorts, shorts).astype(np.float64)
+        limits = np.empty((len(shorts), 3))
+        limits[:, 0] = margins
+        # Norms less products are rounded, by up to so much before they are doubled.
+        error = rounding(_FINE) * (np.sqrt(norms) + self.longest) ** 2
+        limits[:, 1] = norms - 2 * error
+        limits[:, 2] = margins
+        longest = shorts[:, :0] if self.is_lean else shorts
+        return _shortened(shorts, _COARSE), _shortened(shorts, _FINE), longest, limits
+
+    def _search_tile(self, part, rows, table, queries, coarse, fine, shorts, limits, nearest, ids):
+        """Merge a part into the lists of a tile; False where not worth it."""
+        minima = table[: len(queries)]
+        _minima_of_leaves(coarse, part.coarse, part.coarse_norms, minima)
+        return _nearest_in_leaves(
+            minima, fine, part.fine, part.fine_norms, part.order, shorts, part.shorts,
+            queries, rows, limits, nearest, ids,
+        )  # fmt: skip
+
+
+class _Part:
+    """Rows in groups of leaves, padded with rows beyond all others."""
+
+    def __init__(self, order, shorts, kept_shorts):
+        n_groups = -(-len(shorts) // _GROUP)
         n_leaves = n_groups * LANES
-        coarse, coarse_norms = _padded(_shortened(self.shorts, _COARSE), n_groups * _GROUP)
-        fine, fine_norms = _padded(_shortened(self.shorts, _FINE), n_groups * _GROUP)
+        self.order, self.shorts = order, kept_shorts
+        self.table_width = n_leaves
+        coarse, coarse_norms = _padded(_shortened(shorts, _COARSE), n_groups * _GROUP)
+        fine, fine_norms = _padded(_shortened(shorts, _FINE), n_groups * _GROUP)
         # (groups, lanes, rows of a leaf, width) -> (groups, width, rows of a leaf x lanes)
         coarse = coarse.reshape(n_groups, LANES, _LEAF, _COARSE).transpose(0, 3, 2, 1)
         self.coarse = coarse.reshape(n_groups, _COARSE, _GROUP)
@@ -53,25 +83,6 @@ class Float32Search(ScreenedSearch):
         fine = fine.reshape(n_leaves, _LEAF, _FINE).transpose(0, 2, 1)
         self.fine = np.ascontiguousarray(fine)
         self.fine_norms = fine_norms.reshape(n_leaves, _LEAF)
-        self.bytes_per_query = 4 * n_leaves
-
-    def _prepare(self, shorts, margins):
-        """Short vectors of three lengths and the limits of the kernels."""
-        limits = np.empty((len(shorts), 3))
-        limits[:, 0] = margins
-        limits[:, 1] = np.einsum("ij,ij->i", shorts, shorts)
-        limits[:, 2] = margins
-        return _shortened(shorts, _COARSE), _shortened(shorts, _FINE), shorts, limits
-
-    def _search_tile(self, table, queries, coarse, fine, shorts, limits, nearest, ids):
-        """Merge the bank into the lists of a tile; False where not worth it."""
-        shape = len(queries), len(self.fine)
-        minima = table[: shape[0] * shape[1]].reshape(shape)
-        _minima_of_leaves(coarse, self.coarse, self.coarse_norms, minima)
-        return _nearest_in_leaves(
-            minima, fine, self.fine, self.fine_norms, self.order, shorts, self.shorts,
-            queries, self.rows, limits, nearest, ids,
-        )  # fmt: skip
 
 
 def _shortened(shorts, width):
@@ -151,7 +162,7 @@ def _nearest_in_leaves(
                 )
                 cap = cap_of(best, limit, 1.0)
             n, looked_at = collect(
-                values, _BEYOND, leaf * _LEAF, order, shorts[i], row_shorts, limit, cap, best,
+                values, _BEYOND, leaf * _LEAF, order, shorts[i], row_shorts, limit, cap, 1.0, best,
                 bounds, waiting, n,
             )  # fmt: skip
             compared += looked_at

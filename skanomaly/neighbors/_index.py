@@ -10,10 +10,9 @@ from sklearn.utils import check_array, check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from skanomaly._memory import parse_memory
-from skanomaly.neighbors._exact import ExactSearch
+from skanomaly.neighbors._exact import ENGINES, ExactSearch
 
 _METHODS = ("exact", "pynndescent")
-_ENGINES = ("auto", "plain", "float32", "int8")
 # Squares of larger numbers, summed over the columns, might leave the range of float32.
 _LARGEST = 1e16
 
@@ -167,7 +166,7 @@ class PatchIndex(BaseEstimator):
 
     def _check_parameters(self):
         """Refuse what cannot be used before any work is done."""
-        for name, allowed in (("method", _METHODS), ("engine", _ENGINES)):
+        for name, allowed in (("method", _METHODS), ("engine", ENGINES)):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {allowed}; got {getattr(self, name)!r}.")
         parse_memory(self.memory_limit)

@@ -9,69 +9,59 @@ import functools
 import time
 
 import numpy as np
+from sklearn.utils import gen_batches
 
+from skanomaly._distances import short_vectors
 from skanomaly.neighbors._kernels import BLOCK, minima_of_integers, nearest_in_products
-from skanomaly.neighbors._screened import ScreenedSearch
+from skanomaly.neighbors._screened import Screen
 
 # Rows whose products are held at a time for a tile of queries, 8 MB: they stay in the cache.
-_PART_ROWS = 256 * BLOCK
+_PIECE_ROWS = 256 * BLOCK
 _BEYOND = np.int32(2**30)
 _LARGEST = 127
 # The screen in 8 bits beats the one in float32 where its products are this much faster.
 _WORTHWHILE_SPEED = 2.5
 
 
-class Int8Search(ScreenedSearch):
-    """Bank in 8 bits, in parts whose products fit the cache."""
+class Int8Screen(Screen):
+    """Rows in 8 bits, multiplied in slices whose products fit the cache."""
 
     name = "int8"
     n_axes = 95  # and the length of the rest: 96 numbers, a multiple of what instructions take
     block = BLOCK
     tile_queries = 128
-    bytes_per_query = 4 * _PART_ROWS
 
-    def __init__(self, rows):
-        import torch
+    def _learn(self, sample):
+        import torch  # noqa: F401  now, so that its number of threads is put back afterwards
 
         if not is_exact():
             raise RuntimeError(
                 'engine="int8" needs exact products of 8-bit integers, which torch does not offer '
                 'on this machine; use engine="auto" or "float32".'
             )
-        super().__init__(rows)
-        n_rows, width = self.shorts.shape
-        self.rotation = _random_rotation(width)
-        self.shorts = self.shorts @ self.rotation
-        self.unit = (float(np.abs(self.shorts).max()) or 1.0) / _LARGEST
-        codes, errors = self._encode(self.shorts)
-        self.largest_code_error = errors.max()
-        n_padded = -(-n_rows // BLOCK) * BLOCK
-        padded = np.zeros((n_padded, width), dtype=np.int8)
-        padded[:n_rows] = codes
-        self.half_norms = np.full(n_padded, _BEYOND, dtype=np.int32)
-        self.half_norms[:n_rows] = _squared_norms(codes) // 2
-        self.parts = [
-            slice(s, min(s + _PART_ROWS, n_padded)) for s in range(0, n_padded, _PART_ROWS)
-        ]
-        # (width, rows of the part) each
-        self.codes = [torch.from_numpy(padded[part]).t().contiguous() for part in self.parts]
+        self.rotation = _random_rotation(self.axes.shape[1] + 1)
+        shorts = short_vectors(sample, self.mean, self.axes) @ self.rotation
+        self.unit = (float(np.abs(shorts).max()) or 1.0) / _LARGEST
+        self.largest_code_error = 0.0
 
-    def search(self, queries, nearest, ids, n_bytes):
-        """As the other screen; products run in the calling thread alone."""
-        import torch
-
-        torch.set_num_threads(1)  # each thread has a setting of its own
-        return super().search(queries, nearest, ids, n_bytes)
+    def _pack(self, order, shorts):
+        shorts = shorts @ self.rotation
+        codes, errors = self._encode(shorts)
+        self.largest_code_error = max(self.largest_code_error, errors.max())
+        return _Part(order, shorts[:, :0] if self.is_lean else shorts, codes)
 
     def _prepare(self, shorts, margins):
         """Rotated short vectors, their codes, and the limits of the kernels."""
+        import torch
+
+        torch.set_num_threads(1)  # each thread has a setting of its own
         shorts = shorts @ self.rotation
         codes, errors = self._encode(shorts)
         limits = np.full((len(shorts), 4), np.inf)
         limits[:, 0] = margins + errors + self.largest_code_error
         limits[:, 1] = _squared_norms(codes) - 2  # halves were rounded down
-        limits[:, 2] = margins
-        return shorts, codes, limits
+        limits[:, 2] = limits[:, 0] if self.is_lean else margins
+        return shorts[:, :0] if self.is_lean else shorts, codes, limits
 
     def _encode(self, shorts):
         """Codes (n, width) int8 and the lengths (n,) of their errors."""
@@ -79,26 +69,46 @@ class Int8Search(ScreenedSearch):
         errors = shorts - codes * self.unit
         return codes.astype(np.int8), np.sqrt(np.einsum("ij,ij->i", errors, errors))
 
-    def _search_tile(self, table, queries, shorts, codes, limits, nearest, ids):
-        """Merge the bank, part by part, into the lists of a tile; False where not worth it."""
+    def _search_tile(self, part, rows, table, queries, shorts, codes, limits, nearest, ids):
+        """Merge a part into the lists of a tile; False where not worth it."""
         import torch
 
         codes, table = torch.from_numpy(codes), torch.from_numpy(table).view(torch.int32)
-        for part, part_codes in zip(self.parts, self.codes, strict=True):
-            products = table[: len(codes) * part_codes.shape[1]].view(len(codes), -1)
-            torch._int_mm(codes, part_codes, out=products)  # (queries, rows)
+        for piece, piece_codes in zip(part.pieces, part.codes, strict=True):
+            n_products = len(codes) * piece_codes.shape[1]
+            products = table.view(-1)[:n_products].view(len(codes), -1)
+            torch._int_mm(codes, piece_codes, out=products)  # (queries, rows)
             products = products.numpy()
             minima = np.empty((len(queries), products.shape[1] // BLOCK), dtype=np.int32)
-            half_norms = self.half_norms[part]
+            half_norms = part.half_norms[piece]
             minima_of_integers(half_norms, products, minima)
             worthwhile = nearest_in_products(
-                minima, half_norms, products, _BEYOND, self.order[part], shorts,
-                self.shorts[part], queries, self.rows,
+                minima, half_norms, products, _BEYOND, part.order[piece], shorts,
+                part.shorts[piece], queries, rows,
                 limits, 1 / self.unit**2, nearest, ids, True,
             )  # fmt: skip
             if not worthwhile:
                 return False
         return True
+
+
+class _Part:
+    """Rows in 8 bits, padded to whole blocks with rows beyond all others."""
+
+    def __init__(self, order, shorts, codes):
+        import torch
+
+        n_rows, width = codes.shape
+        n_padded = -(-n_rows // BLOCK) * BLOCK
+        padded = np.zeros((n_padded, width), dtype=np.int8)
+        padded[:n_rows] = codes
+        self.order, self.shorts = order, shorts
+        self.half_norms = np.full(n_padded, _BEYOND, dtype=np.int32)
+        self.half_norms[:n_rows] = _squared_norms(codes) // 2
+        self.table_width = min(n_padded, _PIECE_ROWS)
+        self.pieces = list(gen_batches(n_padded, _PIECE_ROWS))
+        # (width, rows of the piece) each
+        self.codes = [torch.from_numpy(padded[piece]).t().contiguous() for piece in self.pieces]
 
 
 @functools.cache

@@ -107,7 +107,19 @@ def fill_list(values, beyond, start, order, query, rows, nearest, ids):
 
 @numba.njit(cache=True, nogil=True)
 def collect(
-    values, beyond, start, order, short, row_shorts, limit, cap, nearest, bounds, waiting, n
+    values,
+    beyond,
+    start,
+    order,
+    short,
+    row_shorts,
+    limit,
+    cap,
+    scale,
+    nearest,
+    bounds,
+    waiting,
+    n,
 ):
     """Append the rows of a block that may be among the nearest to the n waiting ones.
 
@@ -121,7 +133,7 @@ def collect(
     for column in range(min(values.shape[0], order.shape[0] - start)):
         if values[column] <= cap and values[column] < beyond:
             if short.shape[0] == 0:
-                bound = 2 * np.float64(values[column]) + limit[1]
+                bound = (2 * np.float64(values[column]) + limit[1]) / scale
             else:
                 bound = np.float64(squared_distance(short, row_shorts[start + column]))
                 compared += 1
@@ -234,7 +246,7 @@ def nearest_in_products(
                 )
                 cap = cap_of(best, limit, scale)
             n, looked_at = collect(
-                values, beyond, start, order, shorts[i], row_shorts, limit, cap, best,
+                values, beyond, start, order, shorts[i], row_shorts, limit, cap, scale, best,
                 bounds, waiting, n,
             )  # fmt: skip
             compared += looked_at

@@ -72,6 +72,16 @@ class PlainSearch:
         return limits
 
 
+def search_some(search, some, queries, nearest, ids, n_bytes):
+    """Search for the queries that a mask names, and for no others."""
+    if some.all():
+        search.search(queries, nearest, ids, n_bytes)
+        return
+    some_nearest, some_ids = nearest[some], ids[some]
+    search.search(queries[some], some_nearest, some_ids, n_bytes)
+    nearest[some], ids[some] = some_nearest, some_ids
+
+
 def rounding(n_features):
     """Relative error to allow for in a float32 sum of products.
 

@@ -1,0 +1,283 @@
+"""SPADE (Cohen and Hoshen, 2020): good images like this one, and then patches like this one.
+
+f           an image's pooled features: the mean of one layer over its positions, (C,)
+K           the good images nearest to f
+s           mean distance of f to those of the K images: score of the image            (eq. 2)
+G           gallery: the patches of the K images, at all positions, layer by layer
+d           mean distance of a patch to its kappa nearest of G: score of a position    (eq. 4)
+"""
+
+from numbers import Integral
+
+import numpy as np
+
+from skanomaly._memory import check_memory
+from skanomaly._validation import Interval, StrOptions
+from skanomaly.base import BaseDetector
+from skanomaly.feature_maps import BATCH_SIZE, join, local_mean
+from skanomaly.neighbors import GalleryIndex, PatchIndex
+
+SCREEN_ROW_BYTES = 220  # estimate: what the search keeps beside each patch
+WAYS_OUT = (
+    "memory_dtype='float16'; fewer layers; an extractor with memory_limit, which streams its "
+    "features, or with a smaller image_size; fewer images"
+)
+
+
+class SPADE(BaseDetector):
+    """Nearest good images, and in them the nearest patches.
+
+    Nothing is learned: the good images' features are the model. It suits parts in few poses,
+    where a similar good image can be found.
+
+    Parameters
+    ----------
+    n_neighbors : int, default=50
+        Good images K that a new one is compared with. Fewer, such as 5, score images better in
+        most reports; more score maps better.
+    n_gallery_neighbors : int, default=1
+        Patches kappa of the K images over which a position's score is averaged.
+    layers : list of str or None, default=None
+        Layers of the pyramid whose maps are averaged; None: all.
+    image_layer : str or None, default=None
+        Layer whose mean describes an image; None: the last one.
+    patch_size : int, default=1
+        Side, in cells, of the neighbourhood over which each layer is averaged; odd, 1: none, as
+        in the paper. 3 suits features of small receptive field, such as FilterBank's.
+    memory_dtype : {"float32", "float16"}, default="float32"
+        How the good images' features are kept; "float16" rounds them, in half the memory.
+    image_score : {"paper", "map_max"}, default="paper"
+        Score of an image: the paper's, or the maximum of its smoothed score map.
+    sigma : float, default=4.0
+        Smoothing of the score map, in pixels of the extractor's input.
+    contamination : float in (0, 0.5], default=0.01
+        Share of the training images that fall below the threshold.
+    memory_limit : int, str such as "2GB", or None, default=None
+        Budget of a fit and of the search, stored features included; None: what the machine has.
+        A fit that cannot keep to it is refused before it starts. The answer does not depend on it.
+    verbose : int, default=0
+        1 shows progress bars.
+
+    Attributes
+    ----------
+    memory_ : dict of str to ndarray of shape (n, h * w, C)
+        The good images' patches by layer.
+    pooled_ : ndarray of shape (n, C), float64
+        The good images' pooled features.
+    offset_ : float
+        Threshold on ``score_samples``.
+    layer_shapes_ : dict of str to tuple (h, w, C)
+    n_features_in_ : int
+        Channels of all layers.
+
+    See Also
+    --------
+    PatchCore : One bank of patches for all images, cut down to a coreset.
+
+    Notes
+    -----
+    Distances are Euclidean; the paper's are squared. Each layer has its own gallery and map, and
+    the maps are averaged at the finest grid, as in the published results; coarser maps are
+    enlarged bilinearly. All patches of a gallery are compared.
+
+    The paper pools a network's last layer and compares patches of three earlier ones:
+    ``layers=["layer1", "layer2", "layer3"], image_layer="layer4"`` of a ResNet.
+
+    An image of the memory finds itself. With ``image_score="map_max"`` the threshold is
+    therefore set leaving each image out of its own gallery.
+
+    References
+    ----------
+    Cohen and Hoshen, "Sub-Image Anomaly Detection with Deep Pyramid Correspondences",
+    arXiv 2005.02357, 2020.
+
+    Examples
+    --------
+    >>> from skanomaly import SPADE, FilterBank, Pipeline
+    >>> from skanomaly.datasets import make_defects, make_textures
+    >>> good = make_textures(20, size=(64, 64), random_state=0)
+    >>> bad, masks, kinds = make_defects(good[:5], kinds=["blur"], size=2, random_state=0)
+    >>> features = FilterBank(image_size=64, random_state=0)
+    >>> detector = SPADE(n_neighbors=5, image_score="map_max")
+    >>> Pipeline([("features", features), ("detector", detector)]).fit(good).predict(bad)
+    array([-1, -1, -1, -1, -1])
+    """
+
+    _parameter_constraints = {
+        name: constraint
+        for name, constraint in BaseDetector._parameter_constraints.items()
+        if name != "random_state"
+    } | {
+        "n_neighbors": [Interval(Integral, 1, None, closed="left")],
+        "n_gallery_neighbors": [Interval(Integral, 1, None, closed="left")],
+        "layers": [None, "array-like"],
+        "image_layer": [None, str],
+        "patch_size": [Interval(Integral, 1, None, closed="left")],
+        "memory_dtype": [StrOptions({"float32", "float16"})],
+        "memory_limit": [None, str, Interval(Integral, 1, None, closed="left")],
+    }
+
+    def __init__(
+        self,
+        *,
+        n_neighbors=50,
+        n_gallery_neighbors=1,
+        layers=None,
+        image_layer=None,
+        patch_size=1,
+        memory_dtype="float32",
+        image_score="paper",
+        sigma=4.0,
+        contamination=0.01,
+        memory_limit=None,
+        verbose=0,
+    ):
+        self.n_neighbors = n_neighbors
+        self.n_gallery_neighbors = n_gallery_neighbors
+        self.layers = layers
+        self.image_layer = image_layer
+        self.patch_size = patch_size
+        self.memory_dtype = memory_dtype
+        self.image_score = image_score
+        self.sigma = sigma
+        self.contamination = contamination
+        self.memory_limit = memory_limit
+        self.verbose = verbose
+
+    def _fit(self, X):
+        self._check_parameters(len(X))
+        needs = {"features": X.nbytes, **self._memory_needs(X.layer_shapes, len(X))}
+        check_memory(needs, self.memory_limit, WAYS_OUT)
+        self.memory_ = {
+            name: np.empty((len(X), h * w, c), dtype=self.memory_dtype)
+            for name, (h, w, c) in self._pyramid(X.layer_shapes).items()
+        }
+        self.pooled_ = np.empty((len(X), X.layer_shapes[self._pooled_layer()][2]))
+        done = 0
+        for piece in X.batches():
+            end = done + len(piece)
+            self.pooled_[done:end] = self._pooled(piece)
+            for name, rows in self._patches(piece).items():
+                self.memory_[name][done:end] = rows
+            done = end
+        self._search = None
+
+    def _check_parameters(self, n_images):
+        if self.patch_size % 2 == 0:
+            raise ValueError(f"patch_size must be odd, to have a middle; got {self.patch_size}")
+        if self.n_neighbors > n_images:
+            raise ValueError(
+                f"expected at least n_neighbors={self.n_neighbors} good images to choose from, got "
+                f"n_samples={n_images}; ask for fewer neighbours or fit more images"
+            )
+        _choose([self._pooled_layer()], self.layer_shapes_)
+        n_fewest = min(h * w for h, w, _ in self._pyramid(self.layer_shapes_).values())
+        if self.n_gallery_neighbors > self.n_neighbors * n_fewest:
+            raise ValueError(
+                f"n_gallery_neighbors must be at most n_neighbors times the {n_fewest} positions "
+                f"of the coarsest layer, {self.n_neighbors * n_fewest}; "
+                f"got {self.n_gallery_neighbors}"
+            )
+
+    def _memory_needs(self, layer_shapes, n_images):
+        """Bytes a fit holds at its widest, by what they are for; features not counted."""
+        shapes = self._pyramid(layer_shapes).values()
+        n_rows = sum(h * w for h, w, _ in shapes)
+        n_numbers = sum(h * w * c for h, w, c in shapes)
+        return {
+            "memory": np.dtype(self.memory_dtype).itemsize * n_numbers * n_images,
+            "its index": SCREEN_ROW_BYTES * n_rows * n_images,
+            "a batch": 2 * 4 * n_numbers * min(n_images, BATCH_SIZE),
+        }
+
+    def _pyramid(self, layer_shapes):
+        """{layer: (h, w, C)} of the layers whose maps count."""
+        return _choose(layer_shapes if self.layers is None else self.layers, layer_shapes)
+
+    def _pooled_layer(self):
+        return self.image_layer or list(self.layer_shapes_)[-1]
+
+    def _pooled(self, X):
+        """One vector per image: (b, C)."""
+        return X.arrays()[self._pooled_layer()].mean(axis=(1, 2), dtype=np.float64)
+
+    def _patches(self, X):
+        """{layer: (b, h * w, C)} of a few images."""
+        arrays = X.arrays()
+        return {
+            name: local_mean(arrays[name], self.patch_size).reshape(len(X), h * w, c)
+            for name, (h, w, c) in self._pyramid(self.layer_shapes_).items()
+        }
+
+    def _score_batch(self, X):
+        distances, images = self._indexes()[0].kneighbors(self._pooled(X), self.n_neighbors)
+        return self._patch_scores(X, images), distances.mean(axis=1)
+
+    def _patch_scores(self, X, images):
+        """Scores (b, h, w) at the finest grid, each image by the good images (b, K) named."""
+        galleries = self._indexes()[1]
+        maps = {}
+        for name, rows in self._patches(X).items():
+            found = galleries[name].distances(rows, images, self.n_gallery_neighbors)
+            height, width, _ = self.layer_shapes_[name]
+            maps[name] = found.mean(axis=2).reshape(len(X), height, width, 1)
+        return join(maps).mean(axis=3)
+
+    def _image_scores(self, maps):
+        if self.image_score == "map_max":
+            return super()._image_scores(maps)
+        # The paper's score needs the pooled layer alone.
+        index = self._indexes()[0]
+        return np.concatenate(
+            [
+                self._final_image_scores(
+                    piece, None, index.kneighbors(self._pooled(piece), self.n_neighbors)[0].mean(1)
+                )
+                for piece in maps.batches()
+            ]
+        )
+
+    def _set_offset(self, maps):
+        if self.image_score == "paper" or len(maps) == 1:
+            super()._set_offset(maps)
+            return
+        scores, done = [], 0
+        for piece in maps.batches():
+            own = np.arange(done, done + len(piece))
+            patch_scores = self._patch_scores(piece, self._other_images(own))
+            scores.append(self._final_image_scores(piece, patch_scores, None))
+            done += len(piece)
+        self.offset_ = np.percentile(np.concatenate(scores), 100 * self.contamination)
+
+    def _other_images(self, own):
+        """The images (b, K) nearest to some of the memory, without those themselves."""
+        n_asked = min(self.n_neighbors + 1, len(self.pooled_))
+        _, images = self._indexes()[0].kneighbors(self.pooled_[own], n_asked)
+        is_own = images == own[:, None]
+        # Of many identical images one may not be among its own nearest: then the last one goes.
+        is_own[~is_own.any(axis=1), -1] = True
+        return images[~is_own].reshape(len(own), n_asked - 1)
+
+    def _indexes(self):
+        """The search structures over images and, by layer, galleries, built on first use."""
+        if getattr(self, "_search", None) is None:
+            limit = self.memory_limit
+            galleries = {
+                n: GalleryIndex(memory_limit=limit).fit(m) for n, m in self.memory_.items()
+            }
+            self._search = PatchIndex(memory_limit=limit).fit(self.pooled_), galleries
+        return self._search
+
+    def __getstate__(self):
+        return {**super().__getstate__(), "_search": None}
+
+
+def _choose(names, layer_shapes):
+    """{layer: (h, w, C)} of some layers by name."""
+    unknown = [name for name in names if name not in layer_shapes]
+    if unknown or not len(names):
+        raise ValueError(
+            f"expected layers among those of the features, {list(layer_shapes)}, got "
+            f"{unknown or 'none'}; choose from these or let the extractor answer more"
+        )
+    return {name: layer_shapes[name] for name in names}

@@ -1,0 +1,186 @@
+"""Nearest rows among those of a few chosen images, a different few for each query image."""
+
+import numbers
+from concurrent.futures import ThreadPoolExecutor
+
+import joblib
+import numba
+import numpy as np
+from sklearn.base import BaseEstimator
+from sklearn.utils import gen_batches
+from sklearn.utils.validation import check_is_fitted
+
+from skanomaly._memory import parse_memory
+from skanomaly.neighbors._exact import ENGINES, Rest, chunk_sizes, screen_type, single_threaded
+from skanomaly.neighbors._plain import PlainSearch, search_some
+
+_SAMPLE_ROWS = 20_000
+
+
+class GalleryIndex(BaseEstimator):
+    """Exact distances to the nearest rows among the rows of chosen images.
+
+    Each image's rows are prepared once; which images make a query's gallery is said with the
+    query. No gallery is ever put together: its images are searched one after another.
+
+    Parameters
+    ----------
+    memory_limit : int, str or None, default=None
+        Bound of the working buffers in bytes or as "500MB". The rows, what is prepared from them,
+        the result and, of float16 rows, one image's rows per thread are not counted.
+    n_jobs : int or None, default=None
+        Threads; -1 for all processors. None: as many as numba is set to.
+    engine : {"auto", "plain", "float32", "int8"}, default="auto"
+        As for :class:`PatchIndex`. The answer does not depend on it.
+
+    Attributes
+    ----------
+    rows_ : ndarray of shape (n_images, n_rows, n_features), float32 or float16
+        Not a copy.
+
+    See Also
+    --------
+    PatchIndex : One bank for all queries.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skanomaly.neighbors import GalleryIndex
+    >>> rows = np.array([[[0.0], [1.0]], [[5.0], [6.0]], [[8.0], [9.0]]], dtype=np.float32)
+    >>> index = GalleryIndex().fit(rows)
+    >>> queries = np.array([[[4.0]], [[4.0]]], dtype=np.float32)
+    >>> index.distances(queries, images=[[0, 2], [1, 2]])  # the first may not look at 5.0
+    array([[[3.]],
+    <BLANKLINE>
+           [[1.]]], dtype=float32)
+    """
+
+    def __init__(self, *, memory_limit=None, n_jobs=None, engine="auto"):
+        self.memory_limit = memory_limit
+        self.n_jobs = n_jobs
+        self.engine = engine
+
+    def fit(self, rows, y=None):
+        """Keep the rows.
+
+        Parameters
+        ----------
+        rows : ndarray of shape (n_images, n_rows, n_features), float32 or float16
+            Finite; float16 rows are compared as the float32 numbers that they stand for.
+        y : Ignored
+            Not used, present by convention.
+
+        Returns
+        -------
+        GalleryIndex
+            The index itself.
+
+        Raises
+        ------
+        ValueError
+            If a parameter is out of its range or rows have another shape or type.
+        """
+        if self.engine not in ENGINES:
+            raise ValueError(f"engine must be one of {ENGINES}; got {self.engine!r}.")
+        parse_memory(self.memory_limit)
+        if rows.ndim != 3 or 0 in rows.shape or rows.dtype not in (np.float32, np.float16):
+            raise ValueError(
+                "rows must have shape (n_images, n_rows, n_features), none of them 0, and dtype "
+                f"float32 or float16; got shape {rows.shape}, dtype {rows.dtype}."
+            )
+        self.rows_ = rows
+        self._screen = self._parts = None
+        return self
+
+    def distances(self, queries, images, n_neighbors=1):
+        """Distances to the nearest rows of each query's gallery.
+
+        Parameters
+        ----------
+        queries : ndarray of shape (b, q, n_features), float32
+            q query rows of each of b images.
+        images : array-like of shape (b, K), int
+            The images whose rows are each query image's gallery.
+        n_neighbors : int, default=1
+
+        Returns
+        -------
+        ndarray of shape (b, q, n_neighbors), float32
+            Euclidean, nearest first.
+
+        Raises
+        ------
+        ValueError
+            If a gallery has fewer rows than neighbours, or the columns are not those of fit.
+        """
+        check_is_fitted(self)
+        images = np.asarray(images)
+        _, n_rows, n_features = self.rows_.shape
+        if queries.ndim != 3 or queries.shape[2] != n_features:
+            raise ValueError(
+                f"queries must have shape (b, q, {n_features}), the columns of fit; "
+                f"got shape {queries.shape}."
+            )
+        is_count = isinstance(n_neighbors, numbers.Integral) and n_neighbors >= 1
+        if not is_count or n_neighbors > images.shape[1] * n_rows:
+            raise ValueError(
+                f"n_neighbors must be an integer from 1 to the rows of a gallery, "
+                f"{images.shape[1]} x {n_rows}; got {n_neighbors!r}."
+            )
+        shape = (*queries.shape[:2], int(n_neighbors))
+        nearest = np.full(shape, np.inf, dtype=np.float32)
+        n_chunk, n_bytes, n_threads = chunk_sizes(
+            parse_memory(self.memory_limit), self._n_threads(), n_features
+        )
+        if len(queries) < n_threads:
+            n_chunk = min(n_chunk, -(-shape[1] // n_threads))
+        n_chunk = -(-shape[1] // -(-shape[1] // n_chunk))  # of one size each, as nearly as can be
+        tasks = [(i, part) for i in range(len(queries)) for part in gen_batches(shape[1], n_chunk)]
+
+        def answer(task):
+            i, part = task
+            self._answer(queries[i, part], images[i], nearest[i, part], n_bytes)
+
+        with single_threaded(), ThreadPoolExecutor(n_threads) as pool:
+            self._prepare()
+            list(pool.map(answer, tasks))  # list: raises what a thread has raised
+        return np.sqrt(nearest, out=nearest)
+
+    def _answer(self, queries, images, nearest, n_bytes):
+        """Fill the lists of some rows of one query image, gallery image by gallery image."""
+        queries = np.require(queries, np.float32, ["C", "W"])
+        ids = np.full(nearest.shape, -1, dtype=np.int64)
+        rest = Rest()
+        if self._screen is not None:
+            prepared = self._screen.prepare(queries)
+            table = self._screen.table(self._parts[images[0]], n_bytes)
+        for image in images:
+            rows = np.require(self.rows_[image], np.float32, ["C", "W"])
+            left = np.ones(len(queries), dtype=bool)
+            if self._screen is not None and rest.is_over():
+                left = ~self._screen.search(
+                    self._parts[image], rows, queries, prepared, nearest, ids, table
+                )
+                rest.after(was_useless=left.all())
+            if left.any():
+                search_some(PlainSearch(rows), left, queries, nearest, ids, n_bytes)
+
+    def _prepare(self):
+        """What the screen keeps of each image; it is not kept in a pickle."""
+        if self._screen is not None or self.engine == "plain":
+            return
+        flat = self.rows_.reshape(-1, self.rows_.shape[2])
+        sample = flat[:: -(-len(flat) // _SAMPLE_ROWS)].astype(np.float32)
+        screen = screen_type(self.engine)(sample, is_lean=True)
+        self._parts = [screen.add(rows.astype(np.float32, copy=False)) for rows in self.rows_]
+        self._screen = screen
+
+    def _n_threads(self):
+        return (
+            numba.get_num_threads() if self.n_jobs is None else joblib.effective_n_jobs(self.n_jobs)
+        )
+
+    def __getstate__(self):
+        """Parameters and rows: what is prepared from them is prepared again on first use."""
+        state = super().__getstate__()
+        return {**state, "_screen": None, "_parts": None} if "_parts" in state else state
