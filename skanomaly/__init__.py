@@ -15,10 +15,10 @@ _PUBLIC = {
     "FeatureMaps": "skanomaly.feature_maps",
     "PaDiM": "skanomaly.detectors",
     "PatchCore": "skanomaly.detectors",
-    "Pipeline": "skanomaly.base",
+    "Pipeline": "skanomaly.pipeline",
     "SPADE": "skanomaly.detectors",
     "estimate_memory": "skanomaly.memory",
-    "score_map": "skanomaly.base",
+    "score_map": "skanomaly.pipeline",
     "load_folder": "skanomaly.datasets",
 }
 _SUBMODULES = (

@@ -13,13 +13,13 @@ import numpy as np
 from PIL import Image
 
 from skanomaly._heat_maps import save_score_map
-from skanomaly.base import Pipeline
 from skanomaly.datasets import load_folder, make_inspection
 from skanomaly.datasets._layouts import list_items
 from skanomaly.detectors import PatchCore
 from skanomaly.feature_extraction import FeatureExtractor, FilterBank
 from skanomaly.metrics import image_roc_auc_score, pixel_roc_auc_score
 from skanomaly.model_selection import HeldOutThreshold
+from skanomaly.pipeline import Pipeline
 
 SCORES_FILE = "scores.csv"
 FULL_GLOW = 1.25  # score, in multiples of the map's threshold, of the brightest colour

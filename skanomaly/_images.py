@@ -82,7 +82,15 @@ def read_image(item, name="image"):
     return _check_array(image, name)
 
 
-def _read_file(path):
+def image_content(item, name):
+    """What tells an image from others: a file's bytes, or an array's pixels."""
+    if isinstance(item, (str, Path)):
+        _check_file(Path(item))
+        return Path(item).read_bytes()
+    return item if isinstance(item, np.ndarray) else read_image(item, name)
+
+
+def _check_file(path):
     if not path.exists():
         raise MissingImageError(f"{path}: no such image file")
     if path.is_dir():
@@ -90,6 +98,10 @@ def _read_file(path):
             f"{path}: expected an image file, got a folder; list its files, "
             "or read it with skanomaly.load_folder"
         )
+
+
+def _read_file(path):
+    _check_file(path)
     try:
         with Image.open(path) as image:
             if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
@@ -179,15 +191,19 @@ def load_batch(images, indices, image_fit, n_channels):
     return np.stack(fitted), np.array(frames)
 
 
-def load_batches(images, image_fit, n_channels, batch_size, n_threads=2):
-    """Batches as from load_batch, read ahead by threads while the caller computes."""
-    slices = list(gen_batches(len(images), batch_size))
+def load_batches(images, image_fit, n_channels, batch_size, indices=None, n_threads=2):
+    """Batches as from load_batch, read ahead by threads while the caller computes.
+
+    ``indices`` names the images to read; None: all.
+    """
+    indices = range(len(images)) if indices is None else indices
+    slices = list(gen_batches(len(indices), batch_size)) if len(indices) else []
     with ThreadPoolExecutor(n_threads) as pool:
         waiting = deque()
         try:
             for i in range(len(slices) + n_threads):
                 if i < len(slices):
-                    part = range(slices[i].start, slices[i].stop)
+                    part = indices[slices[i]]
                     waiting.append(pool.submit(load_batch, images, part, image_fit, n_channels))
                 if i >= n_threads and waiting:
                     yield waiting.popleft().result()

@@ -1,13 +1,12 @@
-"""BaseDetector: the public contract of a detector, written once; score_map behind a Pipeline."""
+"""BaseDetector: the public contract of a detector, written once."""
 
-from numbers import Real
+from numbers import Integral, Real
 
 import numpy as np
 from sklearn.base import BaseEstimator, OutlierMixin
-from sklearn.pipeline import Pipeline as _SklearnPipeline
-from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
+from skanomaly._cache import digest
 from skanomaly._validation import (
     Interval,
     StrOptions,
@@ -18,8 +17,6 @@ from skanomaly._validation import (
 )
 from skanomaly.feature_maps import FeatureMaps
 
-__all__ = ["BaseDetector", "Pipeline", "score_map"]
-
 
 class BaseDetector(OutlierMixin, BaseEstimator):
     """Template of a detector: a child learns in ``_fit`` and scores in ``_score_batch``.
@@ -28,6 +25,9 @@ class BaseDetector(OutlierMixin, BaseEstimator):
     few images and answers patch scores (b, h, w) and the paper's image scores (b,), both high
     for a defect. Everything a user sees follows from these two.
     """
+
+    # Parameters that come into play after the hooks, or change no score at all.
+    _AFTER_SCORES = ("sigma", "contamination", "memory_limit", "verbose")
 
     _parameter_constraints = {
         "image_score": [StrOptions({"paper", "map_max"})],
@@ -66,6 +66,7 @@ class BaseDetector(OutlierMixin, BaseEstimator):
         """
         maps = self._check_X(X, reset=True)
         maps = maps[good_rows(y, len(maps))]
+        self._fit_identity = self._digest(maps) if maps.cache is not None else None
         self._fit(maps)
         self._set_offset(maps)
         return self
@@ -100,12 +101,12 @@ class BaseDetector(OutlierMixin, BaseEstimator):
         """
         check_is_fitted(self)
         scores, maps = [], []
-        for piece in self._check_X(X, reset=False).batches():
-            patch_scores, image_scores = self._score_batch(piece)
-            scores.append(self._final_image_scores(piece, patch_scores, image_scores))
+        X = self._check_X(X, reset=False)
+        for frames, patch_scores, image_scores in self._scored(X):
+            scores.append(self._final_image_scores(X, patch_scores, image_scores))
             maps += [
-                piece.image_fit.to_frame(one, frame, self.sigma)
-                for one, frame in zip(patch_scores, piece.frames, strict=True)
+                X.image_fit.to_frame(one, frame, self.sigma)
+                for one, frame in zip(patch_scores, frames, strict=True)
             ]
         alike = len({one.shape for one in maps}) == 1
         return np.concatenate(scores), np.stack(maps) if alike else maps
@@ -163,13 +164,41 @@ class BaseDetector(OutlierMixin, BaseEstimator):
     def _image_scores(self, maps):
         """(n,) float64, low for a defect."""
         return np.concatenate(
-            [self._final_image_scores(piece, *self._score_batch(piece)) for piece in maps.batches()]
+            [self._final_image_scores(maps, *scores) for _, *scores in self._scored(maps)]
         )
 
-    def _final_image_scores(self, piece, patch_scores, image_scores):
+    def _scored(self, X):
+        """Frames, patch scores and image scores of a few images at a time, from X's cache if any.
+
+        Frames are (b, 2), patch scores (b, h, w), image scores (b,), high for a defect.
+        """
+
+        def score(piece):
+            patch_scores, image_scores = self._score_batch(piece)
+            return {"patch_scores": patch_scores, "image_scores": image_scores}
+
+        identity = getattr(self, "_fit_identity", None)
+        if identity is not None:
+            identity = digest(identity, self._settings())
+        for frames, answers in X.answers(score, identity):
+            yield frames, answers["patch_scores"], answers["image_scores"]
+
+    def _digest(self, maps):
+        """Digest of what a fit depends on; None where it would come out differently again."""
+        random_state = getattr(self, "random_state", 0)
+        if not isinstance(random_state, Integral):
+            return None
+        return digest(type(self).__name__, self._settings(), maps.keys.tolist())
+
+    def _settings(self):
+        """Parameters on which patch scores and image scores of the hooks depend."""
+        parameters = self.get_params(deep=False)
+        return {k: v for k, v in sorted(parameters.items()) if k not in self._AFTER_SCORES}
+
+    def _final_image_scores(self, X, patch_scores, image_scores):
         """(b,) float64, low for a defect: the one place where the sign turns."""
         if self.image_score == "map_max":
-            image_scores = piece.image_fit.smooth(patch_scores, self.sigma).max(axis=(1, 2))
+            image_scores = X.image_fit.smooth(patch_scores, self.sigma).max(axis=(1, 2))
         return -image_scores.astype(np.float64)
 
     def _check_X(self, X, *, reset):
@@ -184,83 +213,3 @@ class BaseDetector(OutlierMixin, BaseEstimator):
         else:
             check_layers(self.layer_shapes_, X.layer_shapes)
         return X
-
-
-def _final_has_score_map(pipeline):
-    return hasattr(pipeline.steps[-1][1], "score_map")
-
-
-class Pipeline(_SklearnPipeline):
-    """scikit-learn's Pipeline with the method ``score_map``.
-
-    Anything that holds for :class:`sklearn.pipeline.Pipeline` holds here.
-
-    Examples
-    --------
-    >>> from skanomaly import FilterBank, PatchCore, Pipeline
-    >>> from skanomaly.datasets import make_textures
-    >>> good = make_textures(6, size=(64, 64), random_state=0)
-    >>> pipe = Pipeline([("features", FilterBank(image_size=64)), ("detector", PatchCore())])
-    >>> pipe.fit(good).score_map(good[:2]).shape
-    (2, 64, 64)
-    """
-
-    @available_if(_final_has_score_map)
-    def score_map(self, X):
-        """Heat maps of the last step, on X as the steps before transform it.
-
-        Parameters
-        ----------
-        X : images, as the first step takes them
-
-        Returns
-        -------
-        ndarray of shape (n, H, W), float32, or list of n arrays (H, W)
-            The higher, the more abnormal.
-        """
-        return score_map(self, X)
-
-
-def score_map(estimator, X):
-    """Heat maps of a detector, or of the one inside a Pipeline, a search or a frozen estimator.
-
-    Parameters
-    ----------
-    estimator : fitted estimator
-        A detector; a scikit-learn Pipeline that ends in one; a fitted search (its best estimator
-        is used); or any of these in a FrozenEstimator.
-    X : what the estimator's ``predict`` takes
-
-    Returns
-    -------
-    ndarray of shape (n, H, W), float32, or list of n arrays (H, W)
-        The higher, the more abnormal; in the images' own pixels; a list where sizes differ.
-
-    Raises
-    ------
-    TypeError
-        There is no detector with score maps in the estimator.
-
-    Examples
-    --------
-    >>> from sklearn.pipeline import make_pipeline
-    >>> from skanomaly import FilterBank, PatchCore, score_map
-    >>> from skanomaly.datasets import make_textures
-    >>> good = make_textures(6, size=(64, 64), random_state=0)
-    >>> pipe = make_pipeline(FilterBank(image_size=64), PatchCore()).fit(good)
-    >>> score_map(pipe, good[:2]).shape
-    (2, 64, 64)
-    """
-    if isinstance(estimator, _SklearnPipeline):
-        check_is_fitted(estimator)
-        X = estimator[:-1].transform(X) if len(estimator) > 1 else X
-        return score_map(estimator[-1], X)
-    for inner in ("best_estimator_", "estimator"):  # a fitted search; a FrozenEstimator
-        if not hasattr(estimator, "score_map") and hasattr(estimator, inner):
-            return score_map(getattr(estimator, inner), X)
-    if not hasattr(estimator, "score_map"):
-        raise TypeError(
-            f"expected a fitted detector with score maps, or a Pipeline or search around one, "
-            f"got {type(estimator).__name__}; an unfitted search must be fitted first"
-        )
-    return estimator.score_map(X)

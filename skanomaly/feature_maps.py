@@ -6,6 +6,7 @@ Stored in memory or streamed from the images batch by batch: detectors see one l
 import numpy as np
 from sklearn.utils import gen_batches
 
+from skanomaly._cache import digest
 from skanomaly._image_fit import ImageFit, upsampling
 
 BATCH_SIZE = 16  # images; what detectors work on at a time
@@ -32,6 +33,10 @@ class FeatureMaps:
     layer_shapes : dict of str to tuple (h, w, C)
     frames : ndarray of shape (n, 2), or None
         None while the features are streamed: an image's frame is known once it is read.
+    keys : ndarray of shape (n,), str, or None
+        Digests of all that each image's features depend on; None without a cache.
+    cache : Cache or None
+        Where answers about these images may be kept.
 
     Notes
     -----
@@ -57,7 +62,7 @@ class FeatureMaps:
         n_images = lengths.pop()
         grid = next(iter(layers.values())).shape[1:3]
         self._layers = layers
-        self._stream = None
+        self._stream = self._keys = self.cache = None
         self._rows = np.arange(n_images)
         self._frames = np.tile(grid, (n_images, 1)) if frames is None else np.asarray(frames)
         self.layer_shapes = {name: maps.shape[1:] for name, maps in layers.items()}
@@ -76,7 +81,7 @@ class FeatureMaps:
         image_fit : ImageFit
         """
         maps = cls.__new__(cls)
-        maps._layers, maps._frames = None, None
+        maps._layers = maps._frames = maps._keys = maps.cache = None
         maps._stream = (images, extract)
         maps._rows = np.arange(len(images))
         maps.layer_shapes, maps.image_fit = dict(layer_shapes), image_fit
@@ -89,6 +94,15 @@ class FeatureMaps:
     @property
     def frames(self):
         return None if self._frames is None else self._frames[self._rows]
+
+    @property
+    def keys(self):
+        return None if self._keys is None else self._keys[self._rows]
+
+    def remember(self, keys, cache):
+        """Set the keys of all images, and where answers about them are kept; answers itself."""
+        self._keys, self.cache = np.asarray(keys), cache
+        return self
 
     @property
     def is_stored(self):
@@ -126,7 +140,7 @@ class FeatureMaps:
         state = self.__dict__.copy()
         if self.is_stored and len(self._rows) != len(self._frames):
             state["_layers"] = self.arrays()
-            state["_frames"] = self.frames
+            state["_frames"], state["_keys"] = self.frames, self.keys
             state["_rows"] = np.arange(len(self))
         return state
 
@@ -154,12 +168,48 @@ class FeatureMaps:
 
     def batches(self, batch_size=BATCH_SIZE):
         """Stored FeatureMaps of batch_size consecutive images each, the last one shorter."""
+        if len(self) == 0:
+            return
         if self.is_stored:
             for part in gen_batches(len(self), batch_size):
                 yield self[part]
         else:
             images, extract = self._stream
             yield from extract([images[i] for i in self._rows], batch_size)
+
+    def answers(self, function, identity=None):
+        """What a function says of each image, computed once where there is a cache.
+
+        Parameters
+        ----------
+        function : callable
+            Stored FeatureMaps of b images in, dict of str to array of shape (b, ...) out.
+        identity : str or None
+            Digest of all that the function's answers depend on beside the image; None: unknown,
+            so that nothing is kept.
+
+        Yields
+        ------
+        frames : ndarray of shape (b, 2)
+        answers : dict of str to array of shape (b, ...)
+            Of a few consecutive images.
+        """
+        if self.cache is None or identity is None:
+            for piece in self.batches():
+                yield piece.frames, function(piece)
+            return
+        keys = [digest(identity, key) for key in self.keys.tolist()]
+        missing = np.array([i for i, key in enumerate(keys) if key not in self.cache], dtype=int)
+        done = 0
+        for piece in self[missing].batches():
+            answers = {"frame": piece.frames, **function(piece)}
+            for j, i in enumerate(missing[done : done + len(piece)]):
+                self.cache.save(keys[i], {name: values[j] for name, values in answers.items()})
+            done += len(piece)
+        for part in gen_batches(len(self), BATCH_SIZE):
+            records = [self.cache.load(key) for key in keys[part]]
+            answers = {name: np.stack([r[name] for r in records]) for name in records[0]}
+            yield answers.pop("frame"), answers
 
     def joined(self):
         """All layers at the finest grid, side by side.
@@ -217,4 +267,7 @@ def concatenate(pieces):
         for name in pieces[0].layer_shapes
     }
     frames = np.concatenate([piece.frames for piece in pieces])
-    return FeatureMaps(layers, frames, pieces[0].image_fit)
+    maps = FeatureMaps(layers, frames, pieces[0].image_fit)
+    if pieces[0].keys is not None:
+        maps.remember(np.concatenate([piece.keys for piece in pieces]), pieces[0].cache)
+    return maps

@@ -13,6 +13,7 @@ PACKAGE = Path(skanomaly.__file__).parent
 
 # A module may import skanomaly modules of a lower rank, or of its own folder.
 RANKS = {
+    "_cache": 0,
     "_validation": 0,
     "_images": 0,
     "_image_fit": 0,
@@ -26,6 +27,7 @@ RANKS = {
     "density": 2,
     "metrics": 2,
     "base": 3,
+    "pipeline": 3,
     "memory": 3,
     "feature_extraction": 3,
     "detectors": 4,

@@ -19,7 +19,6 @@ from skanomaly._heat_maps import (
     to_rgb,
 )
 from skanomaly._images import read_image
-from skanomaly.base import Pipeline
 from skanomaly.datasets._masks import MaskFiles
 from skanomaly.display import (
     ProCurveDisplay,
@@ -28,6 +27,7 @@ from skanomaly.display import (
     save_score_map,
 )
 from skanomaly.metrics import aupro_score
+from skanomaly.pipeline import Pipeline
 
 
 @pytest.fixture

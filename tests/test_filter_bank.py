@@ -7,7 +7,8 @@ from oracles_features import filter_bank_energies
 
 from skanomaly import FilterBank
 from skanomaly.datasets import make_textures
-from skanomaly.feature_extraction._filter_bank import CLIP, learn_filters
+from skanomaly.feature_extraction._filter_bank import CLIP
+from skanomaly.feature_extraction._filters import learn_filters
 
 
 @pytest.fixture(scope="module")

@@ -92,6 +92,8 @@ class PaDiM(BaseDetector):
     array([-1, -1, -1, -1, -1])
     """
 
+    _AFTER_SCORES = ("contamination", "updatable", "verbose")  # the paper's score is smoothed
+
     _parameter_constraints = {
         **BaseDetector._parameter_constraints,
         "n_components": [None, Interval(Integral, 1, None, closed="left")],
@@ -174,6 +176,7 @@ class PaDiM(BaseDetector):
             self._fit(maps)
         else:
             self._learn(maps)
+        self._fit_identity = None  # depends on more than this call
         self._set_offset(maps)
         return self
 

@@ -13,6 +13,7 @@ import numpy as np
 from scipy.special import logsumexp
 from sklearn.utils import check_random_state
 
+from skanomaly._cache import digest
 from skanomaly._memory import check_memory
 from skanomaly._validation import Interval, StrOptions
 from skanomaly.base import BaseDetector
@@ -135,13 +136,23 @@ class PatchCore(BaseDetector):
             raise ValueError(f"patch_size must be odd, to have a middle; got {self.patch_size}")
         self._check_memory(X)
         rng = check_random_state(self.random_state)
+        self._seed, self._index = rng.randint(2**31), None
+        height, width = _grid(X.layer_shapes)
+        n_kept = max(1, int(self.coreset_ratio * len(X) * height * width))
+        key = None
+        if X.cache is not None and isinstance(self.random_state, Integral):
+            settings = (self.n_projections, self.patch_size, int(self.random_state))
+            key = digest("greedy order", settings, X.keys.tolist())
+            bank = X.cache.load(key)["bank"] if key in X.cache else ()
+            if len(bank) >= n_kept:
+                self.memory_bank_ = bank[:n_kept].copy()
+                return
         projected = self._project(X, RandomProjection(self.n_projections, rng))
-        n_kept = max(1, int(self.coreset_ratio * len(projected)))
         order = greedy_order(projected, n_kept, random_state=rng, verbose=self.verbose)
         del projected
         self.memory_bank_ = self._gather(X, order)
-        self._seed = rng.randint(2**31)
-        self._index = None
+        if key is not None:
+            X.cache.save(key, {"bank": self.memory_bank_})
 
     def _check_memory(self, X):
         """Refuse a fit that does not fit, before anything is computed."""

@@ -3,9 +3,9 @@
 import numpy as np
 from sklearn.metrics import auc
 
-from skanomaly.base import score_map
 from skanomaly.display._common import axes_and_figure, estimator_name, load_pyplot
 from skanomaly.metrics import pro_curve
+from skanomaly.pipeline import score_map
 
 _MOST_POINTS = 2000  # drawn; an exact curve can have millions
 

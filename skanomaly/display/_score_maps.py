@@ -12,7 +12,6 @@ from skanomaly._heat_maps import (
     to_rgb,
 )
 from skanomaly._images import check_images, image_name, read_image
-from skanomaly.base import score_map
 from skanomaly.display._common import check_decisions, holds_masks, load_pyplot, read_labels
 from skanomaly.display._panels import (
     describe,
@@ -24,6 +23,7 @@ from skanomaly.display._panels import (
     title_and_colour,
 )
 from skanomaly.display._selection import choose, pick, titles
+from skanomaly.pipeline import score_map
 
 _N_PANELS = {"beside": 2, "overlay": 1}  # axes per image
 

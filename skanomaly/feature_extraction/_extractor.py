@@ -9,6 +9,7 @@ import torch
 from sklearn.utils import check_random_state, gen_batches
 from sklearn.utils.validation import check_is_fitted
 
+from skanomaly._cache import digest, open_cache
 from skanomaly._images import check_images
 from skanomaly._validation import Interval, StrOptions, _fit_context
 from skanomaly.feature_extraction import _backbones as backbones
@@ -47,6 +48,10 @@ class FeatureExtractor(BaseExtractor):
         Images read, and on a GPU computed, at a time. The answer does not depend on it.
     memory_limit : int, str such as "2GB", or None, default=None
         Features that would take more than a quarter of it are streamed instead of stored.
+    cache : str, Path, joblib.Memory or None, default=None
+        Folder in which each image's features are kept, under a digest of the image and of all
+        that the features depend on, and with them what detectors learn and answer: a search over
+        many settings, or another run, computes each of them once. Nothing is ever deleted.
     random_state : int, RandomState instance or None, default=None
         Of random weights.
     verbose : int, default=0
@@ -104,6 +109,7 @@ class FeatureExtractor(BaseExtractor):
         device="auto",
         batch_size=16,
         memory_limit=None,
+        cache=None,
         random_state=None,
         verbose=0,
     ):
@@ -116,6 +122,7 @@ class FeatureExtractor(BaseExtractor):
         self.device = device
         self.batch_size = batch_size
         self.memory_limit = memory_limit
+        self.cache = cache
         self.random_state = random_state
         self.verbose = verbose
 
@@ -144,6 +151,7 @@ class FeatureExtractor(BaseExtractor):
         """
         if X is not None:
             check_images(X)
+        open_cache(self.cache, create=True)
         layers = self.layers
         if layers is None:
             if not isinstance(self.backbone, str):
@@ -159,6 +167,12 @@ class FeatureExtractor(BaseExtractor):
         self._network = self._ready(trimmed)
         self.layer_shapes_ = self._find_shapes()
         return self
+
+    def _identity(self):
+        self._trimmed_network()
+        device, dtype = self._placement
+        place = (device.type, str(dtype), self._is_packed)
+        return digest(self.weights_fingerprint_, self.layers_, self.image_fit, place)
 
     def _find_shapes(self):
         """{layer: (h, w, C)}, seen on a blank image."""

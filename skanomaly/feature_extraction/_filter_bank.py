@@ -18,12 +18,13 @@ from numbers import Integral
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from sklearn.utils import check_random_state
 
+from skanomaly._cache import digest, open_cache
 from skanomaly._images import check_images, image_name, load_batch, read_image
 from skanomaly._validation import Interval, _fit_context, good_rows
-from skanomaly.feature_extraction._base import BaseExtractor
+from skanomaly.feature_extraction._base import BaseExtractor, image_keys
+from skanomaly.feature_extraction._filters import average, convolve, learn_filters
 from skanomaly.feature_extraction._threads import map_images
 
 STRIDE = 8
@@ -31,9 +32,14 @@ FIRST_LEVELS = (0, 1, 2, 3)  # first-order filters at 1, 1/2, 1/4, 1/8 of the in
 SECOND_LEVELS = (0, 1)
 FIRST_SIZE, PRIMARY_SIZE, SECONDARY_SIZE = 5, 7, 5  # sides of W, U, V in pixels
 N_LEARNING_IMAGES = 40
-N_PATCHES = 20_000
 CONTRAST_FLOOR = 0.3  # eps: below this contrast a pattern counts as noise
 CLIP = 4.0  # standard deviations
+LEARNED = {  # attributes that hold an array per level
+    "first_filters_": len(FIRST_LEVELS),
+    "primary_filters_": len(SECOND_LEVELS),
+    "primary_scale_": len(SECOND_LEVELS),
+    "secondary_filters_": len(SECOND_LEVELS),
+}
 
 
 class FilterBank(BaseExtractor):
@@ -51,6 +57,11 @@ class FilterBank(BaseExtractor):
         Score maps undo it.
     memory_limit : int, str such as "2GB", or None, default=None
         Features that would take more than a quarter of it are streamed instead of stored.
+    cache : str, Path, joblib.Memory or None, default=None
+        Folder in which filters and each image's features are kept, under digests of the images
+        and of all else that they depend on, and with them what detectors learn and answer: a
+        search over many settings, or another run, computes each of them once. It needs an int as
+        ``random_state``, without which the filters differ each time. Nothing is ever deleted.
     random_state : int, RandomState instance or None, default=None
         Draws the patches the filters are learned from.
     verbose : int, default=0
@@ -94,6 +105,7 @@ class FilterBank(BaseExtractor):
         image_size=224,
         resize="stretch",
         memory_limit=None,
+        cache=None,
         random_state=None,
         verbose=0,
     ):
@@ -101,6 +113,7 @@ class FilterBank(BaseExtractor):
         self.image_size = image_size
         self.resize = resize
         self.memory_limit = memory_limit
+        self.cache = cache
         self.random_state = random_state
         self.verbose = verbose
 
@@ -141,16 +154,44 @@ class FilterBank(BaseExtractor):
         good = good_rows(y, len(images))
         n_used = min(N_LEARNING_IMAGES, len(good))
         chosen = good[np.linspace(0, len(good) - 1, n_used).astype(int)]
-        batch, _ = load_batch(images, chosen, image_fit, self.n_channels_in_)
+        self._recall_or_learn(images, chosen)
+        n_channels = len(self.mean_)
+        grid = (image_fit.height // STRIDE, image_fit.width // STRIDE)
+        self.layer_shapes_ = {"energies": (*grid, n_channels)}
+        return self
+
+    def _recall_or_learn(self, images, chosen):
+        """Set filters and scales, from the cache where the same were learned before."""
+        cache, key = open_cache(self.cache, create=True), None
+        if cache is not None and isinstance(self.random_state, Integral):
+            settings = (self.n_filters, self.image_fit, int(self.random_state))
+            key = digest("filters", settings, image_keys(images, chosen))
+            if key in cache:
+                self._set_state(cache.load(key))
+                return
+        batch, _ = load_batch(images, chosen, self.image_fit, self.n_channels_in_)
         batch = torch.from_numpy(np.ascontiguousarray(batch.transpose(0, 3, 1, 2)))
         rng = check_random_state(self.random_state)
         with torch.inference_mode():
             self._learn(batch.mean(1, keepdim=True), rng)
             self._standardise(batch)
-        n_channels = len(self.mean_)
-        grid = (image_fit.height // STRIDE, image_fit.width // STRIDE)
-        self.layer_shapes_ = {"energies": (*grid, n_channels)}
-        return self
+        if key is not None:
+            cache.save(key, self._state())
+
+    def _state(self):
+        """Everything learned, as arrays by name."""
+        state = {"mean_": self.mean_, "scale_": self.scale_}
+        for name, n_levels in LEARNED.items():
+            state |= {f"{name} {level}": getattr(self, name)[level] for level in range(n_levels)}
+        return state
+
+    def _set_state(self, state):
+        self.mean_, self.scale_, self._filters = state["mean_"], state["scale_"], None
+        for name, n_levels in LEARNED.items():
+            setattr(self, name, [state[f"{name} {level}"] for level in range(n_levels)])
+
+    def _identity(self):
+        return digest(self.image_fit, *self._state().values())
 
     def _learn(self, grey, rng):
         """Set all filters from grey (n, 1, H, W)."""
@@ -241,50 +282,6 @@ class FilterBank(BaseExtractor):
 
     def __getstate__(self):
         return {**super().__getstate__(), "_filters": None}
-
-
-def learn_filters(maps, size, n_filters, rng):
-    """Whitened principal components of random patches, as zero-mean convolution filters.
-
-    Parameters
-    ----------
-    maps : tensor of shape (n, c, h, w)
-    size : int
-        Side of the filters in pixels.
-    n_filters : int
-        At most ``c * size**2 - c``.
-    rng : RandomState
-
-    Returns
-    -------
-    ndarray of shape (n_filters, c, size, size), float32
-    """
-    n, c = maps.shape[:2]
-    windows = maps.unfold(2, size, 1).unfold(3, size, 1)  # (n, c, h', w', size, size)
-    h, w = windows.shape[2:4]
-    per_image = min(N_PATCHES // n, h * w)
-    places = np.stack([rng.choice(h * w, per_image, replace=False) for _ in range(n)])
-    every = np.arange(n)[:, None]
-    patches = windows.permute(0, 2, 3, 1, 4, 5)[every, places // w, places % w]
-    patches = patches.reshape(n * per_image, c, size * size)
-    patches = (patches - patches.mean(2, keepdim=True)).flatten(1)
-    values, vectors = torch.linalg.eigh(patches.T @ patches / len(patches))
-    values, vectors = values[-n_filters:], vectors[:, -n_filters:]
-    whitened = vectors / (values.clamp_min(1e-8).sqrt() + 1e-3)
-    filters = whitened.T.reshape(-1, c, size * size)
-    filters = filters - filters.mean(2, keepdim=True)
-    return filters.reshape(-1, c, size, size).contiguous().numpy()
-
-
-def convolve(maps, filters, stride=1):
-    """Convolution with reflected borders."""
-    border = filters.shape[-1] // 2
-    return F.conv2d(F.pad(maps, (border,) * 4, mode="reflect"), filters, stride=stride)
-
-
-def average(maps, size):
-    """Mean of size x size cells."""
-    return F.avg_pool2d(maps, size) if size > 1 else maps
 
 
 def _primary_energies(grey, level, filters, scale=None):

@@ -7,8 +7,8 @@ import numpy as np
 from skanomaly import metrics
 from skanomaly.metrics._inputs import is_defect
 from skanomaly.metrics._regions import check_max_fpr
-from skanomaly.model_selection._inner import scores_and_maps
 from skanomaly.model_selection._synthetic import with_synthetic_defects
+from skanomaly.pipeline import scores_and_maps
 
 IMAGE_METRICS = {
     "image_auroc": metrics.image_roc_auc_score,

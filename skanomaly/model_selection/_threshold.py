@@ -14,8 +14,8 @@ from skanomaly._validation import Interval, _fit_context
 from skanomaly.base import BaseDetector
 from skanomaly.feature_maps import BATCH_SIZE
 from skanomaly.model_selection._conformal import rate_interval, threshold_rank
-from skanomaly.model_selection._inner import scores_and_maps
 from skanomaly.model_selection._split import GoodOnlyKFold, good_and_defects, take_rows
+from skanomaly.pipeline import scores_and_maps
 
 
 class HeldOutThreshold(MetaEstimatorMixin, BaseDetector):

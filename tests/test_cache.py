@@ -1,0 +1,231 @@
+"""The feature cache: the same answers, each computed once."""
+
+import pickle
+import shutil
+
+import joblib
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.base import clone
+from sklearn.model_selection import GridSearchCV
+
+from skanomaly import SPADE, FeatureExtractor, FilterBank, PaDiM, PatchCore, Pipeline, score_map
+from skanomaly.datasets import make_defects, make_textures
+from skanomaly.model_selection import GoodOnlyKFold, scorers
+
+EXTRACTORS = [
+    FilterBank(image_size=64, random_state=0),
+    FeatureExtractor("squeezenet1_1", weights=None, image_size=64, random_state=0),
+]
+DETECTORS = [
+    PatchCore(random_state=0),
+    PaDiM(random_state=0),
+    SPADE(n_neighbors=3),
+    SPADE(n_neighbors=3, image_score="map_max"),
+]
+
+each_extractor = pytest.mark.parametrize("extractor", EXTRACTORS, ids=lambda e: type(e).__name__)
+each_detector = pytest.mark.parametrize("detector", DETECTORS, ids=lambda d: type(d).__name__)
+
+
+@pytest.fixture
+def images():
+    return list(make_textures(19, size=(72, 80), random_state=0))
+
+
+def computes(monkeypatch, estimator, method):
+    """A list that grows with every call of a method of the estimator's class."""
+    calls = []
+    original = getattr(type(estimator), method)
+
+    def counted(self, *args):
+        calls.append(args)
+        return original(self, *args)
+
+    monkeypatch.setattr(type(estimator), method, counted)
+    return calls
+
+
+def assert_same_features(one, other):
+    for name, maps in one.arrays().items():
+        np.testing.assert_array_equal(maps, other.arrays()[name])
+
+
+@each_extractor
+def test_features_are_the_same_and_computed_once(extractor, images, tmp_path, monkeypatch):
+    images[3] = images[3][:50]  # another frame
+    images[5] = Image.fromarray(images[5])
+    Image.fromarray(images[7]).save(tmp_path / "seven.png")
+    images[7] = tmp_path / "seven.png"
+    plain = clone(extractor).fit_transform(images)
+    calls = computes(monkeypatch, extractor, "_features")
+    cached = clone(extractor).set_params(cache=tmp_path / "cache").fit(images)
+    first = cached.transform(images)
+    assert_same_features(plain, first)
+    np.testing.assert_array_equal(plain.frames, first.store().frames)
+    n_computed = len(calls)
+    for _ in range(2):
+        assert_same_features(plain, cached.transform(images))
+        assert_same_features(plain[[11, 2]], cached.transform([images[11], images[2]]))
+        assert_same_features(plain[[11, 2]], cached.transform(images)[[11, 2]])
+    # A second pipeline, or another process.
+    again = clone(extractor).set_params(cache=tmp_path / "cache").fit(images)
+    assert_same_features(plain, again.transform(images))
+    assert len(calls) == n_computed
+    again.transform([images[0].copy() // 2]).arrays()
+    assert len(calls) == n_computed + 1
+
+
+def test_filters_are_learned_once_from_the_same_images(images, tmp_path, monkeypatch):
+    bank = FilterBank(image_size=64, random_state=0, cache=tmp_path)
+    calls = computes(monkeypatch, bank, "_learn")
+    first, again = clone(bank).fit(images), clone(bank).fit(images)
+    assert len(calls) == 1
+    np.testing.assert_array_equal(first.first_filters_[2], again.first_filters_[2])
+    np.testing.assert_array_equal(first.mean_, again.mean_)
+    clone(bank).fit(images[1:])
+    clone(bank).set_params(n_filters=8).fit(images)
+    clone(bank).set_params(random_state=1).fit(images)
+    assert len(calls) == 4
+    for _ in range(2):
+        clone(bank).set_params(random_state=None).fit(images)
+    assert len(calls) == 6  # nothing to be repeated
+
+
+def test_other_settings_and_weights_are_other_features(images, tmp_path):
+    extractor = FeatureExtractor(
+        "squeezenet1_1", weights=None, image_size=64, random_state=0, cache=tmp_path
+    )
+    keys = [
+        clone(extractor).set_params(**changed).fit().transform(images[:2]).keys.tolist()
+        for changed in (
+            {}, {"random_state": 1}, {"image_size": 72}, {"resize": "pad"}, {"dtype": "bfloat16"},
+            {"layers": "features.7"},
+        )
+    ]  # fmt: skip
+    assert len({key for pair in keys for key in pair}) == 12
+    same = clone(extractor).set_params(batch_size=3).fit().transform(images[:2]).keys.tolist()
+    assert same == keys[0]
+
+
+@each_detector
+def test_detectors_answer_the_same_and_once(detector, images, tmp_path, monkeypatch):
+    bad = list(make_defects(images[:5], random_state=0)[0])
+    extractor = FilterBank(image_size=64, random_state=0)
+    plain = Pipeline([("f", extractor), ("d", clone(detector))]).fit(images)
+    calls = computes(monkeypatch, detector, "_score_batch")
+    cached = Pipeline([("f", clone(extractor).set_params(cache=tmp_path)), ("d", clone(detector))])
+    for _ in range(2):
+        cached.fit(images)
+        assert cached[-1].offset_ == plain[-1].offset_
+        np.testing.assert_array_equal(cached.score_samples(bad), plain.score_samples(bad))
+        np.testing.assert_array_equal(cached.score_map(bad), plain.score_map(bad))
+    calls.clear()
+    cached.set_params(d__sigma=8.0).score_map(bad)
+    is_before_the_maps = "sigma" in type(detector)._AFTER_SCORES
+    assert bool(calls) == (not is_before_the_maps)
+    np.testing.assert_array_equal(
+        score_map(cached, bad), score_map(plain.set_params(d__sigma=8.0), bad)
+    )
+
+
+def test_the_bank_of_a_ratio_serves_the_smaller_ones(images, tmp_path, monkeypatch):
+    features = FilterBank(image_size=64, random_state=0, cache=tmp_path).fit(images)
+    detector = PatchCore(random_state=0)
+    calls = computes(monkeypatch, detector, "_project")
+    banks = {}
+    for ratio in (0.02, 0.2, 0.1, 0.05):
+        fitted = clone(detector).set_params(coreset_ratio=ratio).fit(features.transform(images))
+        banks[ratio] = fitted.memory_bank_
+        plain = clone(fitted).fit(features.transform(images).store()[:])
+        np.testing.assert_array_equal(plain.memory_bank_, fitted.memory_bank_)
+    assert len(calls) == 2
+    np.testing.assert_array_equal(banks[0.05], banks[0.2][: len(banks[0.05])])
+    fitted.set_params(random_state=np.random.RandomState(0)).fit(features.transform(images))
+    fitted.set_params(random_state=1).fit(features.transform(images))
+    fitted.set_params(n_projections=5).fit(features.transform(images[::-1]))
+    assert len(calls) == 5
+
+
+def test_a_search_gives_the_same_results(images, tmp_path):
+    bad, masks, _ = make_defects(images[:4], random_state=0)
+    X = [*images, *bad]
+    y = [None] * len(images) + list(masks)
+    grid = {
+        "d__coreset_ratio": [0.05, 0.2],
+        "d__n_neighbors": [1, 3],
+        "d__sigma": [2.0, 6.0],
+    }
+    results = []
+    for cache in (None, tmp_path, joblib.Memory(tmp_path / "memory", verbose=0)):
+        extractor = FilterBank(image_size=64, random_state=0, cache=cache)
+        pipe = Pipeline([("f", extractor), ("d", PatchCore(random_state=0))])
+        search = GridSearchCV(
+            pipe, grid, cv=GoodOnlyKFold(3), scoring=scorers("image_auroc", "aupro"), refit="aupro"
+        ).fit(X, y)
+        results.append({k: v for k, v in search.cv_results_.items() if "time" not in k})
+    for found in results[1:]:
+        assert found.keys() == results[0].keys()
+        for name, values in results[0].items():
+            np.testing.assert_array_equal(found[name], values)
+    assert list((tmp_path / "memory" / "skanomaly").iterdir())
+
+
+def test_a_memory_without_a_location_keeps_nothing(images):
+    features = FilterBank(image_size=64, random_state=0, cache=joblib.Memory(None))
+    assert features.fit_transform(images).is_stored
+
+
+def test_a_pickle_works_elsewhere_and_makes_no_folders(images, tmp_path):
+    folder = tmp_path / "cache"
+    pipe = Pipeline(
+        [("f", FilterBank(image_size=64, random_state=0, cache=folder)), ("d", PatchCore())]
+    ).fit(images)
+    expected = pipe.score_samples(images)
+    carried = pickle.dumps(pipe)
+    shutil.rmtree(folder)
+    np.testing.assert_array_equal(pickle.loads(carried).score_samples(images), expected)
+    assert not folder.exists()
+
+
+def test_a_damaged_file_is_named(images, tmp_path):
+    features = FilterBank(image_size=64, random_state=0, cache=tmp_path).fit(images)
+    maps = features.transform(images[:1])
+    maps.store()
+    path = tmp_path / maps.keys[0][:2] / f"{maps.keys[0]}.npz"
+    path.write_bytes(path.read_bytes()[:500])
+    with pytest.raises(ValueError, match=rf"{maps.keys[0]}.npz: damaged.*delete it"):
+        features.transform(images[:1]).store()
+    assert not list(tmp_path.rglob("*.partial"))
+
+
+def test_images_that_cannot_be_read_are_named(images, tmp_path):
+    features = FilterBank(image_size=64, random_state=0, cache=tmp_path).fit(images)
+    with pytest.raises(FileNotFoundError, match=r"gone\.png: no such image"):
+        features.transform([images[0], tmp_path / "gone.png"])
+    images[4] = np.full((72, 80, 3), np.nan)
+    with pytest.raises(ValueError, match="image 4: holds NaN"):
+        features.transform(images).store()
+
+
+def test_further_images_are_not_answered_from_before(images, tmp_path):
+    features = FilterBank(image_size=64, random_state=0, cache=tmp_path).fit(images)
+    X = features.transform(images)
+    detector = PaDiM(random_state=0).fit(X[:10])
+    before = detector.score_samples(X[15:])
+    detector.partial_fit(X[10:15])
+    after = detector.score_samples(X[15:])
+    assert not np.array_equal(before, after)
+    plain = PaDiM(random_state=0).fit(X.store()[:10]).partial_fit(X.store()[10:15])
+    np.testing.assert_allclose(after, plain.score_samples(X.store()[15:]), rtol=1e-6)
+
+
+def test_a_detector_without_a_fixed_seed_is_not_repeated(images, tmp_path, monkeypatch):
+    features = FilterBank(image_size=64, random_state=0, cache=tmp_path).fit(images)
+    detector = PatchCore()
+    calls = computes(monkeypatch, detector, "_score_batch")
+    fitted = detector.fit(features.transform(images))
+    fitted.score_samples(features.transform(images))
+    fitted.score_samples(features.transform(images))
+    assert len(calls) == 6  # two batches each time
