@@ -5,15 +5,18 @@ looked up under another key. Files are written whole or not at all, and may be s
 """
 
 import hashlib
+import json
+import math
 import os
 import tempfile
-import zipfile
 from pathlib import Path
 
 import joblib
 import numpy as np
 
 import skanomaly
+
+_ALIGNMENT = 64  # bytes
 
 
 class Cache:
@@ -31,29 +34,42 @@ class Cache:
         return self._path(key).exists()
 
     def save(self, key, arrays):
-        """Keep a dict of arrays."""
+        """Keep a dict of arrays of numbers: a line that says which, and their bytes."""
         path = self._path(key)
         path.parent.mkdir(parents=True, exist_ok=True)
+        # Largest numbers first: then all begin at a multiple of their size.
+        arrays = {name: np.asarray(array) for name, array in arrays.items()}
+        arrays = dict(sorted(arrays.items(), key=lambda item: -item[1].itemsize))
+        head = json.dumps({name: (a.dtype.str, a.shape) for name, a in arrays.items()})
+        head = head.ljust(-(-(len(head) + 1) // _ALIGNMENT) * _ALIGNMENT - 1) + "\n"
         handle, partial = tempfile.mkstemp(dir=path.parent, suffix=".partial")
         try:
             with os.fdopen(handle, "wb") as file:
-                np.savez(file, **arrays)
+                file.writelines([head.encode(), *(array.tobytes() for array in arrays.values())])
             os.replace(partial, path)
         except BaseException:
             os.unlink(partial)
             raise
 
     def load(self, key):
-        """The dict of arrays kept under a key; it must be there."""
+        """The dict of arrays kept under a key, which must be there."""
         path = self._path(key)
+        content = bytearray(path.stat().st_size)
+        with open(path, "rb") as file:
+            file.readinto(content)
+        end = content.find(b"\n") + 1
+        arrays = {}
         try:
-            with open(path, "rb") as file, np.load(file) as arrays:
-                return dict(arrays)
-        except (ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
-            raise ValueError(f"{path}: damaged or missing file of the cache; delete it") from error
+            for name, (dtype, shape) in json.loads(content[:end]).items():
+                array = np.frombuffer(content, dtype, math.prod(shape), end).reshape(shape)
+                arrays[name] = array
+                end += array.nbytes
+        except ValueError as error:
+            raise ValueError(f"{path}: damaged file of the cache; delete it") from error
+        return arrays
 
     def _path(self, key):
-        return self.folder / key[:2] / f"{key}.npz"
+        return self.folder / key[:2] / key
 
 
 def open_cache(cache, *, create=False):

@@ -28,6 +28,8 @@ class BaseDetector(OutlierMixin, BaseEstimator):
 
     # Parameters that come into play after the hooks, or change no score at all.
     _AFTER_SCORES = ("sigma", "contamination", "memory_limit", "verbose")
+    # Parameters that _fit does not look at.
+    _AFTER_FIT = (*_AFTER_SCORES, "image_score")
 
     _parameter_constraints = {
         "image_score": [StrOptions({"paper", "map_max"})],
@@ -68,8 +70,38 @@ class BaseDetector(OutlierMixin, BaseEstimator):
         maps = maps[good_rows(y, len(maps))]
         self._fit_identity = self._digest(maps) if maps.cache is not None else None
         self._fit(maps)
-        self._set_offset(maps)
+        if self._fit_identity is None:
+            self._set_offset(maps)
+        else:
+            self._waiting = maps, self.get_params(deep=False)
         return self
+
+    @property
+    def offset_(self):
+        """Threshold on ``score_samples``; with a feature cache computed when first asked for.
+
+        A search asks for scores and maps of thousands of images but for no threshold.
+        """
+        if getattr(self, "_waiting", None) is not None:
+            maps, parameters = self._waiting
+            self._waiting = None
+            as_fitted = object.__new__(type(self))  # whatever parameters were set since
+            as_fitted.__dict__.update(self.__dict__, **parameters)
+            as_fitted._set_offset(maps)
+            self._offset = as_fitted._offset
+        try:
+            return self._offset
+        except AttributeError:
+            raise AttributeError(f"{type(self).__name__} has no offset_ before fit") from None
+
+    @offset_.setter
+    def offset_(self, threshold):
+        self._offset, self._waiting = threshold, None
+
+    def __getstate__(self):
+        if getattr(self, "_waiting", None) is not None:
+            _ = self.offset_  # a pickle holds the threshold, not the images it comes from
+        return super().__getstate__()
 
     def score_map(self, X):
         """Heat maps in the images' own pixels.
@@ -174,26 +206,31 @@ class BaseDetector(OutlierMixin, BaseEstimator):
         """
 
         def score(piece):
-            patch_scores, image_scores = self._score_batch(piece)
-            return {"patch_scores": patch_scores, "image_scores": image_scores}
+            return dict(
+                zip(("patch_scores", "image_scores"), self._score_batch(piece), strict=True)
+            )
 
-        identity = getattr(self, "_fit_identity", None)
-        if identity is not None:
-            identity = digest(identity, self._settings())
-        for frames, answers in X.answers(score, identity):
+        for frames, answers in X.answers(score, self._score_identity()):
             yield frames, answers["patch_scores"], answers["image_scores"]
+
+    def _score_identity(self, **changed):
+        """Digest of what the hooks' scores depend on beside the image; None where unknown."""
+        identity = getattr(self, "_fit_identity", None)
+        settings = {**self._settings(self._AFTER_SCORES), **changed}
+        return None if identity is None else digest(identity, settings)
 
     def _digest(self, maps):
         """Digest of what a fit depends on; None where it would come out differently again."""
         random_state = getattr(self, "random_state", 0)
         if not isinstance(random_state, Integral):
             return None
-        return digest(type(self).__name__, self._settings(), maps.keys.tolist())
+        settings = self._settings(self._AFTER_FIT)
+        return digest(type(self).__name__, settings, maps.keys.tolist())
 
-    def _settings(self):
-        """Parameters on which patch scores and image scores of the hooks depend."""
+    def _settings(self, without):
+        """The other parameters."""
         parameters = self.get_params(deep=False)
-        return {k: v for k, v in sorted(parameters.items()) if k not in self._AFTER_SCORES}
+        return {k: v for k, v in sorted(parameters.items()) if k not in without}
 
     def _final_image_scores(self, X, patch_scores, image_scores):
         """(b,) float64, low for a defect: the one place where the sign turns."""

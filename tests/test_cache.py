@@ -11,6 +11,7 @@ from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV
 
 from skanomaly import SPADE, FeatureExtractor, FilterBank, PaDiM, PatchCore, Pipeline, score_map
+from skanomaly._cache import open_cache
 from skanomaly.datasets import make_defects, make_textures
 from skanomaly.model_selection import GoodOnlyKFold, scorers
 
@@ -140,7 +141,7 @@ def test_the_bank_of_a_ratio_serves_the_smaller_ones(images, tmp_path, monkeypat
         banks[ratio] = fitted.memory_bank_
         plain = clone(fitted).fit(features.transform(images).store()[:])
         np.testing.assert_array_equal(plain.memory_bank_, fitted.memory_bank_)
-    assert len(calls) == 2
+    assert len(calls) == 2  # for 0.02, which has those up to 0.1 computed, and for 0.2
     np.testing.assert_array_equal(banks[0.05], banks[0.2][: len(banks[0.05])])
     fitted.set_params(random_state=np.random.RandomState(0)).fit(features.transform(images))
     fitted.set_params(random_state=1).fit(features.transform(images))
@@ -189,15 +190,36 @@ def test_a_pickle_works_elsewhere_and_makes_no_folders(images, tmp_path):
     assert not folder.exists()
 
 
+def test_arrays_come_back_as_they_were(tmp_path):
+    cache = open_cache(tmp_path)
+    arrays = {
+        "none": np.empty((0, 3), np.uint8),
+        "bytes": np.arange(7, dtype=np.uint8),
+        "number": np.float32(3.5),
+        "view": np.arange(24, dtype=np.int64).reshape(4, 6)[:, ::2],
+        "a layer": np.ones((2, 3, 5), np.float32),
+    }
+    cache.save("key", arrays)
+    loaded = cache.load("key")
+    assert loaded.keys() == arrays.keys()
+    for name, array in arrays.items():
+        assert loaded[name].dtype == array.dtype
+        np.testing.assert_array_equal(loaded[name], array)
+        assert loaded[name].flags.aligned and loaded[name].flags.writeable
+
+
 def test_a_damaged_file_is_named(images, tmp_path):
     features = FilterBank(image_size=64, random_state=0, cache=tmp_path).fit(images)
     maps = features.transform(images[:1])
     maps.store()
-    path = tmp_path / maps.keys[0][:2] / f"{maps.keys[0]}.npz"
+    path = tmp_path / maps.keys[0][:2] / maps.keys[0]
     path.write_bytes(path.read_bytes()[:500])
-    with pytest.raises(ValueError, match=rf"{maps.keys[0]}.npz: damaged.*delete it"):
+    with pytest.raises(ValueError, match=rf"{maps.keys[0]}: damaged.*delete it"):
         features.transform(images[:1]).store()
     assert not list(tmp_path.rglob("*.partial"))
+    path.write_bytes(b"")
+    with pytest.raises(ValueError, match="damaged"):
+        features.transform(images[:1]).store()
 
 
 def test_images_that_cannot_be_read_are_named(images, tmp_path):

@@ -22,6 +22,8 @@ from skanomaly.feature_maps import BATCH_SIZE, join, local_mean
 from skanomaly.neighbors import PatchIndex
 
 CORESET_ROW_BYTES = 220  # estimate: what the greedy search holds beside each projected row
+CACHED_NEIGHBORS = 9  # scores with so many neighbours or fewer, likewise
+CACHED_RATIO = 0.1  # coresets up to this ratio are computed at once where there is a cache
 WAYS_OUT = (
     "a smaller coreset_ratio or n_projections; an extractor with memory_limit, which streams its "
     "features, with a smaller image_size, or with fewer layers; fewer images"
@@ -91,6 +93,8 @@ class PatchCore(BaseDetector):
     array([-1, -1, -1, -1, -1])
     """
 
+    _AFTER_FIT = (*BaseDetector._AFTER_FIT, "n_neighbors", "n_reweight", "neighbors")
+
     _parameter_constraints = {
         **BaseDetector._parameter_constraints,
         "coreset_ratio": [Interval(Real, 0, 1, closed="right")],
@@ -138,7 +142,8 @@ class PatchCore(BaseDetector):
         rng = check_random_state(self.random_state)
         self._seed, self._index = rng.randint(2**31), None
         height, width = _grid(X.layer_shapes)
-        n_kept = max(1, int(self.coreset_ratio * len(X) * height * width))
+        n_patches = len(X) * height * width
+        n_kept = n_chosen = max(1, int(self.coreset_ratio * n_patches))
         key = None
         if X.cache is not None and isinstance(self.random_state, Integral):
             settings = (self.n_projections, self.patch_size, int(self.random_state))
@@ -147,12 +152,15 @@ class PatchCore(BaseDetector):
             if len(bank) >= n_kept:
                 self.memory_bank_ = bank[:n_kept].copy()
                 return
+            # The ratios that a search is likely to ask for next.
+            n_chosen = max(n_kept, int(CACHED_RATIO * n_patches))
         projected = self._project(X, RandomProjection(self.n_projections, rng))
-        order = greedy_order(projected, n_kept, random_state=rng, verbose=self.verbose)
+        order = greedy_order(projected, n_chosen, random_state=rng, verbose=self.verbose)
         del projected
-        self.memory_bank_ = self._gather(X, order)
+        bank = self._gather(X, order)
         if key is not None:
-            X.cache.save(key, {"bank": self.memory_bank_})
+            X.cache.save(key, {"bank": bank})
+        self.memory_bank_ = bank[:n_kept].copy() if n_kept < n_chosen else bank
 
     def _check_memory(self, X):
         """Refuse a fit that does not fit, before anything is computed."""
@@ -205,16 +213,40 @@ class PatchCore(BaseDetector):
         return joined.reshape(-1, joined.shape[3])
 
     def _score_batch(self, X):
-        patches = self._patches(X)
-        distances, indices = self._bank_index().kneighbors(patches, self.n_neighbors)
-        grid = _grid(self.layer_shapes_)
-        patch_scores = distances.mean(axis=1).reshape(len(X), *grid)  # (b, h, w)
-        image_scores = patch_scores.max(axis=(1, 2))
-        if self.n_reweight > 0 and self.image_score == "paper":
-            worst = patch_scores.reshape(len(X), -1).argmax(axis=1)
-            worst += np.arange(len(X)) * grid[0] * grid[1]
-            image_scores = image_scores * self._weights(patches[worst], indices[worst, 0])
+        ((patch_scores, image_scores),) = self._score_by_count(X, [self.n_neighbors])
         return patch_scores, image_scores
+
+    def _score_by_count(self, X, counts):
+        """Patch scores (b, h, w) and image scores (b,) for each number of neighbours."""
+        patches = self._patches(X)
+        distances, indices = self._bank_index().kneighbors(patches, max(counts))
+        grid = _grid(self.layer_shapes_)
+        for n_neighbors in counts:
+            patch_scores = distances[:, :n_neighbors].mean(axis=1).reshape(len(X), *grid)
+            image_scores = patch_scores.max(axis=(1, 2))
+            if self.n_reweight > 0 and self.image_score == "paper":
+                worst = patch_scores.reshape(len(X), -1).argmax(axis=1)
+                worst += np.arange(len(X)) * grid[0] * grid[1]
+                image_scores = image_scores * self._weights(patches[worst], indices[worst, 0])
+            yield patch_scores, image_scores
+
+    def _scored(self, X):
+        n_cached = min(CACHED_NEIGHBORS, len(self.memory_bank_))
+        if self._score_identity() is None or self.n_neighbors > n_cached:
+            yield from super()._scored(X)
+            return
+
+        def score(piece):
+            by_count = self._score_by_count(piece, range(1, n_cached + 1))
+            patch_scores, image_scores = zip(*by_count, strict=True)
+            return {
+                "patch_scores": np.stack(patch_scores, 1),
+                "image_scores": np.stack(image_scores, 1),
+            }
+
+        place = self.n_neighbors - 1
+        for frames, answers in X.answers(score, self._score_identity(n_neighbors="all")):
+            yield frames, answers["patch_scores"][:, place], answers["image_scores"][:, place]
 
     def _weights(self, patches, nearest):
         """Eq. 7: near 1 where m* is a rare patch of the bank, 1 - 1/b where it is a common one."""

@@ -141,16 +141,15 @@ def _bounding_box(mask):
 
 def _corners(s):
     """Corners (fpr, pro, thresholds) of the whole curve."""
-    n_good, overlap = s.good.size, np.cumsum(s.gains)
+    n_good, overlap = s.n_good, np.cumsum(s.gains)
     # At each score of the defect the curve rises from a corner "before" to a corner "after". The
     # threshold before is the lowest good score above.
-    above = s.good[np.minimum(s.n_up_to, n_good - 1)]
     fp = _between(0, n_good - s.n_up_to, n_good - s.n_below, n_good)
     pro = _between(0.0, np.append(0.0, overlap[:-1]), overlap, overlap[-1]) / overlap[-1]
-    thresholds = _between(np.inf, above, s.thresholds, s.good[0])
+    thresholds = _between(np.inf, s.above, s.thresholds, s.lowest)
     # Where no good score lies in between, a corner repeats the last one, threshold aside.
     new = np.append(True, (np.diff(fp) > 0) | (np.diff(pro) > 0))
-    return fp[new] / n_good, pro[new], thresholds[new].astype(s.good.dtype)
+    return fp[new] / n_good, pro[new], thresholds[new].astype(s.above.dtype)
 
 
 def _between(start, before, after, end):

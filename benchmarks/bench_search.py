@@ -1,0 +1,124 @@
+"""What a search over 24 settings costs with the feature cache, beside one single setting.
+
+    python benchmarks/bench_search.py --root DATA [--weights SQUEEZENET_STATE_DICT]
+
+GridSearchCV with 5 folds over 4 coreset ratios x 2 numbers of neighbours x 3 sigmas of PatchCore
+on 200 real images (150 good ones, 50 with defects), judged by image AUROC and AUPRO. Timed: the
+largest setting alone over the same folds without a cache; the search with an empty cache; the
+search again with the cache it left. Unless --no-plain is given, the search without a cache too,
+whose results must be the same.
+"""
+
+import argparse
+import json
+import platform
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from sklearn.model_selection import GridSearchCV, cross_validate
+
+from skanomaly import FeatureExtractor, FilterBank, PatchCore, Pipeline, load_folder
+from skanomaly.model_selection import GoodOnlyKFold, scorers
+
+DATASET = "printed_circuit"
+N_GOOD, N_DEFECTS = 150, 50
+GRID = {
+    "detector__coreset_ratio": [0.01, 0.02, 0.05, 0.1],
+    "detector__n_neighbors": [1, 9],
+    "detector__sigma": [2.0, 4.0, 8.0],
+}
+LARGEST = {name: values[-1] for name, values in GRID.items()}
+FOLDS = 5
+RESULT = Path(__file__).parent / "results" / "bench_search.json"
+
+
+def load(root):
+    """Images, and as y their masks."""
+    data = load_folder(root / DATASET)
+    defects = np.flatnonzero(np.asarray(data.test.target) == -1)[:N_DEFECTS]
+    images = [*data.train.images[:N_GOOD], *(data.test.images[i] for i in defects)]
+    masks = [None] * N_GOOD + [data.test.masks[i] for i in defects]
+    return images, masks
+
+
+def pipeline(weights, cache=None):
+    if weights is None:
+        features = FilterBank(random_state=0, cache=cache)
+    else:
+        features = FeatureExtractor("squeezenet1_1", weights=weights, cache=cache)
+    return Pipeline([("features", features), ("detector", PatchCore(random_state=0))])
+
+
+def search(weights, X, y, cache=None):
+    """Seconds and cv_results_ of a search."""
+    began = time.perf_counter()
+    found = GridSearchCV(
+        pipeline(weights, cache),
+        GRID,
+        cv=GoodOnlyKFold(FOLDS),
+        scoring=scorers("image_auroc", "aupro"),
+        refit=False,
+        error_score="raise",
+    ).fit(X, y)
+    return time.perf_counter() - began, found.cv_results_
+
+
+def measure(weights, X, y, has_plain):
+    """All timings for one kind of features."""
+    largest = pipeline(weights).set_params(**LARGEST)
+    options = {"cv": GoodOnlyKFold(FOLDS), "scoring": scorers("image_auroc", "aupro")}
+    cross_validate(largest, X, y, **options)  # warm-up: compiles
+    began = time.perf_counter()
+    cross_validate(largest, X, y, error_score="raise", **options)
+    figures = {"one_setting_s": time.perf_counter() - began}
+    with tempfile.TemporaryDirectory() as folder:
+        figures["search_s"], results = search(weights, X, y, folder)
+        figures["search_again_s"], again = search(weights, X, y, folder)
+        sizes = [path.stat().st_size for path in Path(folder).glob("*/*")]
+        figures["cache_megabytes"] = sum(sizes) / 1e6
+    figures["ratio"] = figures["search_s"] / figures["one_setting_s"]
+    figures["again_is_same"] = is_same(results, again)
+    if has_plain:
+        figures["plain_search_s"], plain = search(weights, X, y)
+        figures["is_same"] = is_same(results, plain)
+    return figures
+
+
+def is_same(results, others):
+    """Whether two cv_results_ agree in everything but times."""
+    names = [name for name in results if "time" not in name]
+    return all(np.array_equal(results[name], others[name]) for name in names)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--root", type=Path, required=True, help="folder of data sets")
+    parser.add_argument("--weights", help="state dict of torchvision's squeezenet1_1")
+    parser.add_argument("--no-plain", action="store_true", help="leave out the slowest search")
+    options = parser.parse_args()
+    X, y = load(options.root)
+    record = {
+        "benchmark": "search",
+        "dataset": DATASET,
+        "images": len(X),
+        "folds": FOLDS,
+        "threads": torch.get_num_threads(),
+        "processor": platform.machine(),
+    }
+    for weights in [None, options.weights] if options.weights else [None]:
+        name = "filter_bank" if weights is None else "squeezenet1_1"
+        record[name] = measure(weights, X, y, not options.no_plain)
+        cells = [
+            f"{k} {v:.4g}" if type(v) is float else f"{k} {v}" for k, v in record[name].items()
+        ]
+        print(f"{name}: {', '.join(cells)}", flush=True)
+    RESULT.parent.mkdir(exist_ok=True)
+    RESULT.write_text(json.dumps(record) + "\n")
+    print(f"written to {RESULT}")
+
+
+if __name__ == "__main__":
+    main()
