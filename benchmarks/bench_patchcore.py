@@ -17,12 +17,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from _real_images import real_images
 from _timing import ms_per_image
 from torchvision import models
 
-from skanomaly import FeatureExtractor, PatchCore, load_folder
-from skanomaly._image_fit import ImageFit
-from skanomaly._images import load_batch
+from skanomaly import FeatureExtractor, PatchCore
 
 N_IMAGES = 210  # good images the bank is chosen from: 784 patches each
 BANK_ROWS = 16_384
@@ -30,16 +29,6 @@ BATCH_SIZES = (1, 16)
 LAYERS = ("layer2", "layer3")
 SECONDS = 12.0
 RESULT = Path(__file__).parent / "results" / "bench_patchcore.json"
-
-
-def real_images(root):
-    """(n, 224, 224, 3) uint8 from all data sets, taken evenly, half to learn and 16 to judge."""
-    sets = [load_folder(p).train.images for p in sorted(root.iterdir()) if p.is_dir()]
-    each = -(-(N_IMAGES + max(BATCH_SIZES)) // len(sets))
-    paths = [path for images in sets for path in images[:: len(images) // each][:each]]
-    batch, _ = load_batch(paths, range(len(paths)), ImageFit(224, 224), 3)
-    batch = np.rint(batch[np.random.default_rng(0).permutation(len(batch))] * 255)
-    return batch.astype(np.uint8)[: N_IMAGES + max(BATCH_SIZES)]
 
 
 def fitted(images, weights):
@@ -127,7 +116,7 @@ def measure(images, extractors, detector, model):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--root", type=Path, required=True, help="folder of data sets")
-    images = real_images(parser.parse_args().root)
+    images = real_images(parser.parse_args().root, N_IMAGES + max(BATCH_SIZES))
     learn, judge = images[:N_IMAGES], images[N_IMAGES:]
     torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as folder:
