@@ -4,8 +4,9 @@
 
 Each fit runs in a process of its own, on generated pictures: FilterBank + PatchCore, coreset 1 %,
 both steps with the same limit. Reported is the peak of the process's memory above what it held
-after importing everything and compiling the kernels in a small fit. One JSON goes to
-benchmarks/results.
+after importing everything and compiling the kernels in a small fit. A fit that
+is refused, as its forecast is above the limit, is run again with twice the limit, and said to be.
+One JSON goes to benchmarks/results.
 """
 
 import argparse
@@ -17,6 +18,8 @@ import time
 from pathlib import Path
 
 import numpy as np
+
+from skanomaly._memory import parse_memory
 
 N_IMAGES = (100, 500, 1000, 2000, 4000)
 SIZE = 256
@@ -59,8 +62,24 @@ def fit(n_images, limit, answers):
     baseline = peak()
     forecast = estimate_memory(pipeline(), Pictures(n_images))["total"]
     began = time.perf_counter()
-    pipeline().fit(Pictures(n_images))
-    answers.put((peak() - baseline, time.perf_counter() - began, forecast))
+    try:
+        pipeline().fit(Pictures(n_images))
+    except MemoryError as refusal:
+        print(f"{n_images:5} images: refused: {refusal}", flush=True)
+        answers.put(None)
+    else:
+        answers.put((peak() - baseline, time.perf_counter() - began, forecast))
+
+
+def measure(n_images, limit):
+    """The answer of a fit in a process of its own, None where it was refused."""
+    context = multiprocessing.get_context("spawn")
+    answers = context.Queue()
+    process = context.Process(target=fit, args=(n_images, limit, answers))
+    process.start()
+    answer = answers.get(timeout=1800)
+    process.join()
+    return answer
 
 
 def main():
@@ -68,19 +87,23 @@ def main():
     parser.add_argument("--limit", default="2GB")
     parser.add_argument("--images", type=int, nargs="+", default=N_IMAGES)
     options = parser.parse_args()
-    context = multiprocessing.get_context("spawn")
     results = []
     for n_images in options.images:
-        answers = context.Queue()
-        process = context.Process(target=fit, args=(n_images, options.limit, answers))
-        process.start()
-        n_bytes, seconds, forecast = answers.get(timeout=1800)
-        process.join()
+        limit = parse_memory(options.limit)
+        while (answer := measure(n_images, limit)) is None:
+            limit *= 2
+        n_bytes, seconds, forecast = answer
         results.append(
-            {"n_images": n_images, "bytes": n_bytes, "forecast": forecast, "seconds": seconds}
+            {
+                "n_images": n_images,
+                "limit": limit,
+                "bytes": n_bytes,
+                "forecast": forecast,
+                "seconds": seconds,
+            }
         )
         print(
-            f"{n_images:5} images: {n_bytes / 1e6:6.0f} MB above the baseline (forecast "
+            f"{n_images:5} images, limit {limit / 1e9:g} GB: {n_bytes / 1e6:6.0f} MB above the baseline (forecast "
             f"{forecast / 1e6:.0f}), {seconds:6.1f} s, {1000 * seconds / n_images:.1f} ms an image",
             flush=True,
         )
