@@ -4,9 +4,9 @@
 
 Each fit runs in a process of its own, on generated pictures: FilterBank + PatchCore, coreset 1 %,
 both steps with the same limit. Reported is the peak of the process's memory above what it held
-after importing everything and compiling the kernels in a small fit. A fit that
-is refused, as its forecast is above the limit, is run again with twice the limit, and said to be.
-One JSON goes to benchmarks/results.
+after importing everything and compiling the kernels in a small fit. A fit that is refused, as its
+forecast is above the limit, is run again with twice the limit, and said to be. One JSON goes to
+benchmarks/results.
 """
 
 import argparse
@@ -103,8 +103,9 @@ def main():
             }
         )
         print(
-            f"{n_images:5} images, limit {limit / 1e9:g} GB: {n_bytes / 1e6:6.0f} MB above the baseline (forecast "
-            f"{forecast / 1e6:.0f}), {seconds:6.1f} s, {1000 * seconds / n_images:.1f} ms an image",
+            f"{n_images:5} images, limit {limit / 1e9:g} GB: {n_bytes / 1e6:6.0f} MB above the "
+            f"baseline (forecast {forecast / 1e6:.0f}), {seconds:6.1f} s, "
+            f"{1000 * seconds / n_images:.1f} ms an image",
             flush=True,
         )
     record = {

@@ -16,6 +16,8 @@ _PUBLIC = {
     "PaDiM": "skanomaly.detectors",
     "PatchCore": "skanomaly.detectors",
     "Pipeline": "skanomaly.pipeline",
+    "RegAD": "skanomaly.detectors",
+    "RegistrationNetwork": "skanomaly.detectors",
     "SPADE": "skanomaly.detectors",
     "estimate_memory": "skanomaly.memory",
     "score_map": "skanomaly.pipeline",

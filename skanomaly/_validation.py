@@ -12,6 +12,7 @@ __all__ = [
     "check_array_input",
     "check_layers",
     "good_rows",
+    "is_images",
 ]
 
 
@@ -43,12 +44,17 @@ def check_array_input(estimator, X, *, reset):
     return X
 
 
-def _refuse_images(X, who):
+def is_images(X):
+    """Whether X is images or paths, rather than features."""
     first = X[0] if isinstance(X, (list, tuple)) and len(X) else None
     is_path = isinstance(first, str) or hasattr(first, "__fspath__")
     is_image = type(first).__module__.startswith("PIL.") or getattr(first, "ndim", 0) >= 2
     is_pixels = isinstance(X, np.ndarray) and X.ndim in (3, 4) and X.dtype in (np.uint8, np.uint16)
-    if is_path or is_image or is_pixels or isinstance(X, str):
+    return is_path or is_image or is_pixels or isinstance(X, str)
+
+
+def _refuse_images(X, who):
+    if is_images(X):
         raise ValueError(
             f"{who} expects features, got images or paths; put an extractor before it: "
             f'Pipeline([("features", FilterBank()), ("detector", {who}())])'

@@ -7,6 +7,7 @@ from sklearn.base import BaseEstimator, OutlierMixin
 from sklearn.utils.validation import check_is_fitted
 
 from skanomaly._cache import digest
+from skanomaly._threads import lone_products
 from skanomaly._validation import (
     Interval,
     StrOptions,
@@ -135,11 +136,12 @@ class BaseDetector(OutlierMixin, BaseEstimator):
         scores, maps = [], []
         X = self._check_X(X, reset=False)
         for frames, patch_scores, image_scores in self._scored(X):
-            scores.append(self._final_image_scores(X, patch_scores, image_scores))
-            maps += [
-                X.image_fit.to_frame(one, frame, self.sigma)
-                for one, frame in zip(patch_scores, frames, strict=True)
-            ]
+            with lone_products():
+                scores.append(self._final_image_scores(X, patch_scores, image_scores))
+                maps += [
+                    X.image_fit.to_frame(one, frame, self.sigma)
+                    for one, frame in zip(patch_scores, frames, strict=True)
+                ]
         alike = len({one.shape for one in maps}) == 1
         return np.concatenate(scores), np.stack(maps) if alike else maps
 
@@ -206,9 +208,9 @@ class BaseDetector(OutlierMixin, BaseEstimator):
         """
 
         def score(piece):
-            return dict(
-                zip(("patch_scores", "image_scores"), self._score_batch(piece), strict=True)
-            )
+            names = "patch_scores", "image_scores"
+            with lone_products():
+                return dict(zip(names, self._score_batch(piece), strict=True))
 
         for frames, answers in X.answers(score, self._score_identity()):
             yield frames, answers["patch_scores"], answers["image_scores"]

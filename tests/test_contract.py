@@ -1,18 +1,22 @@
 """The contract of a detector, and what scikit-learn demands of an estimator."""
 
+import contextlib
 import pickle
 import subprocess
 import sys
 
 import joblib
+import numba
 import numpy as np
 import pytest
+import torch
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.frozen import FrozenEstimator
 from sklearn.model_selection import GridSearchCV, KFold, cross_val_score, cross_validate
 from sklearn.pipeline import Pipeline as SklearnPipeline
 from sklearn.utils.estimator_checks import parametrize_with_checks
+from threadpoolctl import threadpool_limits
 
 from skanomaly import (
     SPADE,
@@ -22,12 +26,13 @@ from skanomaly import (
     PaDiM,
     PatchCore,
     Pipeline,
+    RegAD,
     score_map,
 )
 from skanomaly._image_fit import ImageFit
 from skanomaly.feature_maps import concatenate
 
-DETECTORS = [PatchCore(random_state=0), PaDiM(random_state=0), SPADE(n_neighbors=3)]
+DETECTORS = [PatchCore(random_state=0), PaDiM(random_state=0), SPADE(n_neighbors=3), RegAD()]
 EXTRACTORS = [
     FilterBank(image_size=64, random_state=0),
     FeatureExtractor("squeezenet1_1", weights=None, image_size=64, random_state=0),
@@ -124,6 +129,55 @@ def test_an_image_scores_alike_alone_and_in_company(detector, image_score):
     np.testing.assert_allclose(
         detector.score_map(X[order]), detector.score_map(X)[order], rtol=1e-6, atol=1e-6
     )
+
+
+@contextlib.contextmanager
+def threads(n):
+    """So many threads in all libraries."""
+    before = torch.get_num_threads(), numba.get_num_threads()
+    with threadpool_limits(n):
+        torch.set_num_threads(n)
+        numba.set_num_threads(min(n, numba.config.NUMBA_NUM_THREADS))
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before[0])
+            numba.set_num_threads(before[1])
+
+
+def answers_of(pipe, good, X, batch):
+    """Everything a fitted pipeline says, asked for a batch of images at a time."""
+    pipe = clone(pipe).fit(good)
+    parts = [X[first : first + batch] for first in range(0, len(X), batch)]
+    features = [pipe[:-1].transform(part) for part in parts]
+    scores, maps = zip(*map(pipe[-1].score_samples_and_map, features), strict=True)
+    verdicts = [pipe[-1].predict(part) for part in features]
+    bank = getattr(pipe[-1], "memory_bank_", np.zeros(1))
+    return [np.concatenate(part) for part in (scores, maps, verdicts)] + [bank]
+
+
+@each_detector
+@each_extractor
+def test_answers_do_not_depend_on_threads_batches_or_memory(extractor, detector):
+    good, X = images(24), images(65, seed=1)
+    pipe = Pipeline([("features", extractor), ("detector", detector)])
+    with threads(1):
+        expected = answers_of(pipe, good, X, 64)
+    has_batch = "batch_size" in extractor.get_params()
+    has_limit = "memory_limit" in detector.get_params()
+    for n, batch, limit in ((2, 64, None), (2, 1, "2GB"), (1, 7, "80MB")):
+        other = clone(pipe).set_params(features__memory_limit="1MB" if limit else None)
+        if has_batch:
+            other.set_params(features__batch_size=batch)
+        if has_limit:
+            other.set_params(detector__memory_limit=limit)
+        with threads(n):
+            found = answers_of(other, good, X, batch)
+        for there, here in zip(expected[:2], found[:2], strict=True):
+            np.testing.assert_allclose(here, there, rtol=1e-6, atol=1e-6 * np.abs(there).max())
+        np.testing.assert_array_equal(found[2], expected[2])
+        assert found[3].shape == expected[3].shape
+        np.testing.assert_allclose(found[3], expected[3], rtol=1e-5, atol=1e-5)
 
 
 @each_detector
@@ -278,6 +332,8 @@ BAD_FEATURES = {
     "NaN maps": (np.full((2, 6, 4, 12), np.nan), "NaN or infinity"),
     "NaN rows": (np.full((3, 12), np.nan), "NaN"),
     "empty features": (features()[:0], "at least one image"),
+}
+IMAGES = {
     "images": (images(), "expects features, got images"),
     "list of images": (list(images()), "expects features, got images"),
     "paths": (["a.png", "b.png"], "FilterBank"),
@@ -288,6 +344,15 @@ BAD_FEATURES = {
 @each_detector
 @pytest.mark.parametrize(("X", "message"), BAD_FEATURES.values(), ids=BAD_FEATURES)
 def test_bad_features_are_refused(detector, X, message):
+    with pytest.raises(ValueError, match=message):
+        clone(detector).fit(X)
+
+
+@pytest.mark.parametrize(
+    "detector", [PatchCore(), PaDiM(), SPADE()], ids=lambda d: type(d).__name__
+)
+@pytest.mark.parametrize(("X", "message"), IMAGES.values(), ids=IMAGES)
+def test_detectors_on_features_refuse_images(detector, X, message):
     with pytest.raises(ValueError, match=message):
         clone(detector).fit(X)
 

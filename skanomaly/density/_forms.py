@@ -184,9 +184,9 @@ class LowRank:
         return (basis.T * (self.variances[cell] - ridge)) @ basis + ridge * np.eye(basis.shape[1])
 
 
-def parts(cells, d):
+def parts(cells, d, block=BLOCK):
     """Slices of positions whose d x d matrices fit a block together."""
-    step = max(8, BLOCK // d**2)
+    step = max(8, block // d**2)
     return [slice(first, min(first + step, cells)) for first in range(0, cells, step)]
 
 

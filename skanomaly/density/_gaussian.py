@@ -1,8 +1,13 @@
 """The public class: parameters, shapes, and which of the two forms holds the Gaussians."""
 
+import os
+
 import numpy as np
 
-from skanomaly.density._forms import LowRank, parts
+from skanomaly._threads import lone_threads
+from skanomaly.density._forms import BLOCK, LowRank, parts
+
+FEW_IMAGES = 16
 
 
 class PositionwiseGaussian:
@@ -135,9 +140,15 @@ class PositionwiseGaussian:
         maps = self._check_maps(maps, self._shape)
         vectors = maps.reshape(len(maps), -1, maps.shape[3])  # (b, cells, d)
         squared = np.empty(vectors.shape[:2], dtype=np.float32)
-        for part in parts(*vectors.shape[1:]):
+
+        def measure(part):
             u = (vectors[:, part] - state.mean[part]).astype(np.float32)
             squared[:, part] = state.squared_distances(u, part)
+
+        with lone_threads(os.cpu_count() or 1) as pool:
+            # A factor that is used once need not stay in the cache.
+            block = BLOCK * max(1, FEW_IMAGES // len(maps))
+            list(pool.map(measure, parts(*vectors.shape[1:], block)))  # list: raises errors
         return np.sqrt(squared).reshape(maps.shape[:3])
 
     def covariance(self, row, column):

@@ -4,4 +4,18 @@ from skanomaly.detectors._padim import PaDiM
 from skanomaly.detectors._patchcore import PatchCore
 from skanomaly.detectors._spade import SPADE
 
-__all__ = ["SPADE", "PaDiM", "PatchCore"]
+__all__ = ["SPADE", "PaDiM", "PatchCore", "RegAD", "RegistrationNetwork"]
+
+# Loaded on first use: they need torch, the others do not.
+_TRAINED = {
+    "RegAD": "skanomaly.detectors._regad",
+    "RegistrationNetwork": "skanomaly.detectors._registration",
+}
+
+
+def __getattr__(name):
+    if name in _TRAINED:
+        import importlib
+
+        return getattr(importlib.import_module(_TRAINED[name]), name)
+    raise AttributeError(f"module 'skanomaly.detectors' has no attribute {name!r}")

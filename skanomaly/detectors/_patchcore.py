@@ -15,6 +15,7 @@ from sklearn.utils import check_random_state
 
 from skanomaly._cache import digest
 from skanomaly._memory import check_memory
+from skanomaly._threads import lone_products
 from skanomaly._validation import Interval, StrOptions
 from skanomaly.base import BaseDetector
 from skanomaly.coreset import RandomProjection, greedy_order
@@ -237,7 +238,8 @@ class PatchCore(BaseDetector):
             return
 
         def score(piece):
-            by_count = self._score_by_count(piece, range(1, n_cached + 1))
+            with lone_products():
+                by_count = list(self._score_by_count(piece, range(1, n_cached + 1)))
             patch_scores, image_scores = zip(*by_count, strict=True)
             return {
                 "patch_scores": np.stack(patch_scores, 1),

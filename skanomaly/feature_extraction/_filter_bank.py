@@ -210,7 +210,7 @@ class FilterBank(BaseExtractor):
                     for g in grey
                 ]
             )
-            scale = energies.std((0, 2, 3)).numpy() + np.float32(1e-6)
+            scale = energies.double().std((0, 2, 3)).float().numpy() + np.float32(1e-6)
             energies /= torch.from_numpy(scale)[:, None, None]
             self.primary_filters_.append(primary)
             self.primary_scale_.append(scale)

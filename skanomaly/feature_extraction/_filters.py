@@ -31,12 +31,13 @@ def learn_filters(maps, size, n_filters, rng):
     every = np.arange(n)[:, None]
     patches = windows.permute(0, 2, 3, 1, 4, 5)[every, places // w, places % w]
     patches = patches.reshape(n * per_image, c, size * size)
-    patches = (patches - patches.mean(2, keepdim=True)).flatten(1)
+    # In double precision, so that the number of threads leaves no trace in float32.
+    patches = (patches - patches.mean(2, keepdim=True)).flatten(1).double()
     values, vectors = torch.linalg.eigh(patches.T @ patches / len(patches))
     values, vectors = values[-n_filters:], vectors[:, -n_filters:]
     whitened = vectors / (values.clamp_min(1e-8).sqrt() + 1e-3)
     filters = whitened.T.reshape(-1, c, size * size)
-    filters = filters - filters.mean(2, keepdim=True)
+    filters = (filters - filters.mean(2, keepdim=True)).float()
     return filters.reshape(-1, c, size, size).contiguous().numpy()
 
 

@@ -4,16 +4,14 @@ None of it touches the answer: all searches measure the rows that come into ques
 way, and each query is answered by itself.
 """
 
-import contextlib
 import functools
 import logging
 import sys
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from sklearn.utils import gen_batches
-from threadpoolctl import ThreadpoolController
 
+from skanomaly._threads import lone_threads
 from skanomaly.neighbors._plain import PlainSearch, search_some
 from skanomaly.neighbors._screened import ScreenedSearch
 
@@ -62,8 +60,6 @@ class ExactSearch:
         self._n_seen = 0
         self._screen = None
         self._rest = Rest()
-        if engine == "int8":
-            import torch  # noqa: F401  now, so that its number of threads is put back afterwards
 
     def search(self, queries, n_neighbors, to_rows):
         """Squared distances (n, k) float32 and rows (n, k) int64, nearest first.
@@ -78,14 +74,9 @@ class ExactSearch:
 
         n_chunk = min(self.n_chunk, -(-len(queries) // self.n_threads))
         chunks = list(gen_batches(len(queries), max(n_chunk, _SMALLEST_CHUNK)))
-        with single_threaded():
+        with lone_threads(min(self.n_threads, len(chunks))) as pool:
             screen = self._screen_for(len(queries))
-            if self.n_threads == 1 or len(chunks) == 1:
-                for part in chunks:
-                    answer(part)
-            else:
-                with ThreadPoolExecutor(self.n_threads) as pool:
-                    list(pool.map(answer, chunks))  # list: raises what a thread has raised
+            list(pool.map(answer, chunks))  # list: raises what a thread has raised
         return nearest, ids
 
     def _answer(self, screen, queries, nearest, ids):
@@ -166,27 +157,6 @@ def _has_fast_int8():
     from skanomaly.neighbors._int8 import is_exact, is_fast
 
     return is_exact() and is_fast()
-
-
-@contextlib.contextmanager
-def single_threaded():
-    """Matrix products in one thread each: the chunks of queries are what runs side by side."""
-    torch = sys.modules.get("torch")
-    n_threads = torch.get_num_threads() if torch else None
-    with _matrix_libraries().limit(limits=1):
-        if torch:
-            torch.set_num_threads(1)
-        try:
-            yield
-        finally:
-            if torch:
-                torch.set_num_threads(n_threads)
-
-
-@functools.cache
-def _matrix_libraries():
-    """Handle on numpy's matrix library; looking for it takes longer than a small search."""
-    return ThreadpoolController().select(user_api="blas")
 
 
 def chunk_sizes(memory, n_threads, n_features):

@@ -1,7 +1,6 @@
 """Nearest rows among those of a few chosen images, a different few for each query image."""
 
 import numbers
-from concurrent.futures import ThreadPoolExecutor
 
 import joblib
 import numba
@@ -11,7 +10,8 @@ from sklearn.utils import gen_batches
 from sklearn.utils.validation import check_is_fitted
 
 from skanomaly._memory import parse_memory
-from skanomaly.neighbors._exact import ENGINES, Rest, chunk_sizes, screen_type, single_threaded
+from skanomaly._threads import lone_threads
+from skanomaly.neighbors._exact import ENGINES, Rest, chunk_sizes, screen_type
 from skanomaly.neighbors._plain import PlainSearch, search_some
 
 _SAMPLE_ROWS = 20_000
@@ -141,7 +141,7 @@ class GalleryIndex(BaseEstimator):
             i, part = task
             self._answer(queries[i, part], images[i], nearest[i, part], n_bytes)
 
-        with single_threaded(), ThreadPoolExecutor(n_threads) as pool:
+        with lone_threads(n_threads) as pool:
             self._prepare()
             list(pool.map(answer, tasks))  # list: raises what a thread has raised
         return np.sqrt(nearest, out=nearest)

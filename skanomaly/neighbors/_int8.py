@@ -32,8 +32,6 @@ class Int8Screen(Screen):
     tile_queries = 128
 
     def _learn(self, sample):
-        import torch  # noqa: F401  now, so that its number of threads is put back afterwards
-
         if not is_exact():
             raise RuntimeError(
                 'engine="int8" needs exact products of 8-bit integers, which torch does not offer '
@@ -52,9 +50,6 @@ class Int8Screen(Screen):
 
     def _prepare(self, shorts, margins):
         """Rotated short vectors, their codes, and the limits of the kernels."""
-        import torch
-
-        torch.set_num_threads(1)  # each thread has a setting of its own
         shorts = shorts @ self.rotation
         codes, errors = self._encode(shorts)
         limits = np.full((len(shorts), 4), np.inf)

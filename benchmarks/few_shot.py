@@ -1,0 +1,148 @@
+"""Few good pictures: RegAD beside detectors fitted on the same support.
+
+    python benchmarks/few_shot.py --root DATA --weights SQUEEZENET_STATE_DICT [--epochs 3]
+
+Leave one category out: for each data set of DATA a registration network is trained on the good
+training pictures of all others, then ten random supports of k = 2, 4, 8 good pictures of that set
+are drawn. On each support are fitted: RegAD with the trained network; the same without training;
+RegAD on FilterBank features; and PaDiM, PatchCore and SPADE on the same 22 variants of each
+picture and the features of the same backbone, unregistered. Printed: image AUROC of the test
+pictures, mean and standard deviation over the supports, and pixel AUROC where there are masks.
+At most --test pictures of a set, evenly spaced, are judged.
+"""
+
+import argparse
+import json
+import platform
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from skanomaly import SPADE, FeatureMaps, PaDiM, PatchCore, RegAD, RegistrationNetwork, load_folder
+from skanomaly.detectors._transforms import variants
+from skanomaly.feature_maps import concatenate
+from skanomaly.metrics import image_roc_auc_score, pixel_roc_auc_score
+from skanomaly.model_selection import GoodOnlyShuffleSplit
+
+SHOTS = (2, 4, 8)
+RESULT = Path(__file__).parent / "results" / "few_shot.json"
+
+
+def networks(options, data, target):
+    """The registration network trained on the other categories, and the same untrained."""
+    others = {name: one.train.images for name, one in data.items() if name != target}
+    images = [image for some in others.values() for image in some[:: options.every]]
+    groups = [name for name, some in others.items() for _ in some[:: options.every]]
+    shape = {"weights": options.weights, "learning_rate": options.learning_rate, "verbose": 1}
+    plain = RegistrationNetwork("squeezenet1_1", n_epochs=0, mode=None, **shape)
+    trained = RegistrationNetwork("squeezenet1_1", n_epochs=options.epochs, **shape)
+    return {
+        "trained": trained.fit(images, groups),
+        "untrained": plain.fit(images[:2] + images[-2:], groups[:2] + groups[-2:]),
+    }
+
+
+def with_variants(network, images):
+    """Features of all variants of some pictures, (22 n,)."""
+    pieces = []
+    for image in images:
+        batch = next(iter(network_batches(network, [image])))
+        every = variants(torch.from_numpy(batch[0].transpose(2, 0, 1).copy()))
+        pieces.append(FeatureMaps(network._features(every.permute(0, 2, 3, 1).numpy())))
+    maps = concatenate(pieces)
+    return FeatureMaps(maps.arrays(), maps.frames, network.image_fit)
+
+
+def network_batches(network, images):
+    """Pictures at the input's size."""
+    from skanomaly._images import load_batches
+
+    for batch, _ in load_batches(images, network.image_fit, 3, len(images)):
+        yield batch
+
+
+def detectors(nets, support):
+    """{name: (fitted detector, name of the features it judges by)}."""
+    plain = with_variants(nets["untrained"], support)
+    return {
+        "RegAD": (RegAD(nets["trained"]).fit(support), "trained"),
+        "RegAD, no registration": (RegAD(nets["untrained"]).fit(support), "untrained"),
+        "RegAD, FilterBank": (RegAD(random_state=0).fit(support), None),
+        "PaDiM": (PaDiM(random_state=0).fit(plain), "untrained"),
+        "PatchCore": (
+            PatchCore(random_state=0, coreset_ratio=0.1, image_score="map_max").fit(plain),
+            "untrained",
+        ),
+        "SPADE": (SPADE(n_neighbors=len(support), image_score="map_max").fit(plain), "untrained"),
+    }
+
+
+def judge(options, nets, data):
+    """{k: {detector: [(image AUROC, pixel AUROC or None), ...]}} over the supports."""
+    step = max(1, len(data.test.images) // options.test)
+    test = data.test.images[::step]
+    target = data.test.target[::step]
+    masks = None if data.test.masks is None else data.test.masks[::step]
+    features = {name: net.transform(test) for name, net in nets.items()}
+    table = {}
+    for k in SHOTS:
+        splitter = GoodOnlyShuffleSplit(options.supports, train_size=k, random_state=0)
+        rows = table.setdefault(k, {})
+        labels = np.ones(len(data.train.images), dtype=int)
+        for chosen, _ in splitter.split(labels, labels):
+            support = [data.train.images[i] for i in chosen]
+            for name, (detector, kind) in detectors(nets, support).items():
+                scores, maps = detector.score_samples_and_map(
+                    test if kind is None else features[kind]
+                )
+                image = 100 * image_roc_auc_score(target, -scores)
+                pixel = None if masks is None else 100 * pixel_roc_auc_score(masks, maps)
+                rows.setdefault(name, []).append((image, pixel))
+    return table
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--root", type=Path, required=True, help="folder of data sets")
+    parser.add_argument(
+        "--weights", required=True, help="state dict of torchvision's squeezenet1_1"
+    )
+    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--learning-rate", type=float, default=1e-3)
+    parser.add_argument("--every", type=int, default=1, help="train on every so many-th picture")
+    parser.add_argument("--supports", type=int, default=10)
+    parser.add_argument("--test", type=int, default=100)
+    options = parser.parse_args()
+    data = {p.name: load_folder(p) for p in sorted(options.root.iterdir()) if p.is_dir()}
+    record = {
+        "benchmark": "few_shot",
+        "processor": platform.machine(),
+        **{k: v for k, v in vars(options).items() if k not in ("root", "weights")},
+        "table": {},
+    }
+    for target in data:
+        began = time.perf_counter()
+        nets = networks(options, data, target)
+        seconds = time.perf_counter() - began
+        table = judge(options, nets, data[target])
+        record["table"][target] = {
+            "training_s": seconds,
+            "history": nets["trained"].history_,
+            **table,
+        }
+        for k, rows in table.items():
+            for name, found in rows.items():
+                images, pixels = zip(*found, strict=True)
+                cells = f"{np.mean(images):6.1f} +- {np.std(images):4.1f}"
+                if pixels[0] is not None:
+                    cells += f"   pixel {np.mean(pixels):6.1f} +- {np.std(pixels):4.1f}"
+                print(f"{target:<16} k={k} {name:<24} {cells}", flush=True)
+    RESULT.parent.mkdir(exist_ok=True)
+    RESULT.write_text(json.dumps(record) + "\n")
+    print(f"written to {RESULT}")
+
+
+if __name__ == "__main__":
+    main()
