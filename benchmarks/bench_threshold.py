@@ -8,7 +8,8 @@ the false alarms are counted on the other. Counted are the splits in which the o
 in `fpr_interval_` (`in_interval`), or at least not above it (`not_above`). The count on m images
 varies by itself, even at a known rate: so `as_predicted` are those in which it lies in the
 interval that the beta-binomial distribution gives for m images. In the same run, on the same
-scores: the rate at the detector's own `contamination`.
+scores: the rate at the detector's own `contamination`. One JSON goes to benchmarks/results, a
+picture to docs.
 """
 
 import argparse
@@ -31,6 +32,8 @@ COLUMNS = (
     *("n_fit", "n_other", "held_out_fpr", "map_fpr", "contamination_fpr"),
     *("in_interval", "not_above", "as_predicted", "map_as_predicted", "contamination_as_predicted"),
 )
+DRAWN = {"held_out_fpr": "HeldOutThreshold", "contamination_fpr": "contamination"}
+PICTURE = Path(__file__).parents[1] / "docs" / "images" / "false_alarms.png"
 
 
 def good_features(folder):
@@ -84,11 +87,30 @@ def one_split(X, n_folds, random_state):
 def measure(X, n_folds):
     """Means over the splits."""
     rows = [one_split(X, n_folds, random_state) for random_state in range(N_SPLITS)]
-    return {column: float(np.mean([row[column] for row in rows])) for column in COLUMNS}
+    means = {column: float(np.mean([row[column] for row in rows])) for column in COLUMNS}
+    return {**means, **{f"each_{name}": [row[name] for row in rows] for name in DRAWN}}
 
 
 def show(name, row):
     print(f"{name:<18}" + "".join(f"{row[c]:>{len(c) + 2}.3g}" for c in COLUMNS), flush=True)
+
+
+def draw(table, n_folds):
+    """A dot for each split, against the rate asked for."""
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(7, 3.2), layout="constrained")
+    for i, (name, label) in enumerate(DRAWN.items()):
+        for place, row in enumerate(table.values()):
+            rates = 100 * np.array(row[f"cv={n_folds}"][f"each_{name}"])
+            across = place + 0.35 * (i - 0.5) + np.linspace(-0.12, 0.12, len(rates))
+            axes.plot(across, rates, ".", color=f"C{i}", label=label if place == 0 else None)
+    axes.axhline(100 * TARGET_FPR, color="grey", linewidth=1, label="asked for")
+    axes.set_xticks(range(len(table)), list(table))
+    axes.set_ylabel("false alarms on unseen\ngood pictures, %")
+    axes.set_ylim(bottom=-1)
+    figure.legend(loc="outside upper center", ncols=3, frameon=False)
+    figure.savefig(PICTURE, dpi=150)
 
 
 def main():
@@ -115,7 +137,8 @@ def main():
     }
     RESULT.parent.mkdir(parents=True, exist_ok=True)
     RESULT.write_text(json.dumps(record) + "\n")
-    print(f"written to {RESULT}")
+    draw(table, options.folds)
+    print(f"written to {RESULT} and {PICTURE}")
 
 
 if __name__ == "__main__":

@@ -5,19 +5,36 @@ torch is not told a number of threads: each time it is, it throws away its compi
 
 import contextlib
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 
 from threadpoolctl import ThreadpoolController
 
+# The setting is one of the whole process: the last to leave puts it back.
+_LOCK = threading.Lock()
+_n_inside, _limiter = 0, None
 
+
+@contextlib.contextmanager
 def lone_products():
     """Context in which each of numpy's matrix products takes one thread.
 
     For many small ones: after a product in several threads its library keeps them busy waiting
     for the next, for as long as a whole image takes elsewhere.
     """
-    return _libraries("blas", "numpy" in sys.modules).limit(limits=1)
+    global _n_inside, _limiter
+    with _LOCK:
+        if _n_inside == 0:
+            _limiter = _libraries("blas", "numpy" in sys.modules).limit(limits=1)
+        _n_inside += 1
+    try:
+        yield
+    finally:
+        with _LOCK:
+            _n_inside -= 1
+            if _n_inside == 0:
+                _limiter.restore_original_limits()
 
 
 @contextlib.contextmanager

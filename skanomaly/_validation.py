@@ -46,7 +46,10 @@ def check_array_input(estimator, X, *, reset):
 
 def is_images(X):
     """Whether X is images or paths, rather than features."""
-    first = X[0] if isinstance(X, (list, tuple)) and len(X) else None
+    is_row = getattr(X, "ndim", 0) == 1 and getattr(X, "dtype", np.dtype(float)).kind in "OUS"
+    first = None
+    if (isinstance(X, (list, tuple)) or is_row) and len(X):
+        first = X.iloc[0] if hasattr(X, "iloc") else X[0]
     is_path = isinstance(first, str) or hasattr(first, "__fspath__")
     is_image = type(first).__module__.startswith("PIL.") or getattr(first, "ndim", 0) >= 2
     is_pixels = isinstance(X, np.ndarray) and X.ndim in (3, 4) and X.dtype in (np.uint8, np.uint16)

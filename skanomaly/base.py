@@ -1,5 +1,6 @@
 """BaseDetector: the public contract of a detector, written once."""
 
+import threading
 from numbers import Integral, Real
 
 import numpy as np
@@ -17,6 +18,8 @@ from skanomaly._validation import (
     good_rows,
 )
 from skanomaly.feature_maps import FeatureMaps
+
+_ONE_AT_A_TIME = threading.RLock()  # of the threads that ask for a threshold not yet computed
 
 
 class BaseDetector(OutlierMixin, BaseEstimator):
@@ -69,6 +72,8 @@ class BaseDetector(OutlierMixin, BaseEstimator):
         """
         maps = self._check_X(X, reset=True)
         maps = maps[good_rows(y, len(maps))]
+        self.__dict__.pop("_offset", None)
+        self._waiting = None
         self._fit_identity = self._digest(maps) if maps.cache is not None else None
         self._fit(maps)
         if self._fit_identity is None:
@@ -83,13 +88,13 @@ class BaseDetector(OutlierMixin, BaseEstimator):
 
         A search asks for scores and maps of thousands of images but for no threshold.
         """
-        if getattr(self, "_waiting", None) is not None:
-            maps, parameters = self._waiting
-            self._waiting = None
-            as_fitted = object.__new__(type(self))  # whatever parameters were set since
-            as_fitted.__dict__.update(self.__dict__, **parameters)
-            as_fitted._set_offset(maps)
-            self._offset = as_fitted._offset
+        with _ONE_AT_A_TIME:
+            if getattr(self, "_waiting", None) is not None:
+                maps, parameters = self._waiting
+                as_fitted = object.__new__(type(self))  # whatever parameters were set since
+                as_fitted.__dict__.update(self.__dict__, _waiting=None, **parameters)
+                as_fitted._set_offset(maps)
+                self.offset_ = as_fitted._offset
         try:
             return self._offset
         except AttributeError:

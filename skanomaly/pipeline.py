@@ -1,5 +1,6 @@
 """From a Pipeline, a search or a wrapper to the score maps of the detector within."""
 
+from sklearn.frozen import FrozenEstimator
 from sklearn.pipeline import Pipeline as _SklearnPipeline
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
@@ -90,8 +91,9 @@ def _innermost(estimator, X):
         check_is_fitted(estimator)
         X = estimator[:-1].transform(X) if len(estimator) > 1 else X
         return _innermost(estimator[-1], X)
-    # A fitted HeldOutThreshold, a fitted search, a FrozenEstimator; then whatever has maps.
-    for inner in ("estimator_", "best_estimator_", "estimator"):
+    if isinstance(estimator, FrozenEstimator):
+        return _innermost(estimator.estimator, X)
+    for inner in ("estimator_", "best_estimator_"):  # a fitted HeldOutThreshold; a fitted search
         if hasattr(estimator, inner):
             return _innermost(getattr(estimator, inner), X)
     if not hasattr(estimator, "score_map"):

@@ -103,9 +103,9 @@ def test_heavy_libraries_stay_in_their_rooms(path):
     room = room_of(path)
     for name, at_top in imports(path):
         library = name.split(".")[0]
-        if room == "detectors" and path.name in FILES_WITH_TORCH:
-            continue
         if library in ("torch", "torchvision"):
+            if room == "detectors" and path.name in FILES_WITH_TORCH:
+                continue
             allowed = TOP_LEVEL_TORCH if at_top else TOP_LEVEL_TORCH | TORCH_IN_FUNCTIONS
         elif library == "numba":
             allowed = TOP_LEVEL_NUMBA

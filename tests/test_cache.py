@@ -6,11 +6,21 @@ import shutil
 import joblib
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV
 
-from skanomaly import SPADE, FeatureExtractor, FilterBank, PaDiM, PatchCore, Pipeline, score_map
+from skanomaly import (
+    SPADE,
+    FeatureExtractor,
+    FilterBank,
+    PaDiM,
+    PatchCore,
+    Pipeline,
+    RegAD,
+    score_map,
+)
 from skanomaly._cache import open_cache
 from skanomaly.datasets import make_defects, make_textures
 from skanomaly.model_selection import GoodOnlyKFold, scorers
@@ -108,6 +118,39 @@ def test_other_settings_and_weights_are_other_features(images, tmp_path):
     assert len({key for pair in keys for key in pair}) == 12
     same = clone(extractor).set_params(batch_size=3).fit().transform(images[:2]).keys.tolist()
     assert same == keys[0]
+
+
+def test_networks_of_the_same_weights_are_told_apart(images, tmp_path):
+    answers = []
+    for activation in (torch.nn.ReLU(), torch.nn.Sigmoid()):
+        torch.manual_seed(0)
+        network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), activation)
+        extractor = FeatureExtractor(network, layers="1", image_size=64, cache=tmp_path)
+        answers.append(extractor.fit().transform(images[:1]).arrays()["1"])
+    assert not np.array_equal(*answers)
+
+
+def test_a_threshold_that_fails_is_asked_for_again(images, tmp_path, monkeypatch):
+    features = FilterBank(image_size=64, random_state=0, cache=tmp_path).fit(images)
+    X = features.transform(images)
+    detector = PatchCore(random_state=0).fit(X[:9])
+    before = detector.offset_
+    detector.fit(X)
+    with monkeypatch.context() as patched:
+        patched.setattr(PatchCore, "_score_by_count", lambda *args: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            detector.predict(X)
+    plain = PatchCore(random_state=0).fit(X.store()[:])
+    assert detector.offset_ == pytest.approx(plain.offset_, rel=1e-6) != before
+
+
+def test_variants_are_not_answered_by_features(images, tmp_path):
+    network = FeatureExtractor(
+        "squeezenet1_1", weights=None, image_size=64, random_state=0, cache=tmp_path
+    ).fit()
+    on_images = RegAD(network).fit(images[:4]).score_samples(images[4:6])
+    on_features = RegAD(network).fit(network.transform(images[:4]))
+    assert not np.array_equal(on_images, on_features.score_samples(network.transform(images[4:6])))
 
 
 @each_detector

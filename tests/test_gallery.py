@@ -98,6 +98,8 @@ def test_a_pickle_holds_little_more_than_the_rows():
         (np.zeros((3, 4), np.float32), "n_images, n_rows"),
         (np.zeros((3, 0, 4), np.float32), "none of them 0"),
         (np.zeros((3, 4, 4)), "float64"),
+        (np.full((3, 4, 4), np.nan, np.float32), "finite"),
+        (np.full((3, 4, 4), np.inf, np.float16), "finite"),
     ],
 )
 def test_other_rows_are_refused(rows, named):
@@ -114,6 +116,11 @@ def test_bad_queries_and_parameters_are_refused():
         index.distances(queries, images, 389)
     with pytest.raises(ValueError, match="got 0"):
         index.distances(queries, images, 0)
+    for bad in (images[:2], images[0], images - 1 - images.min(), images + 7, images * 1.0):
+        with pytest.raises(ValueError, match="numbers from 0 to 6 of shape"):
+            index.distances(queries, bad)
+    with pytest.raises(ValueError, match="queries must be finite"):
+        index.distances(np.full_like(queries, np.nan), images)
     with pytest.raises(ValueError, match="engine must be one of"):
         GalleryIndex(engine="fast").fit(rows)
     with pytest.raises(ValueError, match="memory_limit"):

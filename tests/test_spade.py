@@ -121,7 +121,14 @@ def test_a_threshold_on_maps_where_all_images_are_asked_for_or_alike():
         ({"n_neighbors": 3, "layers": ["fine", "coarse"]}, r"got \['coarse'\]"),
         ({"n_neighbors": 3, "layers": []}, "got none"),
         ({"n_neighbors": 3, "image_layer": "last"}, r"\['fine', 'middle', 'deep'\], got \['last'"),
-        ({"n_neighbors": 3, "n_gallery_neighbors": 7}, "2 positions of the coarsest layer, 6; got"),
+        (
+            {"n_neighbors": 3, "n_gallery_neighbors": 7},
+            "at most 6, the positions of the coarsest layer, 2, in all",
+        ),
+        (
+            {"n_neighbors": 13, "n_gallery_neighbors": 25, "image_score": "map_max"},
+            "at most 24",
+        ),
         ({"n_neighbors": 3, "patch_size": 2}, "patch_size must be odd"),
         ({"n_neighbors": 3, "memory_limit": "1kB"}, "more than memory_limit='1kB'"),
         ({"n_neighbors": 3, "memory_dtype": "int8"}, "memory_dtype"),

@@ -1,13 +1,15 @@
 """The public class: parameters, shapes, and which of the two forms holds the Gaussians."""
 
-import os
+import threading
 
+import joblib
 import numpy as np
 
 from skanomaly._threads import lone_threads
 from skanomaly.density._forms import BLOCK, LowRank, parts
 
 FEW_IMAGES = 16
+_ONE_AT_A_TIME = threading.RLock()  # of the threads that ask for factors not yet computed
 
 
 class PositionwiseGaussian:
@@ -118,6 +120,21 @@ class PositionwiseGaussian:
         self._state, self._is_finished = state, False
         return self
 
+    def finish(self):
+        """Compute the factors now rather than when distances are first asked for.
+
+        Returns
+        -------
+        self : object
+
+        Raises
+        ------
+        ValueError
+            As ``mahalanobis``.
+        """
+        self._finished()
+        return self
+
     def mahalanobis(self, maps):
         """Mahalanobis distance of every vector to the Gaussian of its position.
 
@@ -145,7 +162,7 @@ class PositionwiseGaussian:
             u = (vectors[:, part] - state.mean[part]).astype(np.float32)
             squared[:, part] = state.squared_distances(u, part)
 
-        with lone_threads(os.cpu_count() or 1) as pool:
+        with lone_threads(joblib.cpu_count()) as pool:
             # A factor that is used once need not stay in the cache.
             block = BLOCK * max(1, FEW_IMAGES // len(maps))
             list(pool.map(measure, parts(*vectors.shape[1:], block)))  # list: raises errors
@@ -188,16 +205,17 @@ class PositionwiseGaussian:
     def _finished(self):
         """The state, ready to score."""
         state = self._learned()
-        if not self._is_finished:
-            if state.n < 2:
-                raise ValueError(
-                    "expected at least 2 vectors per position, for a covariance, got "
-                    "n_samples=1; call partial_fit with more good images"
-                )
-            state.finish(self.epsilon, self.shrinkage)
-            self._is_finished = True
-            if not self.updatable:
-                state.close()
+        with _ONE_AT_A_TIME:
+            if not self._is_finished:
+                if state.n < 2:
+                    raise ValueError(
+                        "expected at least 2 vectors per position, for a covariance, got "
+                        "n_samples=1; call partial_fit with more good images"
+                    )
+                state.finish(self.epsilon, self.shrinkage)
+                self._is_finished = True
+                if not self.updatable:
+                    state.close()
         return state
 
     def _check_parameters(self):

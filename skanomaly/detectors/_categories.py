@@ -12,10 +12,18 @@ def members_of(groups, n_images, left_out=None):
     Raises ValueError unless there are two categories beside the one left out, of two pictures each.
     """
     if groups is None:
-        raise ValueError("expected groups, the category of each picture, got None")
+        raise ValueError(
+            "expected groups, the category of each picture, got None; in a Pipeline use a network "
+            "that was fitted before, as FrozenEstimator(network)"
+        )
     if len(groups) != n_images:
         raise ValueError(f"expected groups for {n_images} pictures, got {len(groups)}")
     names, which = np.unique(np.asarray(groups), return_inverse=True)
+    if set(names.tolist()) <= {1, -1}:
+        raise ValueError(
+            "expected groups, the category of each picture, got the labels +1 and -1; give names, "
+            "and good pictures alone"
+        )
     members = {name: np.flatnonzero(which == i) for i, name in enumerate(names.tolist())}
     single = [name for name, indices in members.items() if len(indices) < 2]
     if single:
@@ -54,7 +62,8 @@ def draw_batches(members, batch_size, n_support, rng):
     batches = []
     for indices in members:
         shuffled = rng.permutation(indices)
-        for part in np.array_split(shuffled, max(1, round(len(indices) / batch_size))):
+        n_parts = max(1, min(round(len(indices) / batch_size), len(indices) // 2))
+        for part in np.array_split(shuffled, n_parts):
             places = np.arange(len(part))
             others = [rng.permutation(np.delete(places, i))[:n_support] for i in places]
             batches.append((part, np.stack(others)))

@@ -182,14 +182,12 @@ def train(
                 loss = loss_of(batch)
                 losses.append(loss.item())
                 if not torch.isfinite(loss):
-                    network.load_state_dict(last_good)
-                    raise TrainingError(
-                        f"the loss is {losses[-1]} in epoch {state['epoch'] + 1}; lower the "
-                        "learning rate. The last good state is kept."
-                    )
+                    _give_up(network, last_good, f"the loss is {losses[-1]}", state["epoch"])
                 loss.backward()
                 optimiser.step()
                 batches.set_postfix(loss=f"{sum(losses) / len(losses):.4f}")
+        if not all(torch.isfinite(v).all() for v in network.state_dict().values()):
+            _give_up(network, last_good, "a weight is not finite", state["epoch"])
         scheduler.step()
         state["epoch"] += 1
         history["loss"].append(sum(losses) / len(losses))
@@ -204,6 +202,13 @@ def train(
         network.load_state_dict(state["best"])
     network.eval()
     return history
+
+
+def _give_up(network, last_good, what, epoch):
+    network.load_state_dict(last_good)
+    raise TrainingError(
+        f"{what} in epoch {epoch + 1}; lower the learning rate. The last good state is kept."
+    )
 
 
 def _is_stale(history, patience):
@@ -227,7 +232,10 @@ def _save(path, identity, state, network, optimiser, scheduler):
 
 
 def _resume(path, identity, network, optimiser, scheduler):
-    state = torch.load(path, weights_only=True)
+    try:
+        state = torch.load(path, weights_only=True)
+    except Exception as error:  # torch raises many kinds; the user needs the file's name
+        raise ValueError(f"{path}: not a checkpoint ({error}); delete it") from error
     if state.pop("identity", None) != identity:
         raise ValueError(
             f"{path} is a checkpoint of another training: other parameters, images or groups; "

@@ -186,6 +186,7 @@ class PaDiM(BaseDetector):
         )
         for piece in batches:
             self.gaussian_.partial_fit(self._vectors(piece))
+        self.gaussian_.finish()
         n_seen, n_channels = self.gaussian_.n_samples_seen_, len(self.channels_)
         if n_seen <= n_channels:
             _logger.info(
@@ -198,16 +199,17 @@ class PaDiM(BaseDetector):
     def _vectors(self, X):
         """The chosen channels of a few images at the finest grid, (b, h, w, d)."""
         grid = tuple(np.max([shape[:2] for shape in self.layer_shapes_.values()], axis=0))
-        vectors, first = [], 0
+        vectors = np.empty((len(X), *grid, len(self.channels_)), dtype=np.float32)
+        first = 0
         for maps in X.arrays().values():
             end = first + maps.shape[3]
             start, stop = np.searchsorted(self.channels_, (first, end))
-            maps = maps[..., self.channels_[start:stop] - first]
+            maps = maps.take(self.channels_[start:stop] - first, axis=3)
             if self.patch_size > 1:
                 maps = local_mean(maps, self.patch_size)
-            vectors.append(replicate(maps, grid))
+            vectors[..., start:stop] = replicate(maps, grid)
             first = end
-        return np.concatenate(vectors, axis=3)
+        return vectors
 
     def _memory_needs(self, layer_shapes, n_images):
         height, width = np.max([shape[:2] for shape in layer_shapes.values()], axis=0)

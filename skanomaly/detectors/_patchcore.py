@@ -153,8 +153,8 @@ class PatchCore(BaseDetector):
             if len(bank) >= n_kept:
                 self.memory_bank_ = bank[:n_kept].copy()
                 return
-            # The ratios that a search is likely to ask for next.
-            n_chosen = max(n_kept, int(CACHED_RATIO * n_patches))
+            if self.memory_limit is None:  # the ratios that a search is likely to ask for next
+                n_chosen = max(n_kept, int(CACHED_RATIO * n_patches))
         projected = self._project(X, RandomProjection(self.n_projections, rng))
         order = greedy_order(projected, n_chosen, random_state=rng, verbose=self.verbose)
         del projected

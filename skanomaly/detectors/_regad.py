@@ -23,8 +23,6 @@ from skanomaly.detectors._transforms import VARIANTS, variants
 from skanomaly.feature_extraction._base import BaseExtractor
 from skanomaly.feature_extraction._filter_bank import FilterBank
 
-N_VARIANTS = 22
-
 
 class RegAD(BaseDetector):
     """Gaussian per position from a few good images and what they might have looked like too.
@@ -52,6 +50,7 @@ class RegAD(BaseDetector):
     random_state : int, RandomState instance or None, default=None
         Draws the FilterBank's patches.
     verbose : int, default=0
+        1 shows progress bars.
 
     Attributes
     ----------
@@ -165,7 +164,9 @@ class RegAD(BaseDetector):
         if unknown:
             raise ValueError(f"expected variants among {VARIANTS}, got {sorted(unknown)}")
         if self.registration is None:
-            bank = FilterBank(image_size=self.image_size, random_state=self.random_state)
+            bank = FilterBank(
+                image_size=self.image_size, random_state=self.random_state, verbose=self.verbose
+            )
             return bank.fit(images)
         network = self.registration
         if isinstance(network, (str, Path)):
@@ -187,11 +188,17 @@ class RegAD(BaseDetector):
         if self._support is None:
             for piece in X.batches():
                 self.gaussian_.partial_fit(self._vectors(piece.arrays()))
+            self.gaussian_.finish()
             return
         if len(self._support) == 1 and not len(self.variants):
             raise ValueError("expected at least 2 good images where there are no variants, got 1")
         for batch in self._variants():
             self.gaussian_.partial_fit(self._vectors(self.extractor_._features(batch)))
+        self.gaussian_.finish()
+
+    def _digest(self, maps):
+        # The keys of its images' features do not say that variants were learned too.
+        return None if self._support is not None else super()._digest(maps)
 
     def _variants(self):
         """The variants of one image after the other, (n, height, width, C) float32."""
@@ -207,9 +214,12 @@ class RegAD(BaseDetector):
         return np.concatenate([replicate(maps, grid) for maps in layers.values()], axis=3)
 
     def _memory_needs(self, layer_shapes, n_images):
+        # Of features: those of images come with no pipeline, so that no forecast sees them.
         height, width = np.max([shape[:2] for shape in layer_shapes.values()], axis=0)
-        d = sum(shape[2] for shape in layer_shapes.values())
-        return {"support": 4 * int(height * width) * d * n_images * N_VARIANTS}
+        n_positions, d = int(height * width), sum(shape[2] for shape in layer_shapes.values())
+        if n_images <= d // 2:
+            return {"vectors": 4 * n_positions * (d + n_images) * n_images}
+        return {"sums of products and factors": 8 * n_positions * d * d}
 
     def _score_batch(self, X):
         patch_scores = self.gaussian_.mahalanobis(self._vectors(X.arrays()))

@@ -1,7 +1,8 @@
 """RegistrationNetwork: learns over many categories how pictures of one kind come to match."""
 
 import json
-from functools import partial
+import os
+import zipfile
 from numbers import Integral, Real
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import numpy as np
 import torch
 from sklearn.utils.validation import check_is_fitted
 
-from skanomaly._cache import digest
+from skanomaly._cache import digest, open_cache
 from skanomaly._images import check_images
 from skanomaly._validation import Interval, StrOptions, _fit_context
 from skanomaly.detectors._categories import draw_batches, load_pictures, members_of
@@ -73,10 +74,6 @@ class RegistrationNetwork(BaseExtractor):
         "loss" by epoch, and "validation" where there is a validation group.
     stages_ : tuple of str
     layer_shapes_ : dict of str to tuple (h, w, C)
-
-    See Also
-    --------
-    RegAD : The detector.
 
     Notes
     -----
@@ -167,10 +164,6 @@ features.12 (3, 3, 512))
         groups : array-like of shape (n,)
             The category of each picture.
 
-        Returns
-        -------
-        self : object
-
         Raises
         ------
         ValueError
@@ -180,30 +173,37 @@ features.12 (3, 3, 512))
             The loss is no longer a number.
         """
         images = check_images(X)
+        open_cache(self.cache, create=True)
         members = members_of(groups, len(images), self.validation_group)
         self.n_channels_in_ = 3
         self.stages_ = check_stages(self.backbone, self.stages)
         network = self._build(backbones.load_network(self.backbone, self.weights, 0))
         pictures = load_pictures(images, self.image_fit)
-        has_held_out = self.validation_group is not None
-        held_out = members.pop(self.validation_group) if has_held_out else None
-        parameters = {k: v for k, v in self.get_params().items() if k not in _NOT_OF_TRAINING}
-        self.history_ = train(
-            network,
-            lambda batch: self._loss(network, pictures, *batch),
-            lambda epoch: self._batches(list(members.values()), epoch),
-            *cosine_descent(network, self.learning_rate, self.momentum, self.n_epochs),
-            self.n_epochs,
-            identity=digest(parameters, [str(group) for group in groups], image_keys(images)),
-            checkpoint=self.checkpoint,
-            validate=partial(self._held_out, network, pictures, held_out) if has_held_out else None,
-            patience=self.patience,
-            name="registration",
-            verbose=self.verbose,
-        )
-        self.state_ = backbones.to_arrays(network)
-        self._network = network.eval()
+        held_out = members.pop(self.validation_group, None)
+        try:
+            self.history_ = train(
+                network,
+                lambda batch: self._loss(network, pictures, *batch),
+                lambda epoch: self._batches(list(members.values()), epoch),
+                *cosine_descent(network, self.learning_rate, self.momentum, self.n_epochs),
+                self.n_epochs,
+                identity=self._training_identity(images, groups) if self.checkpoint else "",
+                checkpoint=self.checkpoint,
+                validate=self._validation(network, pictures, held_out),
+                patience=self.patience,
+                name="registration",
+                verbose=self.verbose,
+            )
+        finally:  # of a training that failed: its last good state
+            self.state_ = backbones.to_arrays(network)
+            self._network = network.eval()
         return self
+
+    def _training_identity(self, images, groups):
+        parameters = {k: v for k, v in self.get_params().items() if k not in _NOT_OF_TRAINING}
+        is_file = self.weights is not None and Path(self.weights).is_file()
+        weights = Path(self.weights).read_bytes() if is_file else b""
+        return digest(parameters, weights, [str(group) for group in groups], image_keys(images))
 
     def save(self, path):
         """Write weights and parameters to a file (str or Path), without any picture."""
@@ -211,8 +211,10 @@ features.12 (3, 3, 512))
         keep = {k: v for k, v in self.get_params().items() if k not in _NOT_SAVED}
         keep["stages"] = list(self.stages_)
         head = {"format": FORMAT, "parameters": keep, "history": self.history_}
-        with open(path, "wb") as file:
-            np.savez(file, **self.state_, **{_HEAD: np.array(json.dumps(head))})
+        head = json.dumps(head, default=lambda number: number.item())  # of numpy
+        with open(f"{path}.partial", "wb") as file:
+            np.savez(file, **self.state_, **{_HEAD: np.array(head)})
+        os.replace(f"{path}.partial", path)
 
     @classmethod
     def load(cls, path):
@@ -224,7 +226,7 @@ features.12 (3, 3, 512))
             with open(path, "rb") as file, np.load(file) as arrays:
                 state = dict(arrays)
             head = json.loads(str(state.pop(_HEAD)))
-        except (KeyError, ValueError, EOFError) as error:
+        except (KeyError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
             raise ValueError(f"{path}: not a file of RegistrationNetwork.save ({error})") from error
         if head["format"] != FORMAT:
             raise ValueError(
@@ -262,11 +264,15 @@ features.12 (3, 3, 512))
         maps = network(images)[-1][0]  # (b, C, h, w)
         return network.loss(maps, maps[torch.from_numpy(support)].mean(dim=1))
 
-    def _held_out(self, network, pictures, indices):
-        """Mean loss of a category, always with the same batches."""
-        with torch.inference_mode():
-            batches = self._batches([indices], 0)
-            return float(np.mean([self._loss(network, pictures, *b).item() for b in batches]))
+    def _validation(self, network, pictures, indices):
+        """Function that answers the mean loss of a category, always with the same batches."""
+
+        def mean_loss():
+            with torch.inference_mode():
+                batches = self._batches([indices], 0)
+                return float(np.mean([self._loss(network, pictures, *b).item() for b in batches]))
+
+        return None if indices is None else mean_loss
 
     def _features(self, batch):
         """(b, height, width, C) float32 in [0, 1] -> {stage: (b, h, w, C) float32}."""

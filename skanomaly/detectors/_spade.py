@@ -33,11 +33,10 @@ class SPADE(BaseDetector):
     Parameters
     ----------
     n_neighbors : int, default=50
-        Good images K that a new one is compared with. Fewer, such as 5, score images better in
-        most reports; more score maps better.
+        Good images K that a new one is compared with.
     n_gallery_neighbors : int, default=1
         Patches kappa of the K images over which a position's score is averaged.
-    layers : list of str or None, default=None
+    layers : list of str, str or None, default=None
         Layers of the pyramid whose maps are averaged; None: all.
     image_layer : str or None, default=None
         Layer whose mean describes an image; None: the last one.
@@ -110,7 +109,7 @@ class SPADE(BaseDetector):
     } | {
         "n_neighbors": [Interval(Integral, 1, None, closed="left")],
         "n_gallery_neighbors": [Interval(Integral, 1, None, closed="left")],
-        "layers": [None, "array-like"],
+        "layers": [None, str, "array-like"],
         "image_layer": [None, str],
         "patch_size": [Interval(Integral, 1, None, closed="left")],
         "memory_dtype": [StrOptions({"float32", "float16"})],
@@ -172,11 +171,13 @@ class SPADE(BaseDetector):
             )
         _choose([self._pooled_layer()], self.layer_shapes_)
         n_fewest = min(h * w for h, w, _ in self._pyramid(self.layer_shapes_).values())
-        if self.n_gallery_neighbors > self.n_neighbors * n_fewest:
+        # The threshold on maps leaves an image out of its own gallery.
+        leaves_out = self.image_score == "map_max" and self.n_neighbors == n_images > 1
+        n_rows = (self.n_neighbors - leaves_out) * n_fewest
+        if self.n_gallery_neighbors > n_rows:
             raise ValueError(
-                f"n_gallery_neighbors must be at most n_neighbors times the {n_fewest} positions "
-                f"of the coarsest layer, {self.n_neighbors * n_fewest}; "
-                f"got {self.n_gallery_neighbors}"
+                f"n_gallery_neighbors must be at most {n_rows}, the positions of the coarsest "
+                f"layer, {n_fewest}, in all images of a gallery; got {self.n_gallery_neighbors}"
             )
 
     def _memory_needs(self, layer_shapes, n_images):
@@ -192,7 +193,8 @@ class SPADE(BaseDetector):
 
     def _pyramid(self, layer_shapes):
         """{layer: (h, w, C)} of the layers whose maps count."""
-        return _choose(layer_shapes if self.layers is None else self.layers, layer_shapes)
+        layers = [self.layers] if isinstance(self.layers, str) else self.layers
+        return _choose(layer_shapes if layers is None else layers, layer_shapes)
 
     def _pooled_layer(self):
         return self.image_layer or list(self.layer_shapes_)[-1]

@@ -16,8 +16,10 @@ DEFAULT_STAGES = {
 def check_stages(backbone, stages):
     """The names of three stages, those known for the family where none are given."""
     if stages is not None:
-        if len(stages) != 3:
-            raise ValueError(f"expected the names of 3 stages, got {list(stages)}")
+        if isinstance(stages, str) or len(stages) != 3:
+            raise ValueError(
+                f"expected the names of 3 stages, as {DEFAULT_STAGES['resnet']}, got {stages!r}"
+            )
         return tuple(stages)
     for family, known in DEFAULT_STAGES.items():
         if backbone.startswith(family):

@@ -164,6 +164,7 @@ class FeatureExtractor(BaseExtractor):
         trimmed = backbones.trim(network, self.layers_)
         self.weights_ = backbones.to_arrays(trimmed)
         self.weights_fingerprint_ = backbones.fingerprint(self.weights_)
+        self._architecture = digest(trimmed.code, str(trimmed))
         self._network = self._ready(trimmed)
         self.layer_shapes_ = self._find_shapes()
         return self
@@ -172,7 +173,8 @@ class FeatureExtractor(BaseExtractor):
         self._trimmed_network()
         device, dtype = self._placement
         place = (device.type, str(dtype), self._is_packed)
-        return digest(self.weights_fingerprint_, self.layers_, self.image_fit, place)
+        network = (self._architecture, self.weights_fingerprint_, self.layers_)
+        return digest(network, self.layer_shapes_, self.image_fit, place)
 
     def _find_shapes(self):
         """{layer: (h, w, C)}, seen on a blank image."""

@@ -5,16 +5,16 @@ level there. All the corners of every curve lie at the distinct scores of the de
 few. The good pixels are sorted bare, which is many times faster than an argsort of them all.
 """
 
-import os
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import NamedTuple
 
+import joblib
 import numpy as np
 
 # A piece of the good pixels is sorted by a thread: of at least so many pixels, at most so many.
 _PIECE_SIZE = 1_000_000
-_MOST_PIECES = min(4, os.cpu_count() or 1)
+_MOST_PIECES = min(4, joblib.cpu_count())
 
 
 class Sweep(NamedTuple):

@@ -12,6 +12,7 @@ from sklearn.utils.validation import check_is_fitted
 from skanomaly._memory import parse_memory
 from skanomaly._threads import lone_threads
 from skanomaly.neighbors._exact import ENGINES, Rest, chunk_sizes, screen_type
+from skanomaly.neighbors._index import LARGEST
 from skanomaly.neighbors._plain import PlainSearch, search_some
 
 _SAMPLE_ROWS = 20_000
@@ -66,7 +67,7 @@ class GalleryIndex(BaseEstimator):
         Parameters
         ----------
         rows : ndarray of shape (n_images, n_rows, n_features), float32 or float16
-            Finite; float16 rows are compared as the float32 numbers that they stand for.
+            float16 rows are compared as the float32 numbers that they stand for.
         y : Ignored
             Not used, present by convention.
 
@@ -78,7 +79,8 @@ class GalleryIndex(BaseEstimator):
         Raises
         ------
         ValueError
-            If a parameter is out of its range or rows have another shape or type.
+            If a parameter is out of its range, or rows have another shape or type or are not
+            finite.
         """
         if self.engine not in ENGINES:
             raise ValueError(f"engine must be one of {ENGINES}; got {self.engine!r}.")
@@ -88,6 +90,8 @@ class GalleryIndex(BaseEstimator):
                 "rows must have shape (n_images, n_rows, n_features), none of them 0, and dtype "
                 f"float32 or float16; got shape {rows.shape}, dtype {rows.dtype}."
             )
+        for image in rows:
+            _check_numbers(image, "rows")
         self.rows_ = rows
         self._screen = self._parts = None
         return self
@@ -111,7 +115,8 @@ class GalleryIndex(BaseEstimator):
         Raises
         ------
         ValueError
-            If a gallery has fewer rows than neighbours, or the columns are not those of fit.
+            If a gallery has fewer rows than neighbours, the columns are not those of fit, queries
+            are not finite, or images are not there.
         """
         check_is_fitted(self)
         images = np.asarray(images)
@@ -120,6 +125,14 @@ class GalleryIndex(BaseEstimator):
             raise ValueError(
                 f"queries must have shape (b, q, {n_features}), the columns of fit; "
                 f"got shape {queries.shape}."
+            )
+        _check_numbers(queries, "queries")
+        n_images = len(self.rows_)
+        is_list = images.ndim == 2 and len(images) == len(queries) and images.dtype.kind in "iu"
+        if not is_list or images.size == 0 or images.min() < 0 or images.max() >= n_images:
+            raise ValueError(
+                f"images must be numbers from 0 to {n_images - 1} of shape ({len(queries)}, K), a "
+                f"gallery for each query image; got {images.dtype} of shape {images.shape}."
             )
         is_count = isinstance(n_neighbors, numbers.Integral) and n_neighbors >= 1
         if not is_count or n_neighbors > images.shape[1] * n_rows:
@@ -184,3 +197,13 @@ class GalleryIndex(BaseEstimator):
         """Parameters and rows: what is prepared from them is prepared again on first use."""
         state = super().__getstate__()
         return {**state, "_screen": None, "_parts": None} if "_parts" in state else state
+
+
+def _check_numbers(numbers_, name):
+    """Refuse NaN, infinity, and numbers whose squares leave the range of float32."""
+    largest = max(float(numbers_.max()), -float(numbers_.min()))
+    if not largest <= LARGEST:  # so that NaN is refused too
+        raise ValueError(
+            f"{name} must be finite and at most {LARGEST:g} in magnitude; got {largest:g}. Rescale "
+            "them, or keep them as float32 where float16 is too narrow."
+        )

@@ -14,7 +14,7 @@ from skanomaly.neighbors._exact import ENGINES, ExactSearch
 
 _METHODS = ("exact", "pynndescent")
 # Squares of larger numbers, summed over the columns, might leave the range of float32.
-_LARGEST = 1e16
+LARGEST = 1e16
 
 
 class PatchIndex(BaseEstimator):
@@ -217,9 +217,9 @@ def _check_matrix(matrix, name):
     largest = max(matrix.max(), -matrix.min())  # NaN where there is one
     if not np.isfinite(largest):
         check_array(matrix, input_name=name)  # raises, and says which
-    if largest > _LARGEST:
+    if largest > LARGEST:
         raise ValueError(
-            f"{name} must not exceed {_LARGEST:g} in magnitude; got {largest:g}. Rescale them."
+            f"{name} must not exceed {LARGEST:g} in magnitude; got {largest:g}. Rescale them."
         )
     return matrix
 
