@@ -9,7 +9,10 @@ F           whitening factor, lower triangular: F Sigma F' = I
 
 from itertools import pairwise
 
+import joblib
 import numpy as np
+
+from skanomaly._threads import lone_threads
 
 BLOCK = 2**18  # numbers of d x d matrices worked on at a time: they stay in the cache
 STRIPE = 32  # rows of a stripe of a lower triangle, about
@@ -53,7 +56,8 @@ class Dense:
         d = self.origin.shape[1]
         self.mean = self.origin + self.sums / self.n
         self.factors = [np.empty(products.shape, np.float32) for products in self.products]
-        for part in parts(*self.origin.shape):
+
+        def finish(part):
             scatter, fourth = self._central_moments(part)
             c, e = scale_and_ridge(scatter, fourth, self.n, d, epsilon, shrinkage)
             scatter *= c[:, None]
@@ -61,6 +65,8 @@ class Dense:
             factor = whitening(scatter, self.n)
             for kept, (start, end) in zip(self.factors, stripes(d), strict=True):
                 kept[part] = factor[:, start:end, :end]
+
+        in_threads(finish, parts(*self.origin.shape))
 
     def _central_moments(self, part):
         """S (p, d, d) and the sum of |u|^4, (p,), from the sums about the origin."""
@@ -154,7 +160,8 @@ class LowRank:
         mixing = np.empty((cells, self.n, self.n), dtype=np.float32)
         self.variances = np.empty((cells, self.n), dtype=np.float32)
         self.ridge = np.empty(cells, dtype=np.float32)
-        for part in parts(cells, d):
+
+        def finish(part):
             y = rows[part].astype(np.float64)
             shift = y.mean(axis=1)
             y -= shift[:, None]
@@ -164,6 +171,8 @@ class LowRank:
             self.origin[part] += shift
             mixing[part], rows[part], squares = right_singular_vectors(y, gram)
             self.variances[part], self.ridge[part] = c * squares + e, e[:, 0]
+
+        in_threads(finish, parts(cells, d))
         self.mean = self.origin
         self.basis, self.mixing, self.blocks = rows, mixing, []
         if not self.ridge.all():
@@ -188,6 +197,12 @@ def parts(cells, d, block=BLOCK):
     """Slices of positions whose d x d matrices fit a block together."""
     step = max(8, block // d**2)
     return [slice(first, min(first + step, cells)) for first in range(0, cells, step)]
+
+
+def in_threads(function, some_parts):
+    """Call a function on each of the parts."""
+    with lone_threads(joblib.cpu_count()) as pool:
+        list(pool.map(function, some_parts))  # list: raises what a thread has raised
 
 
 def stripes(d):

@@ -2,11 +2,9 @@
 
 import threading
 
-import joblib
 import numpy as np
 
-from skanomaly._threads import lone_threads
-from skanomaly.density._forms import BLOCK, LowRank, parts
+from skanomaly.density._forms import BLOCK, LowRank, in_threads, parts
 
 FEW_IMAGES = 16
 _ONE_AT_A_TIME = threading.RLock()  # of the threads that ask for factors not yet computed
@@ -162,10 +160,9 @@ class PositionwiseGaussian:
             u = (vectors[:, part] - state.mean[part]).astype(np.float32)
             squared[:, part] = state.squared_distances(u, part)
 
-        with lone_threads(joblib.cpu_count()) as pool:
-            # A factor that is used once need not stay in the cache.
-            block = BLOCK * max(1, FEW_IMAGES // len(maps))
-            list(pool.map(measure, parts(*vectors.shape[1:], block)))  # list: raises errors
+        # A factor that is used once need not stay in the cache.
+        block = BLOCK * max(1, FEW_IMAGES // len(maps))
+        in_threads(measure, parts(*vectors.shape[1:], block))
         return np.sqrt(squared).reshape(maps.shape[:3])
 
     def covariance(self, row, column):
