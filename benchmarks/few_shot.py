@@ -31,7 +31,7 @@ from skanomaly.feature_maps import concatenate
 from skanomaly.metrics import image_roc_auc_score, pixel_roc_auc_score
 from skanomaly.model_selection import GoodOnlyShuffleSplit
 
-SHOTS = (2, 4, 8)
+PICKED = 0.02  # coreset of PatchCore, whose 22 variants of a picture are much alike
 RESULT = Path(__file__).parent / "results" / "few_shot.json"
 PICTURE = Path(__file__).parents[1] / "docs" / "images" / "registration_loss.png"
 
@@ -79,7 +79,7 @@ def detectors(nets, support):
         "RegAD, FilterBank": (RegAD(random_state=0).fit(support), None),
         "PaDiM": (PaDiM(random_state=0).fit(plain), "untrained"),
         "PatchCore": (
-            PatchCore(random_state=0, coreset_ratio=0.1, image_score="map_max").fit(plain),
+            PatchCore(random_state=0, coreset_ratio=PICKED, image_score="map_max").fit(plain),
             "untrained",
         ),
         "SPADE": (SPADE(n_neighbors=len(support), image_score="map_max").fit(plain), "untrained"),
@@ -94,7 +94,7 @@ def judge(options, nets, data):
     masks = None if data.test.masks is None else data.test.masks[::step]
     features = {name: net.transform(test) for name, net in nets.items()}
     table = {}
-    for k in SHOTS:
+    for k in options.shots:
         splitter = GoodOnlyShuffleSplit(options.supports, train_size=k, random_state=0)
         rows = table.setdefault(k, {})
         labels = np.ones(len(data.train.images), dtype=int)
@@ -134,6 +134,7 @@ def main():
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--every", type=int, default=1, help="train on every so many-th picture")
     parser.add_argument("--ablation", action="store_true", help="one more training for each set")
+    parser.add_argument("--shots", type=int, nargs="+", default=[2, 4, 8])
     parser.add_argument("--supports", type=int, default=10)
     parser.add_argument("--test", type=int, default=100)
     options = parser.parse_args()
