@@ -26,7 +26,7 @@ def lone_products():
     global _n_inside, _limiter
     with _LOCK:
         if _n_inside == 0:
-            _limiter = _libraries("blas", "numpy" in sys.modules).limit(limits=1)
+            _limiter = _libraries("blas", "torch" in sys.modules).limit(limits=1)
         _n_inside += 1
     try:
         yield
@@ -53,6 +53,6 @@ def _stay_alone():
 
 
 @cache
-def _libraries(kind, _has_loaded):
+def _libraries(kind, _has_torch):
     """Handle on the libraries of a kind; looking for them takes longer than a small search."""
     return ThreadpoolController().select(user_api=kind)

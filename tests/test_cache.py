@@ -192,6 +192,19 @@ def test_the_bank_of_a_ratio_serves_the_smaller_ones(images, tmp_path, monkeypat
     assert len(calls) == 5
 
 
+def test_a_limit_has_no_larger_coreset_made_than_it_allows(images, tmp_path):
+    features = FilterBank(image_size=64, random_state=0, cache=tmp_path).fit(images)
+    X = features.transform(images)
+    detector = PatchCore(coreset_ratio=0.01, random_state=0)
+    at_ratio = [
+        sum(detector._memory_needs(X.layer_shapes, len(X), r).values()) for r in (0.01, 0.1)
+    ]
+    detector.set_params(memory_limit=sum(at_ratio) // 2)
+    detector.fit(X)
+    (kept,) = [p for p in tmp_path.glob("*/*") if b'"bank"' in p.read_bytes()[:200]]
+    assert kept.stat().st_size < 2 * detector.memory_bank_.nbytes + 200
+
+
 def test_a_search_gives_the_same_results(images, tmp_path):
     bad, masks, _ = make_defects(images[:4], random_state=0)
     X = [*images, *bad]

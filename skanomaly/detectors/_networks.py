@@ -117,7 +117,11 @@ def _mixed(channels):
 
 
 class TrainingError(RuntimeError):
-    """A training that cannot go on; the network holds its last good state."""
+    """A training that cannot go on; the network holds its last good state, of this history."""
+
+    def __init__(self, message, history):
+        super().__init__(message)
+        self.history = history
 
 
 def cosine_descent(network, learning_rate, momentum, n_epochs):
@@ -182,12 +186,12 @@ def train(
                 loss = loss_of(batch)
                 losses.append(loss.item())
                 if not torch.isfinite(loss):
-                    _give_up(network, last_good, f"the loss is {losses[-1]}", state["epoch"])
+                    _give_up(network, last_good, f"the loss is {losses[-1]}", state)
                 loss.backward()
                 optimiser.step()
                 batches.set_postfix(loss=f"{sum(losses) / len(losses):.4f}")
         if not all(torch.isfinite(v).all() for v in network.state_dict().values()):
-            _give_up(network, last_good, "a weight is not finite", state["epoch"])
+            _give_up(network, last_good, "a weight is not finite", state)
         scheduler.step()
         state["epoch"] += 1
         history["loss"].append(sum(losses) / len(losses))
@@ -204,10 +208,12 @@ def train(
     return history
 
 
-def _give_up(network, last_good, what, epoch):
+def _give_up(network, last_good, what, state):
     network.load_state_dict(last_good)
     raise TrainingError(
-        f"{what} in epoch {epoch + 1}; lower the learning rate. The last good state is kept."
+        f"{what} in epoch {state['epoch'] + 1}; lower the learning rate. The last good state is "
+        "kept.",
+        state["history"],
     )
 
 

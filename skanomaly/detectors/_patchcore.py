@@ -14,7 +14,7 @@ from scipy.special import logsumexp
 from sklearn.utils import check_random_state
 
 from skanomaly._cache import digest
-from skanomaly._memory import check_memory
+from skanomaly._memory import MemoryLimitError, check_memory
 from skanomaly._threads import lone_products
 from skanomaly._validation import Interval, StrOptions
 from skanomaly.base import BaseDetector
@@ -153,7 +153,7 @@ class PatchCore(BaseDetector):
             if len(bank) >= n_kept:
                 self.memory_bank_ = bank[:n_kept].copy()
                 return
-            if self.memory_limit is None:  # the ratios that a search is likely to ask for next
+            if self._fits(X, CACHED_RATIO):  # the ratios that a search is likely to ask for next
                 n_chosen = max(n_kept, int(CACHED_RATIO * n_patches))
         projected = self._project(X, RandomProjection(self.n_projections, rng))
         order = greedy_order(projected, n_chosen, random_state=rng, verbose=self.verbose)
@@ -163,18 +163,26 @@ class PatchCore(BaseDetector):
             X.cache.save(key, {"bank": bank})
         self.memory_bank_ = bank[:n_kept].copy() if n_kept < n_chosen else bank
 
-    def _check_memory(self, X):
+    def _check_memory(self, X, ratio=None):
         """Refuse a fit that does not fit, before anything is computed."""
-        needs = self._memory_needs(X.layer_shapes, len(X))
+        needs = self._memory_needs(X.layer_shapes, len(X), ratio)
         held = {"features": X.nbytes, **needs}
         check_memory(held, self.memory_limit, WAYS_OUT)
 
-    def _memory_needs(self, layer_shapes, n_images):
+    def _fits(self, X, ratio):
+        """Whether a coreset of this ratio could be made."""
+        try:
+            self._check_memory(X, ratio)
+        except MemoryLimitError:
+            return False
+        return True
+
+    def _memory_needs(self, layer_shapes, n_images, ratio=None):
         """Bytes a fit holds at its widest, by what they are for; features not counted."""
         height, width = _grid(layer_shapes)
         n_features = sum(shape[2] for shape in layer_shapes.values())
         n_patches = n_images * height * width
-        n_kept = max(1, int(self.coreset_ratio * n_patches))
+        n_kept = max(1, int((ratio or self.coreset_ratio) * n_patches))
         n_dims = min(self.n_projections or n_features, n_features)
         return {
             "projected patches": 4 * n_dims * (n_patches + n_kept),

@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
+from sklearn.utils.validation import check_is_fitted
 
 from skanomaly._images import check_images, load_batch
 from skanomaly._validation import Interval, good_rows, is_images
@@ -171,11 +173,13 @@ class RegAD(BaseDetector):
         network = self.registration
         if isinstance(network, (str, Path)):
             return RegistrationNetwork.load(network)
-        if not hasattr(network, "layer_shapes_"):
+        try:
+            check_is_fitted(network)
+        except NotFittedError as error:
             raise ValueError(
                 f"expected a fitted registration, got {type(network).__name__} without a fit; "
                 "fit it on good pictures of several categories first"
-            )
+            ) from error
         return network
 
     def _check_X(self, X, *, reset):

@@ -1,8 +1,5 @@
 """RegistrationNetwork: learns over many categories how pictures of one kind come to match."""
 
-import json
-import os
-import zipfile
 from numbers import Integral, Real
 from pathlib import Path
 
@@ -14,17 +11,16 @@ from skanomaly._cache import digest, open_cache
 from skanomaly._images import check_images
 from skanomaly._validation import Interval, StrOptions, _fit_context
 from skanomaly.detectors._categories import draw_batches, load_pictures, members_of
-from skanomaly.detectors._networks import Registration, cosine_descent, train
+from skanomaly.detectors._network_files import read_file, write_file
+from skanomaly.detectors._networks import Registration, TrainingError, cosine_descent, train
 from skanomaly.detectors._stages import check_stages, cut, normalise
 from skanomaly.detectors._transforms import IDENTITIES
 from skanomaly.feature_extraction import _backbones as backbones
 from skanomaly.feature_extraction._base import BaseExtractor, image_keys
 
-FORMAT = 1  # of saved files
 _POSITIVE = [Interval(Integral, 1, None, closed="left")]
 _NOT_OF_TRAINING = ("checkpoint", "memory_limit", "cache", "verbose")
 _NOT_SAVED = ("weights", *_NOT_OF_TRAINING)
-_HEAD = "registration network"
 
 
 class RegistrationNetwork(BaseExtractor):
@@ -164,13 +160,17 @@ features.12 (3, 3, 512))
         groups : array-like of shape (n,)
             The category of each picture.
 
+        Returns
+        -------
+        self : object
+
         Raises
         ------
         ValueError
             Fewer than two categories, one of a single picture, groups of another length, unknown
             stages, or a checkpoint of another training.
         TrainingError
-            The loss is no longer a number.
+            The loss is no longer a number. The state before that epoch is kept.
         """
         images = check_images(X)
         open_cache(self.cache, create=True)
@@ -180,6 +180,7 @@ features.12 (3, 3, 512))
         network = self._build(backbones.load_network(self.backbone, self.weights, 0))
         pictures = load_pictures(images, self.image_fit)
         held_out = members.pop(self.validation_group, None)
+        self.__dict__.pop("state_", None)
         try:
             self.history_ = train(
                 network,
@@ -194,27 +195,31 @@ features.12 (3, 3, 512))
                 name="registration",
                 verbose=self.verbose,
             )
-        finally:  # of a training that failed: its last good state
-            self.state_ = backbones.to_arrays(network)
-            self._network = network.eval()
+        except TrainingError as error:
+            self.history_ = error.history
+            self._keep(network)  # its last good state
+            raise
+        self._keep(network)
         return self
+
+    def _keep(self, network):
+        self.state_, self._network = backbones.to_arrays(network), network.eval()
+
+    def __sklearn_is_fitted__(self):
+        return hasattr(self, "state_")
 
     def _training_identity(self, images, groups):
         parameters = {k: v for k, v in self.get_params().items() if k not in _NOT_OF_TRAINING}
-        is_file = self.weights is not None and Path(self.weights).is_file()
-        weights = Path(self.weights).read_bytes() if is_file else b""
+        path = Path(self.weights or "")
+        weights = path.read_bytes() if path.is_file() else b""
         return digest(parameters, weights, [str(group) for group in groups], image_keys(images))
 
     def save(self, path):
         """Write weights and parameters to a file (str or Path), without any picture."""
-        check_is_fitted(self, "state_")
+        check_is_fitted(self)
         keep = {k: v for k, v in self.get_params().items() if k not in _NOT_SAVED}
         keep["stages"] = list(self.stages_)
-        head = {"format": FORMAT, "parameters": keep, "history": self.history_}
-        head = json.dumps(head, default=lambda number: number.item())  # of numpy
-        with open(f"{path}.partial", "wb") as file:
-            np.savez(file, **self.state_, **{_HEAD: np.array(head)})
-        os.replace(f"{path}.partial", path)
+        write_file(path, self.state_, {"parameters": keep, "history": self.history_})
 
     @classmethod
     def load(cls, path):
@@ -222,17 +227,7 @@ features.12 (3, 3, 512))
 
         Raises ValueError where the file is none of ours, or of another version.
         """
-        try:
-            with open(path, "rb") as file, np.load(file) as arrays:
-                state = dict(arrays)
-            head = json.loads(str(state.pop(_HEAD)))
-        except (KeyError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
-            raise ValueError(f"{path}: not a file of RegistrationNetwork.save ({error})") from error
-        if head["format"] != FORMAT:
-            raise ValueError(
-                f"{path} has format {head['format']}, this version reads {FORMAT}; train again or "
-                "use the version that wrote it"
-            )
+        state, head = read_file(path)
         network = cls(**head["parameters"])
         network.stages_, network.history_ = tuple(network.stages), head["history"]
         network.n_channels_in_, network.state_ = 3, state

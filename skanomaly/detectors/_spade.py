@@ -10,6 +10,7 @@ d           mean distance of a patch to its kappa nearest of G: score of a posit
 from numbers import Integral
 
 import numpy as np
+from tqdm.auto import tqdm
 
 from skanomaly._memory import check_memory
 from skanomaly._validation import Interval, StrOptions
@@ -152,8 +153,9 @@ class SPADE(BaseDetector):
             for name, (h, w, c) in self._pyramid(X.layer_shapes).items()
         }
         self.pooled_ = np.empty((len(X), X.layer_shapes[self._pooled_layer()][2]))
+        n_batches = -(-len(X) // BATCH_SIZE)
         done = 0
-        for piece in X.batches():
+        for piece in tqdm(X.batches(), "SPADE", n_batches, unit="batch", disable=not self.verbose):
             end = done + len(piece)
             self.pooled_[done:end] = self._pooled(piece)
             for name, rows in self._patches(piece).items():

@@ -8,6 +8,8 @@ import functools
 import logging
 import sys
 
+import joblib
+import numba
 import numpy as np
 from sklearn.utils import gen_batches
 
@@ -157,6 +159,11 @@ def _has_fast_int8():
     from skanomaly.neighbors._int8 import is_exact, is_fast
 
     return is_exact() and is_fast()
+
+
+def thread_count(n_jobs):
+    """Threads for a parameter ``n_jobs``; None: as many as numba is set to."""
+    return numba.get_num_threads() if n_jobs is None else joblib.effective_n_jobs(n_jobs)
 
 
 def chunk_sizes(memory, n_threads, n_features):

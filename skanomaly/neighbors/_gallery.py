@@ -2,8 +2,6 @@
 
 import numbers
 
-import joblib
-import numba
 import numpy as np
 from sklearn.base import BaseEstimator
 from sklearn.utils import gen_batches
@@ -11,7 +9,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from skanomaly._memory import parse_memory
 from skanomaly._threads import lone_threads
-from skanomaly.neighbors._exact import ENGINES, Rest, chunk_sizes, screen_type
+from skanomaly.neighbors._exact import ENGINES, Rest, chunk_sizes, screen_type, thread_count
 from skanomaly.neighbors._index import LARGEST
 from skanomaly.neighbors._plain import PlainSearch, search_some
 
@@ -143,7 +141,7 @@ class GalleryIndex(BaseEstimator):
         shape = (*queries.shape[:2], int(n_neighbors))
         nearest = np.full(shape, np.inf, dtype=np.float32)
         n_chunk, n_bytes, n_threads = chunk_sizes(
-            parse_memory(self.memory_limit), self._n_threads(), n_features
+            parse_memory(self.memory_limit), thread_count(self.n_jobs), n_features
         )
         if len(queries) < n_threads:
             n_chunk = min(n_chunk, -(-shape[1] // n_threads))
@@ -187,11 +185,6 @@ class GalleryIndex(BaseEstimator):
         screen = screen_type(self.engine)(sample, is_lean=True)
         self._parts = [screen.add(rows.astype(np.float32, copy=False)) for rows in self.rows_]
         self._screen = screen
-
-    def _n_threads(self):
-        return (
-            numba.get_num_threads() if self.n_jobs is None else joblib.effective_n_jobs(self.n_jobs)
-        )
 
     def __getstate__(self):
         """Parameters and rows: what is prepared from them is prepared again on first use."""

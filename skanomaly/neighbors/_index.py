@@ -2,15 +2,13 @@
 
 import numbers
 
-import joblib
-import numba
 import numpy as np
 from sklearn.base import BaseEstimator
 from sklearn.utils import check_array, check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from skanomaly._memory import parse_memory
-from skanomaly.neighbors._exact import ENGINES, ExactSearch
+from skanomaly.neighbors._exact import ENGINES, ExactSearch, thread_count
 
 _METHODS = ("exact", "pynndescent")
 # Squares of larger numbers, summed over the columns, might leave the range of float32.
@@ -170,13 +168,7 @@ class PatchIndex(BaseEstimator):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {allowed}; got {getattr(self, name)!r}.")
         parse_memory(self.memory_limit)
-        self._n_threads()
-
-    def _n_threads(self):
-        """Threads to use."""
-        return (
-            numba.get_num_threads() if self.n_jobs is None else joblib.effective_n_jobs(self.n_jobs)
-        )
+        thread_count(self.n_jobs)
 
     def _to_rows(self, matrix):
         """Float32 rows that may be compared; a copy unless nothing has to be done."""
@@ -192,13 +184,13 @@ class PatchIndex(BaseEstimator):
 
             random_state = np.random.RandomState(self._seed)
             return ApproximateSearch(
-                self.rows_, random_state=random_state, n_threads=self._n_threads()
+                self.rows_, random_state=random_state, n_threads=thread_count(self.n_jobs)
             )
         return ExactSearch(
             self.rows_,
             engine=self.engine,
             device=_device(self.device),
-            n_threads=self._n_threads(),
+            n_threads=thread_count(self.n_jobs),
             memory=parse_memory(self.memory_limit),
             verbose=self.verbose,
         )
