@@ -41,7 +41,12 @@ def networks(options, data, target):
     others = {name: one.train.images for name, one in data.items() if name != target}
     images = [image for some in others.values() for image in some[:: options.every]]
     groups = [name for name, some in others.items() for _ in some[:: options.every]]
-    shape = {"weights": options.weights, "learning_rate": options.learning_rate, "verbose": 1}
+    shape = {
+        "weights": options.weights,
+        "learning_rate": options.learning_rate,
+        "head_learning_rate": options.head_learning_rate,
+        "verbose": 1,
+    }
     plain = RegistrationNetwork("squeezenet1_1", n_epochs=0, mode=None, **shape)
     trained = RegistrationNetwork("squeezenet1_1", n_epochs=options.epochs, **shape)
     nets = {
@@ -130,8 +135,9 @@ def main():
     parser.add_argument(
         "--weights", required=True, help="state dict of torchvision's squeezenet1_1"
     )
-    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
+    parser.add_argument("--head-learning-rate", type=float, default=3e-2)
     parser.add_argument("--every", type=int, default=1, help="train on every so many-th picture")
     parser.add_argument("--ablation", action="store_true", help="one more training for each set")
     parser.add_argument("--shots", type=int, nargs="+", default=[2, 4, 8])
@@ -149,9 +155,10 @@ def main():
         began = time.perf_counter()
         nets = networks(options, data, target)
         seconds = time.perf_counter() - began
+        print(f"{target:<16} trained in {seconds:.0f} s", flush=True)
         table = judge(options, nets, data[target])
         record["table"][target] = {
-            "training_s": seconds,
+            "training_s": seconds,  # of all networks of this target
             "history": nets["trained"].history_,
             **table,
         }
@@ -164,8 +171,8 @@ def main():
                 print(f"{target:<16} k={k} {name:<24} {cells}", flush=True)
             for name, value in published(target, k).items():
                 print(f"{target:<16} k={k} {name + ', published':<24} {value:6.1f}", flush=True)
-    RESULT.parent.mkdir(exist_ok=True)
-    RESULT.write_text(json.dumps(record) + "\n")
+        RESULT.parent.mkdir(exist_ok=True)
+        RESULT.write_text(json.dumps(record) + "\n")
     draw(record["table"])
     print(f"written to {RESULT} and {PICTURE}")
 

@@ -13,6 +13,7 @@ _PUBLIC = {
     "FeatureExtractor": "skanomaly.feature_extraction",
     "FilterBank": "skanomaly.feature_extraction",
     "FeatureMaps": "skanomaly.feature_maps",
+    "GlobalLocal": "skanomaly.detectors",
     "PaDiM": "skanomaly.detectors",
     "PatchCore": "skanomaly.detectors",
     "Pipeline": "skanomaly.pipeline",

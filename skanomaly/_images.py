@@ -161,6 +161,12 @@ def _check_array(image, name):
     return image.astype(np.float32, copy=False)
 
 
+def channels_of(images):
+    """Channels of the first image; grey counts as RGB."""
+    n_channels = read_image(images[0], image_name(images[0], 0)).shape[2]
+    return 3 if n_channels == 1 else n_channels
+
+
 def to_channels(image, n_channels, name):
     """Image with n_channels channels; grey is repeated, anything else must match."""
     if image.shape[2] == n_channels:

@@ -241,8 +241,10 @@ def resize_maps(maps, grid):
 def local_mean(maps, size):
     """Mean over size x size cells around each, with zeros beyond the border: (b, h, w, C).
 
-    A lone cell has no neighbourhood and stays as it is.
+    A lone cell has no neighbourhood and stays as it is. Raises ValueError for an even size.
     """
+    if size % 2 == 0:
+        raise ValueError(f"patch_size must be odd, to have a middle; got {size}")
     if maps.shape[1] == maps.shape[2] == 1:
         return maps
     for axis in (1, 2):

@@ -48,6 +48,12 @@ FILES_WITH_TORCH = {
     "_regad.py",
     "_stages.py",
     "_categories.py",
+    "_local_network.py",
+    "_global_networks.py",
+    "_glance.py",
+    "_glance_training.py",
+    "_glances.py",
+    "_global_local.py",
 }
 TORCH_IN_FUNCTIONS = {"neighbors", "coreset"}
 TOP_LEVEL_NUMBA = {"neighbors", "coreset", "_distances"}

@@ -367,7 +367,7 @@ def test_it_is_the_gaussian_of_all_variants():
         scaled = torch.from_numpy(np.float32(image).transpose(2, 0, 1) / 255)
         every += list(variants(scaled).permute(0, 2, 3, 1).numpy())
     every = [np.clip(image, 0, 1) for image in every]
-    padim = PaDiM(n_components=None, sigma=0).fit(bank.transform(every))
+    padim = PaDiM(n_components=None, patch_size=3, sigma=0).fit(bank.transform(every))
     X = pictures(2, seed=5, size=64)
     np.testing.assert_allclose(detector.score_map(X), padim.score_map(bank.transform(X)), rtol=2e-3)
 
@@ -391,7 +391,7 @@ def test_few_vectors_take_a_fraction_of_the_memory(fitted):
 def test_features_are_the_gaussian_alone():
     X = np.random.default_rng(0).normal(size=(30, 4, 3, 5)).astype(np.float32)
     ours = RegAD().fit(X[:20]).score_samples(X[20:])
-    padim = PaDiM(n_components=None).fit(X[:20]).score_samples(X[20:])
+    padim = PaDiM(n_components=None, patch_size=3).fit(X[:20]).score_samples(X[20:])
     np.testing.assert_allclose(ours, padim, rtol=1e-5)
 
 

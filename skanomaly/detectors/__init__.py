@@ -4,10 +4,11 @@ from skanomaly.detectors._padim import PaDiM
 from skanomaly.detectors._patchcore import PatchCore
 from skanomaly.detectors._spade import SPADE
 
-__all__ = ["SPADE", "PaDiM", "PatchCore", "RegAD", "RegistrationNetwork"]
+__all__ = ["SPADE", "PaDiM", "PatchCore", "GlobalLocal", "RegAD", "RegistrationNetwork"]
 
 # Loaded on first use: they need torch, the others do not.
 _TRAINED = {
+    "GlobalLocal": "skanomaly.detectors._global_local",
     "RegAD": "skanomaly.detectors._regad",
     "RegistrationNetwork": "skanomaly.detectors._registration",
 }

@@ -124,9 +124,15 @@ class TrainingError(RuntimeError):
         self.history = history
 
 
-def cosine_descent(network, learning_rate, momentum, n_epochs):
-    """Gradient descent, and its rate falling to 0 along a cosine."""
-    optimiser = torch.optim.SGD(network.parameters(), learning_rate, momentum=momentum)
+def cosine_descent(network, learning_rate, head_learning_rate, momentum, n_epochs):
+    """Gradient descent of a Registration, its rates falling to 0 along a cosine."""
+    heads = [*network.encoder.parameters(), *network.predictor.parameters()]
+    rest = [*network.stages.parameters(), *network.transformers.parameters()]
+    groups = [
+        {"params": rest, "lr": learning_rate},
+        {"params": heads, "lr": head_learning_rate or learning_rate},
+    ]
+    optimiser = torch.optim.SGD(groups, learning_rate, momentum=momentum)
     return optimiser, torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, max(n_epochs, 1))
 
 

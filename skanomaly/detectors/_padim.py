@@ -129,8 +129,6 @@ class PaDiM(BaseDetector):
         self.verbose = verbose
 
     def _fit(self, X):
-        if self.patch_size % 2 == 0:
-            raise ValueError(f"patch_size must be odd, to have a middle; got {self.patch_size}")
         if len(X) < 2:
             raise ValueError("expected at least 2 good images, for a covariance, got n_samples=1")
         self.channels_ = np.arange(self.n_features_in_)

@@ -137,8 +137,6 @@ class PatchCore(BaseDetector):
         self.verbose = verbose
 
     def _fit(self, X):
-        if self.patch_size % 2 == 0:
-            raise ValueError(f"patch_size must be odd, to have a middle; got {self.patch_size}")
         self._check_memory(X)
         rng = check_random_state(self.random_state)
         self._seed, self._index = rng.randint(2**31), None

@@ -6,24 +6,23 @@ mu, Sigma   mean and covariance + epsilon I of the 22 k vectors at each position
 M           Mahalanobis distance: score of a position; the map's maximum is the image's
 """
 
-from numbers import Real
+from numbers import Integral, Real
 from pathlib import Path
 
 import numpy as np
 import torch
-from sklearn.base import clone
-from sklearn.exceptions import NotFittedError
-from sklearn.utils.validation import check_is_fitted
 
 from skanomaly._images import check_images, load_batch
 from skanomaly._validation import Interval, good_rows, is_images
 from skanomaly.base import BaseDetector
 from skanomaly.density import PositionwiseGaussian
+from skanomaly.detectors._kept import check_fitted, clone_keeping
 from skanomaly.detectors._padim import replicate
 from skanomaly.detectors._registration import RegistrationNetwork
 from skanomaly.detectors._transforms import VARIANTS, variants
 from skanomaly.feature_extraction._base import BaseExtractor
 from skanomaly.feature_extraction._filter_bank import FilterBank
+from skanomaly.feature_maps import local_mean
 
 
 class RegAD(BaseDetector):
@@ -39,6 +38,9 @@ class RegAD(BaseDetector):
     variants : sequence of str, default=("rotations", "translations", "flip", "grey", \
 "quarter_turns")
         Which variants of each image join the support: 8, 8, 1, 1 and 3 of them.
+    patch_size : int, default=3
+        Odd: side of the neighbourhood of cells over which features are averaged, so that a place
+        need not match to the pixel. 1 leaves them as they are, as in the paper.
     epsilon : float, default=0.01
         Added to every variance.
     image_score : {"paper", "map_max"}, default="map_max"
@@ -96,6 +98,7 @@ class RegAD(BaseDetector):
         **BaseDetector._parameter_constraints,
         "registration": [None, str, Path, BaseExtractor],
         "variants": ["array-like"],
+        "patch_size": [Interval(Integral, 1, None, closed="left")],
         "epsilon": [Interval(Real, 0, None, closed="left")],
         "image_size": BaseExtractor._parameter_constraints["image_size"],
     }
@@ -105,6 +108,7 @@ class RegAD(BaseDetector):
         registration=None,
         *,
         variants=VARIANTS,
+        patch_size=3,
         epsilon=0.01,
         image_score="map_max",
         sigma=4.0,
@@ -115,6 +119,7 @@ class RegAD(BaseDetector):
     ):
         self.registration = registration
         self.variants = variants
+        self.patch_size = patch_size
         self.epsilon = epsilon
         self.image_score = image_score
         self.sigma = sigma
@@ -124,10 +129,7 @@ class RegAD(BaseDetector):
         self.verbose = verbose
 
     def __sklearn_clone__(self):
-        parameters = self.get_params(deep=False)
-        registration = parameters.pop("registration")
-        parameters = {name: clone(value, safe=False) for name, value in parameters.items()}
-        return type(self)(registration, **parameters)
+        return clone_keeping(self, "registration")
 
     def fit(self, X, y=None):
         """Learn from a handful of good images.
@@ -173,13 +175,7 @@ class RegAD(BaseDetector):
         network = self.registration
         if isinstance(network, (str, Path)):
             return RegistrationNetwork.load(network)
-        try:
-            check_is_fitted(network)
-        except NotFittedError as error:
-            raise ValueError(
-                f"expected a fitted registration, got {type(network).__name__} without a fit; "
-                "fit it on good pictures of several categories first"
-            ) from error
+        check_fitted(network, "registration", "fit it on good pictures of several categories first")
         return network
 
     def _check_X(self, X, *, reset):
@@ -215,7 +211,8 @@ class RegAD(BaseDetector):
     def _vectors(self, layers):
         """{layer: (b, h, w, C)} -> all of them at the finest grid, (b, h, w, d)."""
         grid = tuple(max(maps.shape[axis] for maps in layers.values()) for axis in (1, 2))
-        return np.concatenate([replicate(maps, grid) for maps in layers.values()], axis=3)
+        means = (local_mean(maps, self.patch_size) for maps in layers.values())
+        return np.concatenate([replicate(maps, grid) for maps in means], axis=3)
 
     def _memory_needs(self, layer_shapes, n_images):
         # Of features: those of images come with no pipeline, so that no forecast sees them.

@@ -47,6 +47,8 @@ class RegistrationNetwork(BaseExtractor):
         Pictures of one category that are compared with one another.
     learning_rate, momentum : float, default=1e-4 and 0.9
         Of gradient descent; the rate falls to 0 along a cosine.
+    head_learning_rate : float or None, default=None
+        Of encoder and predictor, which begin at random: a higher one suits a short training.
     validation_group : str, int or None, default=None
         A category left out of the training, whose loss decides when it stops and which state is
         kept. Defects play no part.
@@ -102,6 +104,7 @@ features.12 (3, 3, 512))
         "n_epochs": [Interval(Integral, 0, None, closed="left")],
         "batch_size": [Interval(Integral, 2, None, closed="left")],
         "learning_rate": [Interval(Real, 0, None, closed="neither")],
+        "head_learning_rate": [None, Interval(Real, 0, None, closed="neither")],
         "momentum": [Interval(Real, 0, 1, closed="left")],
         "validation_group": [None, str, Integral],
         "patience": _POSITIVE,
@@ -120,6 +123,7 @@ features.12 (3, 3, 512))
         n_epochs=50,
         batch_size=32,
         learning_rate=1e-4,
+        head_learning_rate=None,
         momentum=0.9,
         validation_group=None,
         patience=5,
@@ -139,6 +143,7 @@ features.12 (3, 3, 512))
         self.n_epochs = n_epochs
         self.batch_size = batch_size
         self.learning_rate = learning_rate
+        self.head_learning_rate = head_learning_rate
         self.momentum = momentum
         self.validation_group = validation_group
         self.patience = patience
@@ -180,21 +185,19 @@ features.12 (3, 3, 512))
         network = self._build(backbones.load_network(self.backbone, self.weights, 0))
         pictures = load_pictures(images, self.image_fit)
         held_out = members.pop(self.validation_group, None)
+        rates = self.learning_rate, self.head_learning_rate
         self.__dict__.pop("state_", None)
         try:
             self.history_ = train(
                 network,
                 lambda batch: self._loss(network, pictures, *batch),
                 lambda epoch: self._batches(list(members.values()), epoch),
-                *cosine_descent(network, self.learning_rate, self.momentum, self.n_epochs),
-                self.n_epochs,
+                *cosine_descent(network, *rates, self.momentum, self.n_epochs), self.n_epochs,
                 identity=self._training_identity(images, groups) if self.checkpoint else "",
                 checkpoint=self.checkpoint,
-                validate=self._validation(network, pictures, held_out),
-                patience=self.patience,
-                name="registration",
-                verbose=self.verbose,
-            )
+                validate=self._validation(network, pictures, held_out), patience=self.patience,
+                name="registration", verbose=self.verbose,
+            )  # fmt: skip
         except TrainingError as error:
             self.history_ = error.history
             self._keep(network)  # its last good state
@@ -248,7 +251,8 @@ features.12 (3, 3, 512))
         }
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.random_state)
-            return Registration(parts, shapes, self.mode)
+            network = Registration(parts, shapes, self.mode)
+            return network.to(memory_format=torch.channels_last)
 
     def _batches(self, members, epoch):
         rng = np.random.default_rng([self.random_state, epoch])

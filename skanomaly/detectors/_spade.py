@@ -164,8 +164,6 @@ class SPADE(BaseDetector):
         self._search = None
 
     def _check_parameters(self, n_images):
-        if self.patch_size % 2 == 0:
-            raise ValueError(f"patch_size must be odd, to have a middle; got {self.patch_size}")
         if self.n_neighbors > n_images:
             raise ValueError(
                 f"expected at least n_neighbors={self.n_neighbors} good images to choose from, got "

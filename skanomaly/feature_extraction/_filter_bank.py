@@ -21,13 +21,14 @@ import torch
 from sklearn.utils import check_random_state
 
 from skanomaly._cache import digest, open_cache
-from skanomaly._images import check_images, image_name, load_batch, read_image
+from skanomaly._images import channels_of, check_images, load_batch
 from skanomaly._validation import Interval, _fit_context, good_rows
 from skanomaly.feature_extraction._base import BaseExtractor, image_keys
 from skanomaly.feature_extraction._filters import average, convolve, learn_filters
 from skanomaly.feature_extraction._threads import map_images
 
 STRIDE = 8
+SMALLEST_SIDE = 64  # pixels of the input
 FIRST_LEVELS = (0, 1, 2, 3)  # first-order filters at 1, 1/2, 1/4, 1/8 of the input's size
 SECOND_LEVELS = (0, 1)
 FIRST_SIZE, PRIMARY_SIZE, SECONDARY_SIZE = 5, 7, 5  # sides of W, U, V in pixels
@@ -143,14 +144,13 @@ class FilterBank(BaseExtractor):
         if (
             image_fit.height % STRIDE
             or image_fit.width % STRIDE
-            or min(image_fit.height, image_fit.width) < 64
+            or min(image_fit.height, image_fit.width) < SMALLEST_SIDE
         ):
             raise ValueError(
-                f"image_size must be multiples of {STRIDE}, at least 64, "
+                f"image_size must be multiples of {STRIDE}, at least {SMALLEST_SIDE}, "
                 f"got {image_fit.height} x {image_fit.width}"
             )
-        first = read_image(images[0], image_name(images[0], 0))
-        self.n_channels_in_ = 3 if first.shape[2] == 1 else first.shape[2]
+        self.n_channels_in_ = channels_of(images)
         good = good_rows(y, len(images))
         n_used = min(N_LEARNING_IMAGES, len(good))
         chosen = good[np.linspace(0, len(good) - 1, n_used).astype(int)]

@@ -1,0 +1,283 @@
+"""The training of GlobalLocal's networks: Local-Net from a teacher, then the others from it.
+
+distillation   Local-Net and a linear decoder D learn what the teacher says of patches
+fine-tuning    the same with D frozen
+joint          Local-Net is frozen; Global-Net and the DAD head learn from clean patches and from
+               the same patches stained
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from sklearn.utils import gen_batches
+from torch import nn
+
+from skanomaly.detectors._local_network import (
+    N_FEATURES,
+    PatchGrid,
+    compactness_loss,
+    distillation_loss,
+    network_stride,
+    reach,
+)
+from skanomaly.detectors._networks import TrainingError, train
+from skanomaly.detectors._stains import stain
+from skanomaly.feature_extraction._filter_bank import SMALLEST_SIDE, FilterBank
+
+EPOCH = 25  # iterations; after each the checkpoint is written
+PHASES = ("distillation", "fine-tuning", "joint")
+TAUGHT_STRIDE = 8  # pixels between the patches that the teacher describes
+CROP_MARGIN = 32  # pixels by which crops are larger than what is read of a patch: 5 x 5 of them
+N_STAINS = 32  # patches of each image that are stained
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long and how fast the three phases run."""
+
+    n_iter: tuple
+    batch_size: tuple  # crops, crops, and images (dense) or holes (exact)
+    rates: tuple  # of Local-Net, of Global-Net, of the DAD head
+    falling: bool  # along a cosine, to 0
+
+
+SCHEDULES = {
+    ("quick", "dense"): Schedule((400, 100, 400), (16, 16, 4), (5e-4, 1e-3, 1e-3), True),
+    ("quick", "exact"): Schedule((400, 100, 800), (16, 16, 48), (5e-4, 1e-3, 1e-3), True),
+    ("paper", "dense"): Schedule(
+        (50_000, 50_000, 200_000), (64, 16, 64), (2e-4, 1e-4, 1e-5), False
+    ),
+    ("paper", "exact"): Schedule(
+        (50_000, 50_000, 200_000), (64, 16, 64), (2e-4, 1e-4, 1e-5), False
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Training:
+    """What all phases need to know."""
+
+    schedule: Schedule
+    distillation: float
+    compactness: float
+    dad_weight: float
+    stains: dict
+    seed: int
+    identity: str
+    checkpoint: str | None
+    verbose: int
+
+    def run(self, phase, side, network, loss_of, draw, groups, history):
+        """Train for a phase and note the mean loss by epoch. ``draw(rng)`` answers a batch."""
+        name = f"{side}-{PHASES[phase]}"
+        n_iter, seed = self.schedule.n_iter[phase], [self.seed, phase]
+        n_epochs = -(-n_iter // EPOCH)
+
+        def batches_of(epoch):
+            rng = np.random.default_rng([*seed, epoch])
+            return [draw(rng) for _ in range(min(EPOCH, n_iter - EPOCH * epoch))]
+
+        optimiser = torch.optim.Adam(groups)
+        if self.schedule.falling:
+            scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, max(n_epochs, 1))
+        else:
+            scheduler = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda epoch: 1.0)
+        checkpoint = None if self.checkpoint is None else f"{self.checkpoint}.{name}"
+        try:
+            answer = train(
+                network, loss_of, batches_of, optimiser, scheduler, n_epochs,
+                identity=self.identity, checkpoint=checkpoint, name=name, verbose=self.verbose,
+            )  # fmt: skip
+        except TrainingError as error:
+            history[name] = error.history["loss"]
+            raise
+        history[name] = answer["loss"]
+
+
+def schedule_of(preset, mode, n_iter):
+    """A preset's schedule, with other numbers of iterations where they are given.
+
+    Raises ValueError where these are neither one nor three.
+    """
+    if n_iter is None:
+        return SCHEDULES[preset, mode]
+    if np.shape(n_iter) not in ((), (3,)) or np.min(n_iter) < 0:
+        raise ValueError(
+            "expected n_iter as one number or three, of distillation, fine-tuning and joint "
+            f"training, got {n_iter!r}"
+        )
+    n_iter = tuple(int(n) for n in np.broadcast_to(n_iter, 3))
+    return replace(SCHEDULES[preset, mode], n_iter=n_iter)
+
+
+def train_glance(glance, grid, pictures, taught, standard, training, history):
+    """Train the networks of one patch size, and note their losses by phase.
+
+    Parameters
+    ----------
+    glance : Glance
+    grid : PatchGrid
+        The patches that will be judged.
+    pictures : tensor of shape (n, C, H, W)
+        Standardised.
+    taught : tensor of shape (n, rows, columns, n_teacher)
+        From :func:`taught_vectors`.
+    standard : pair of ndarray of shape (C,)
+        What was taken out of the pictures, and what they were divided by.
+    training : Training
+    history : dict
+
+    Raises
+    ------
+    TrainingError
+        A loss is no longer a number; the networks are in their last good state.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(training.seed)
+        decoder = nn.Linear(N_FEATURES, taught.shape[3])
+    student = nn.ModuleDict({"local": glance.local, "decoder": decoder})
+    for phase in (0, 1):
+        _teach(student, grid.side, pictures, taught, training, phase, history)
+    glance.local.requires_grad_(False)
+    _join(glance, grid, pictures, standard, training, history)
+
+
+def usual_teacher(pixels, seed):
+    """A FilterBank learned from the good images (n, H, W, C)."""
+    size = [max(side, SMALLEST_SIDE) for side in pixels.shape[1:3]]
+    return FilterBank(image_size=size, random_state=seed).fit(pixels)
+
+
+def taught_grid(side, height, width):
+    """The patches that a teacher describes."""
+    return PatchGrid(side, height, width, TAUGHT_STRIDE)
+
+
+def taught_vectors(teacher, pixels, side):
+    """A teacher's vectors of patches, standardised: tensor (n, rows, columns, D) float16."""
+    grid, pieces = taught_grid(side, *pixels.shape[1:3]), []
+    for part in gen_batches(len(pixels), 16):
+        layers = teacher.transform(pixels[part]).arrays()
+        vectors = np.concatenate([grid.pool(maps) for maps in layers.values()], axis=3)
+        pieces.append(vectors.astype(np.float16))
+    taught = np.concatenate(pieces)
+    mean, scale = (f(taught, axis=(0, 1, 2), dtype=np.float64) for f in (np.mean, np.std))
+    scale = np.where(scale > 0, scale, 1)
+    for vectors in taught:  # in place, an image at a time: of many there is little room
+        vectors[...] = (vectors - mean) / scale
+    return torch.from_numpy(taught)
+
+
+def _teach(student, side, pictures, taught, training, phase, history):
+    """Distillation (0) or fine-tuning (1) of Local-Net."""
+    n, _, height, width = pictures.shape
+    crop = [min(reach(side) + CROP_MARGIN, length) for length in (height, width)]
+    per_crop = taught_grid(side, *crop).shape
+    every = TAUGHT_STRIDE // network_stride(side)
+    student["decoder"].requires_grad_(phase == 0)
+    learns = [student["local"], student["decoder"]][: 2 - phase]
+    size = training.schedule.batch_size[phase]
+
+    def draw(rng):
+        # First taught patch of each crop, (b, 2).
+        limits = np.subtract(taught.shape[1:3], per_crop) + 1
+        return rng.integers(n, size=size), rng.integers(limits, size=(size, 2))
+
+    def loss_of(batch):
+        which, first = batch
+        y, x = (TAUGHT_STRIDE * first).T
+        crops = [
+            pictures[i, :, y[j] : y[j] + crop[0], x[j] : x[j] + crop[1]]
+            for j, i in enumerate(which)
+        ]
+        vectors = student["local"](ready(torch.stack(crops)))[:, :, ::every, ::every]
+        vectors = vectors.permute(0, 2, 3, 1).flatten(0, 2)  # (b rows columns, 128)
+        told = [
+            taught[i, r : r + per_crop[0], c : c + per_crop[1]]
+            for i, (r, c) in zip(which, first, strict=True)
+        ]
+        told = torch.stack(told).float().flatten(0, 2)
+        return training.distillation * distillation_loss(student["decoder"](vectors), told) + (
+            training.compactness * compactness_loss(vectors)
+        )
+
+    rate = training.schedule.rates[0]
+    groups = [{"params": part.parameters(), "lr": rate} for part in learns]
+    training.run(phase, side, student, loss_of, draw, groups, history)
+
+
+def _join(glance, grid, pictures, standard, training, history):
+    """Joint training of Global-Net and the DAD head."""
+    rng = np.random.default_rng([training.seed, len(PHASES)])
+    places = rng.integers(grid.shape, size=(len(pictures), N_STAINS, 2))  # of patches
+    stained = _stained(glance, grid, pictures, standard, places, training, rng)  # (n, stains, 128)
+    clean = _all_clean(glance, grid, pictures)  # (n, rows, columns, 128)
+    size, dad = training.schedule.batch_size[2], training.dad_weight
+    places = torch.from_numpy(places)
+
+    def draw_images(rng):
+        return torch.from_numpy(rng.integers(len(pictures), size=size))
+
+    def dense_loss(which):
+        expected = glance.global_vectors(ready(pictures[which]), grid)
+        of_stained = torch.cat(
+            [one[here[:, 0], here[:, 1]] for one, here in zip(expected, places[which], strict=True)]
+        )
+        found = clean[which].float().flatten(0, 2)
+        return glance.loss(
+            found, stained[which].flatten(0, 1), expected.flatten(0, 2), of_stained, dad
+        )
+
+    def draw_holes(rng):
+        return draw_images(rng), torch.from_numpy(rng.integers(N_STAINS, size=size))
+
+    def exact_loss(batch):
+        which, hole = batch
+        here = places[which, hole]  # (b, 2)
+        masks = torch.ones(len(which), 1, *pictures.shape[2:])
+        for mask, (y, x) in zip(masks, (grid.stride * here).tolist(), strict=True):
+            mask[:, y : y + grid.side, x : x + grid.side] = 0
+        expected = glance.context(ready(pictures[which]), masks)
+        found = clean[which, here[:, 0], here[:, 1]].float()
+        return glance.loss(found, stained[which, hole], expected, expected, dad)
+
+    draw, loss_of = (
+        (draw_images, dense_loss) if glance.mode == "dense" else (draw_holes, exact_loss)
+    )
+    _, rate, head_rate = training.schedule.rates
+    groups = [
+        {"params": glance.context.parameters(), "lr": rate},
+        {"params": glance.head.parameters(), "lr": head_rate},
+    ]
+    training.run(2, grid.side, glance, loss_of, draw, groups, history)
+
+
+def _stained(glance, grid, pictures, standard, places, training, rng):
+    """Z_l of patches at places (n, stains, 2) after each has got a stain, (n, stains, 128)."""
+    side, answer = grid.side, []
+    mean, scale = standard
+    for picture, here in zip(pictures, grid.stride * places, strict=True):
+        image = picture.float().permute(1, 2, 0).numpy() * scale + mean  # (H, W, C) in [0, 1]
+        # What of a patch is beyond the image is not read by Local-Net.
+        image = np.pad(image, ((0, side), (0, side), (0, 0)), mode="edge")
+        patches = np.stack([image[y : y + side, x : x + side] for y, x in here])
+        patches = stain(patches, rng, min(grid.height, grid.width), **training.stains)
+        patches = torch.from_numpy((patches - mean) / scale).float().permute(0, 3, 1, 2)
+        with torch.inference_mode():
+            answer.append(glance.local(ready(patches))[:, :, 0, 0])
+    return torch.stack(answer).clone()
+
+
+def _all_clean(glance, grid, pictures):
+    """Z_l of all patches, (n, rows, columns, 128) float16."""
+    answer = torch.empty(len(pictures), *grid.shape, N_FEATURES, dtype=torch.float16)
+    with torch.inference_mode():
+        for i, picture in enumerate(pictures):
+            answer[i] = glance.local_vectors(ready(picture[None]), grid)[0]
+    return answer
+
+
+def ready(pictures):
+    """As the networks take them: float32, channels last in memory."""
+    return pictures.float().contiguous(memory_format=torch.channels_last)

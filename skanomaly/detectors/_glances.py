@@ -1,0 +1,140 @@
+"""Trained networks of one or more patch sizes, and what they say of images."""
+
+import numpy as np
+import torch
+
+from skanomaly._images import load_batches
+from skanomaly.detectors._glance import Glance
+from skanomaly.detectors._glance_training import PHASES, ready, taught_vectors, train_glance
+from skanomaly.detectors._networks import TrainingError
+from skanomaly.feature_extraction import _backbones as backbones
+from skanomaly.feature_maps import FeatureMaps
+
+PIXELS = "pixels"  # the layer that images are
+SMALLEST_DEVIATION = 1e-12
+SMALLEST_SCALE = 1e-3  # of brightness, where a channel is the same everywhere
+
+
+class Glances:
+    """Networks by patch size.
+
+    Parameters
+    ----------
+    grids : list of PatchGrid
+        The patches that are judged, of each size.
+    mode : {"dense", "exact"}
+    mean, scale : ndarray of shape (C,)
+        Of the images' channels.
+    n_channels : int
+    """
+
+    def __init__(self, grids, mode, mean, scale, n_channels):
+        self.grids, self.mode, self.n_channels = grids, mode, n_channels
+        self.mean, self.scale = mean, scale
+        self.networks = []
+
+    def train(self, pixels, teacher, training):
+        """Train the networks of each size; answers their losses by name.
+
+        Parameters
+        ----------
+        pixels : ndarray of shape (n, H, W, C), float32 in [0, 1]
+        teacher : FeatureExtractor or FilterBank
+        training : Training
+
+        Raises
+        ------
+        TrainingError
+            With the losses so far.
+        """
+        pictures = self.standardised(pixels).half()
+        standard, history = (self.mean, self.scale), {}
+        for grid in self.grids:
+            taught = taught_vectors(teacher, pixels, grid.side)
+            network = Glance(grid.side, self.n_channels, self.mode, training.seed)
+            self.networks.append(network)
+            try:
+                train_glance(network, grid, pictures, taught, standard, training, history)
+            except TrainingError as error:
+                error.history = history
+                raise
+            finally:
+                network.eval()
+        return history
+
+    def can_judge(self, history):
+        """Whether the networks of every size have learned something in the joint training."""
+        return all(history.get(f"{grid.side}-{PHASES[2]}") for grid in self.grids)
+
+    def state(self):
+        """All weights by name."""
+        return {
+            f"{grid.side}.{name}": array
+            for grid, network in zip(self.grids, self.networks, strict=True)
+            for name, array in backbones.to_arrays(network).items()
+        }
+
+    def load(self, state):
+        """Take the weights of another's ``state``; answers itself."""
+        for grid in self.grids:
+            own = f"{grid.side}."
+            arrays = {k[len(own) :]: v for k, v in state.items() if k.startswith(own)}
+            network = Glance(grid.side, self.n_channels, self.mode, 0)
+            self.networks.append(backbones.from_arrays(network, arrays).eval())
+        return self
+
+    def raw_scores(self, pixels):
+        """s_IAD and s_DAD of patches, for each size (n, rows, columns, 2) float64."""
+        answer = []
+        with torch.inference_mode():
+            for network, grid in zip(self.networks, self.grids, strict=True):
+                # One by one: no image's scores depend on its company.
+                images = (ready(self.standardised(one[None])) for one in pixels)
+                scores = [network.scores(image, grid)[0].numpy() for image in images]
+                answer.append(np.stack(scores).astype(np.float64))
+        return answer
+
+    def scores(self, pixels, statistics, iad_weight):
+        """Scores of all cells of 4 x 4 pixels, (n, H / 4, W / 4) float32, high for a defect.
+
+        lambda s_IAD + (1 - lambda) s_DAD, both in deviations from their mean, and the mean over
+        patch sizes.
+        """
+        weights, maps = np.array([iad_weight, 1 - iad_weight]), []
+        raw = self.raw_scores(pixels)
+        for grid, found, one in zip(self.grids, raw, statistics, strict=True):
+            mean, deviation = one.T
+            mixed = ((found - mean) / deviation) @ weights  # (n, rows, columns)
+            maps.append([grid.spread(image) for image in mixed])
+        return np.mean(maps, axis=0).astype(np.float32)
+
+    def statistics(self, pixels):
+        """Mean and deviation of s_IAD and s_DAD over all patches, (sizes, 2, 2)."""
+        answer = []
+        for scores in self.raw_scores(pixels):
+            flat = scores.reshape(-1, 2)
+            deviation = np.maximum(flat.std(axis=0), SMALLEST_DEVIATION)
+            answer.append(np.stack([flat.mean(axis=0), deviation], axis=1))
+        return np.stack(answer)
+
+    def standardised(self, pixels):
+        """(n, H, W, C) in [0, 1] -> tensor (n, C, H, W)."""
+        images = (pixels - self.mean) / self.scale
+        return torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
+
+
+def standard_of(pixels):
+    """Mean and deviation of each channel of images (n, H, W, C)."""
+    mean, scale = (f(pixels, axis=(0, 1, 2), dtype=np.float64) for f in (np.mean, np.std))
+    return mean.astype(np.float32), np.maximum(scale, SMALLEST_SCALE).astype(np.float32)
+
+
+def pixel_maps(images, image_fit, n_channels):
+    """Images as streamed FeatureMaps of one layer, their pixels at the input's size."""
+
+    def extract(images, batch_size):
+        for batch, frames in load_batches(images, image_fit, n_channels, batch_size):
+            yield FeatureMaps({PIXELS: batch}, frames, image_fit)
+
+    shapes = {PIXELS: (image_fit.height, image_fit.width, n_channels)}
+    return FeatureMaps.streamed(images, extract, shapes, image_fit)

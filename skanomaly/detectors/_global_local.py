@@ -1,0 +1,301 @@
+"""GlobalLocal, "Glancing at the Patch" (Wang et al., CVPR 2021).
+
+Z_l     Local-Net's vector of a patch: what it looks like
+Z_g     Global-Net's vector from all but the patch: what its surroundings say it looks like
+s_IAD   mean (Z_l - Z_g)^2
+s_DAD   1 - C(Z_l, Z_g), C the probability that the patch is clean
+s       lambda s_IAD + (1 - lambda) s_DAD: score of a patch; the map's maximum is the image's
+"""
+
+from numbers import Integral, Real
+from pathlib import Path
+
+import numpy as np
+
+from skanomaly._cache import digest
+from skanomaly._image_fit import ImageFit
+from skanomaly._images import channels_of, check_images
+from skanomaly._validation import Interval, StrOptions
+from skanomaly.base import BaseDetector
+from skanomaly.detectors._glance_training import Training, schedule_of, usual_teacher
+from skanomaly.detectors._glances import PIXELS, Glances, pixel_maps, standard_of
+from skanomaly.detectors._kept import check_fitted, clone_keeping
+from skanomaly.detectors._local_network import grids_of
+from skanomaly.detectors._networks import TrainingError
+from skanomaly.detectors._stains import check_stains
+from skanomaly.feature_extraction._base import BaseExtractor, image_keys
+from skanomaly.feature_maps import FeatureMaps
+
+HELD_OUT = 0.1  # of the good images, at least one: what scores of unseen good patches are like
+_NOT_OF_TRAINING = (
+    "checkpoint", "contamination", "iad_weight", "image_score", "sigma", "teacher", "verbose",
+)  # fmt: skip
+
+
+class GlobalLocal(BaseDetector):
+    """What each patch looks like, compared with what its surroundings say it should look like.
+
+    It takes images, not features: its networks are its own, trained on the good images alone.
+
+    Parameters
+    ----------
+    teacher : FeatureExtractor, FilterBank or None, default=None
+        Whose features, averaged over a patch, Local-Net learns to tell from the patch: fitted, and
+        kept as it is by clones. None: a FilterBank learned from the same images.
+    patch_size : int, or sequence of int, default=33
+        Sides of the patches in pixels of the input, of 17, 33 and 65. Of several, each has its
+        own networks, and the score map is the mean of theirs.
+    global_mode : {"dense", "exact"}, default="dense"
+        "exact": the paper's network, once for every patch, which is cut out of the image. "dense":
+        a network of rings around the patches that answers for all of them in one pass; nothing of
+        a patch reaches the prediction of it, but it sees the rest less sharply.
+    preset : {"quick", "paper"}, default="quick"
+        Length and rates of the training: minutes, or days on two cores.
+    n_iter : int, (int, int, int) or None, default=None
+        Iterations of distillation, fine-tuning and joint training instead of the preset's.
+    distillation, compactness : float, default=1.0
+        Weights of Local-Net's losses: to tell what the teacher says, with entries that do not
+        repeat one another.
+    iad_weight : float in [0, 1], default=0.8
+        lambda: how much the difference counts, and the rest the classifier.
+    dad_weight : float, default=0.01
+        Weight of the classifier's loss in the joint training.
+    stains : dict or None, default=None
+        Ranges (least, most) of which each stain that the classifier is shown draws its own:
+        "axes" of the ellipse, of the image's shorter side; "irregularity" of its contour, of the
+        mean axis; "softness" of its edge, of the longer axis; "values" of its channels. Those not
+        given are (0.01, 0.12), (0.3, 0.7), (0, 0.15) and (0, 1).
+    standardize : bool, default=True
+        Both scores count in standard deviations from their mean over the patches of a tenth of
+        the images, on which no network is trained. False: raw as in the paper, and all train.
+    hole_stride : int, default=8
+        Pixels from one patch to the next in the "exact" mode, a multiple of 8.
+    image_size : int or (int, int), default=256
+        Height and width in pixels that images are brought to, multiples of 8; at least 243 for
+        "exact".
+    resize : {"stretch", "pad", "crop"}, default="stretch"
+        As in FilterBank.
+    image_score, sigma, contamination :
+        As in RegAD: the image's score is the maximum of the smoothed score map.
+    checkpoint : str, Path or None, default=None
+        Beginning of the names of files written while training, from which the same fit goes on.
+    random_state : int, default=0
+        Draws what is random: weights, patches, stains.
+    verbose : int, default=0
+        1 shows progress bars with the losses.
+
+    Attributes
+    ----------
+    state_ : dict of str to ndarray
+        All weights. A pickle carries them and none of the pictures.
+    history_ : dict of str to list of float
+        Mean losses, every 25 iterations, by patch size and phase: "33-distillation",
+        "33-fine-tuning", "33-joint".
+    teacher_ : FeatureExtractor or FilterBank
+    mean_, scale_ : ndarray of shape (C,), of the images' channels
+    statistics_ : ndarray of shape (n_patch_sizes, 2, 2)
+        Mean and standard deviation of s_IAD and of s_DAD on held-out good patches, or 0 and 1.
+    n_channels_in_ : int
+        Channels of the images; grey images count as RGB.
+    offset_ : float
+        Threshold on ``score_samples``.
+
+    Notes
+    -----
+    The paper distils Local-Net on ImageNet before the good images; here both phases see the good
+    images alone. Local-Net reads 30 of a patch's 33 pixels, 16 of 17 and 58 of 65.
+
+    References
+    ----------
+    Wang, Wu, Cui, Shen, "Glancing at the Patch: Anomaly Localization With Global and Local Feature
+    Comparison", CVPR 2021.
+
+    Examples
+    --------
+    >>> from skanomaly import GlobalLocal
+    >>> from skanomaly.datasets import make_textures
+    >>> good = make_textures(4, size=(64, 64), random_state=0)
+    >>> detector = GlobalLocal(image_size=64, n_iter=25).fit(good)
+    >>> detector.score_map(good[:2]).shape
+    (2, 64, 64)
+    """
+
+    _AFTER_SCORES = ("contamination", "verbose")
+
+    _parameter_constraints = {
+        **BaseDetector._parameter_constraints,
+        "teacher": [None, BaseExtractor],
+        "patch_size": [Integral, "array-like"],
+        "global_mode": [StrOptions({"dense", "exact"})],
+        "preset": [StrOptions({"quick", "paper"})],
+        "n_iter": [None, Interval(Integral, 0, None, closed="left"), "array-like"],
+        "distillation": [Interval(Real, 0, None, closed="left")],
+        "compactness": [Interval(Real, 0, None, closed="left")],
+        "iad_weight": [Interval(Real, 0, 1, closed="both")],
+        "dad_weight": [Interval(Real, 0, None, closed="left")],
+        "stains": [None, dict],
+        "standardize": ["boolean"],
+        "hole_stride": [Interval(Integral, 8, None, closed="left")],
+        "image_size": BaseExtractor._parameter_constraints["image_size"],
+        "resize": BaseExtractor._parameter_constraints["resize"],
+        "checkpoint": [None, str, Path],
+        "random_state": [Interval(Integral, 0, None, closed="left")],
+    }
+
+    def __init__(
+        self,
+        teacher=None,
+        *,
+        patch_size=33,
+        global_mode="dense",
+        preset="quick",
+        n_iter=None,
+        distillation=1.0,
+        compactness=1.0,
+        iad_weight=0.8,
+        dad_weight=0.01,
+        stains=None,
+        standardize=True,
+        hole_stride=8,
+        image_size=256,
+        resize="stretch",
+        image_score="map_max",
+        sigma=4.0,
+        contamination=0.01,
+        checkpoint=None,
+        random_state=0,
+        verbose=0,
+    ):
+        self.teacher = teacher
+        self.patch_size = patch_size
+        self.global_mode = global_mode
+        self.preset = preset
+        self.n_iter = n_iter
+        self.distillation = distillation
+        self.compactness = compactness
+        self.iad_weight = iad_weight
+        self.dad_weight = dad_weight
+        self.stains = stains
+        self.standardize = standardize
+        self.hole_stride = hole_stride
+        self.image_size = image_size
+        self.resize = resize
+        self.image_score = image_score
+        self.sigma = sigma
+        self.contamination = contamination
+        self.checkpoint = checkpoint
+        self.random_state = random_state
+        self.verbose = verbose
+
+    def __sklearn_clone__(self):
+        return clone_keeping(self, "teacher")
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.two_d_array = False
+        tags.input_tags.three_d_array = True
+        return tags
+
+    def __sklearn_is_fitted__(self):
+        return hasattr(self, "statistics_")
+
+    def fit(self, X, y=None):
+        """Train on good images.
+
+        Parameters
+        ----------
+        X : list of paths, arrays or PIL images, or array of shape (n, H, W[, C])
+            At least two, or one without ``standardize``.
+        y : array of shape (n,), masks, or None, default=None
+            Images marked as defects are left out.
+
+        Returns
+        -------
+        self : object
+
+        Raises
+        ------
+        ValueError
+            An image cannot be used; they are too few; the input is smaller than the patch; the
+            teacher is not fitted; a checkpoint is of another training.
+        TrainingError
+            A loss is no longer a number. If that was in the joint training, the detector is fitted
+            with the networks' last good state.
+        """
+        self._validate_params()
+        sides, size = self.patch_size, self._image_fit()
+        self._grids = grids_of(sides, size, self.global_mode, self.hole_stride)
+        self._stains = check_stains(self.stains)
+        if self.teacher is not None:
+            check_fitted(self.teacher, "teacher", "fit it on good pictures first, or leave it out")
+        self.__dict__.pop("statistics_", None)
+        self._failure = None
+        super().fit(X, y)
+        if self._failure is not None:
+            raise self._failure
+        return self
+
+    def _image_fit(self):
+        return ImageFit.from_size(self.image_size, self.resize)
+
+    def _check_X(self, X, *, reset):
+        """Images as FeatureMaps of their pixels, read when asked for."""
+        if isinstance(X, FeatureMaps):
+            raise ValueError(
+                "GlobalLocal expects images, got features; leave the extractor out of the "
+                "pipeline, and give it as the teacher if it is to be one"
+            )
+        images = check_images(X)
+        if reset:
+            self.n_channels_in_ = channels_of(images)
+        return pixel_maps(images, self._image_fit(), self.n_channels_in_)
+
+    def _fit(self, X):
+        n_held_out = max(1, round(HELD_OUT * len(X))) if self.standardize else 0
+        if len(X) <= n_held_out:
+            raise ValueError(
+                f"expected at least {n_held_out + 1} good images, of which {n_held_out} are held "
+                f"out to standardize the scores, got {len(X)}"
+            )
+        pixels = X.arrays()[PIXELS]  # (n, H, W, C)
+        self.mean_, self.scale_ = standard_of(pixels)
+        order = np.random.default_rng(self.random_state).permutation(len(X))
+        held_out, learned = np.sort(order[:n_held_out]), np.sort(order[n_held_out:])
+        held_out, pixels = pixels[held_out], pixels[learned]
+        self.teacher_ = self.teacher
+        if self.teacher is None:
+            self.teacher_ = usual_teacher(pixels, self.random_state)
+        self._glances = self._untrained()
+        try:
+            self.history_ = self._glances.train(pixels, self.teacher_, self._training(pixels))
+        except TrainingError as error:
+            self.history_, self._failure = error.history, error
+            if not self._glances.can_judge(error.history):
+                raise
+        self.state_ = self._glances.state()
+        self.statistics_ = np.tile([0.0, 1.0], (len(self._grids), 2, 1))
+        if n_held_out:
+            self.statistics_ = self._glances.statistics(held_out)
+
+    def _untrained(self):
+        return Glances(self._grids, self.global_mode, self.mean_, self.scale_, self.n_channels_in_)
+
+    def _training(self, pixels):
+        identity = ""
+        if self.checkpoint is not None:
+            parameters = self._settings(_NOT_OF_TRAINING)
+            identity = digest(parameters, self.teacher_._identity(), image_keys(pixels))
+        return Training(
+            schedule_of(self.preset, self.global_mode, self.n_iter),
+            self.distillation, self.compactness, self.dad_weight, self._stains,
+            self.random_state, identity, self.checkpoint, self.verbose,
+        )  # fmt: skip
+
+    def _score_batch(self, X):
+        if self._glances is None:
+            self._glances = self._untrained().load(self.state_)
+        total = self._glances.scores(X.arrays()[PIXELS], self.statistics_, self.iad_weight)
+        return total, X.image_fit.smooth(total, self.sigma).max(axis=(1, 2))
+
+    def __getstate__(self):
+        return {**super().__getstate__(), "_glances": None}

@@ -1,0 +1,519 @@
+"""GlobalLocal: its networks against slow loops, its training, and what a user meets."""
+
+import pickle
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from oracles_global_local import (
+    slow_compactness,
+    slow_distillation,
+    slow_partial_convolution,
+    slow_pool,
+)
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from skanomaly import FeatureExtractor, FeatureMaps, FilterBank, GlobalLocal, Pipeline, score_map
+from skanomaly.datasets import make_defects, make_textures
+from skanomaly.detectors import _glance_training
+from skanomaly.detectors._glance import Glance
+from skanomaly.detectors._global_networks import (
+    DenseGlobalNet,
+    ExactGlobalNet,
+    MaskPool2d,
+    PartialConv2d,
+    ring,
+)
+from skanomaly.detectors._local_network import (
+    LAYERS,
+    LocalNet,
+    PatchGrid,
+    compactness_loss,
+    distillation_loss,
+    reach,
+)
+from skanomaly.detectors._networks import TrainingError
+from skanomaly.detectors._stains import check_stains, stain
+
+SMALL = {"image_size": 64, "n_iter": 4}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_batches():
+    """Trainings of seconds: the schedules' batches and the steps between checkpoints, cut down."""
+    small = {
+        key: replace(schedule, batch_size=(3, 3, 2))
+        for key, schedule in _glance_training.SCHEDULES.items()
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_glance_training, "SCHEDULES", small)
+        patch.setattr(_glance_training, "EPOCH", 4)
+        yield
+
+
+@pytest.fixture(scope="module")
+def good():
+    return make_textures(6, size=(64, 64), random_state=0)
+
+
+@pytest.fixture(scope="module")
+def fitted(good):
+    return GlobalLocal(**SMALL).fit(good)
+
+
+# GlobalLocal takes images, which no array of shape (n, d) is; the tag two_d_array=False says so,
+# and scikit-learn runs the checks that need no table. The tests below hold it to the rest.
+@parametrize_with_checks([GlobalLocal()])
+def test_passes_the_checks_that_need_no_table(estimator, check):
+    check(estimator)
+
+
+# --- Local-Net --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("side", LAYERS)
+def test_local_network_on_an_image_equals_cropping_every_patch(side):
+    torch.manual_seed(0)
+    network = Glance(side, 3, "dense", seed=0)
+    image = torch.rand(1, 3, 96, 88)
+    grid = PatchGrid(side, 96, 88, 8)
+    with torch.inference_mode():
+        together = network.local_vectors(image, grid)[0].reshape(-1, 128)
+        n = reach(side)  # of the patch; the rest of it may lie beyond the border
+        for vector, (y, x) in zip(together, grid.origins(), strict=True):
+            crop = image[:, :, y : y + n, x : x + n]
+            assert crop.shape[2:] == (n, n)
+            alone = network.local(crop)[0, :, 0, 0]
+            torch.testing.assert_close(vector, alone, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("side", LAYERS)
+def test_a_patch_becomes_one_vector_and_nothing_beyond_its_reach_matters(side):
+    network, patch = LocalNet(side, 3), torch.rand(1, 3, side, side)
+    vector = network(patch)
+    assert vector.shape == (1, 128, 1, 1)
+    beyond = patch.clone()
+    beyond[:, :, reach(side) :] += 1
+    assert torch.equal(network(beyond), vector)
+    inside = patch.clone()
+    inside[:, :, reach(side) - 1] += 1
+    assert not torch.equal(network(inside), vector)
+
+
+def test_pooling_over_patches_equals_a_loop():
+    maps = np.random.default_rng(0).normal(size=(2, 7, 9, 3)).astype(np.float32)
+    grid = PatchGrid(33, 56, 72, 8)
+    np.testing.assert_allclose(grid.pool(maps), slow_pool(grid, maps), rtol=1e-4, atol=1e-5)
+
+
+def test_spread_scores_are_at_the_patches_centres():
+    grid = PatchGrid(33, 128, 96, 4)
+    centres = grid.origins().reshape(*grid.shape, 2) + 33 / 2
+    spread = grid.spread(centres[..., 0].astype(float))
+    assert spread.shape == (32, 24)
+    cells = 4 * (np.arange(32) + 0.5)
+    expected = np.clip(cells, centres[0, 0, 0], centres[-1, 0, 0])
+    np.testing.assert_allclose(spread[:, 5], expected, rtol=1e-6)
+
+
+def test_losses_equal_slow_loops():
+    rng = np.random.default_rng(0)
+    vectors, decoded, taught = rng.normal(size=(3, 11, 6)).astype(np.float32)
+    found = compactness_loss(torch.from_numpy(vectors)).item()
+    assert found == pytest.approx(slow_compactness(vectors), rel=1e-4)
+    found = distillation_loss(torch.from_numpy(decoded), torch.from_numpy(taught)).item()
+    assert found == pytest.approx(slow_distillation(decoded, taught), rel=1e-5)
+
+
+def test_entries_that_repeat_one_another_are_not_compact():
+    column = np.random.default_rng(0).normal(size=(50, 1)).astype(np.float32)
+    alike = torch.from_numpy(np.hstack([column, -2 * column, 3 * column]))
+    apart = torch.from_numpy(np.linalg.qr(np.random.default_rng(1).normal(size=(50, 3)))[0])
+    assert compactness_loss(alike).item() == pytest.approx(1, abs=1e-4)
+    assert compactness_loss(apart - apart.mean(dim=0)).item() < 0.05
+    constant = torch.ones(5, 3)
+    assert compactness_loss(constant).item() == 0
+
+
+# --- Global-Net -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stride, padding, dilation", [(1, 0, 1), (2, 0, 1), (1, 4, 2)])
+def test_partial_convolution_equals_a_loop(stride, padding, dilation):
+    torch.manual_seed(0)
+    layer = PartialConv2d(2, 3, 3, stride=stride, padding=padding, dilation=dilation)
+    maps, mask = torch.rand(2, 2, 11, 13), torch.ones(2, 1, 11, 13)
+    mask[0, :, 2:9, 1:8] = 0  # windows of which nothing is left
+    mask[1, :, 5, 5] = 0
+    options = {"stride": stride, "padding": padding, "dilation": dilation}
+    expected = slow_partial_convolution(maps, mask, layer.weight, layer.bias, **options)
+    for found, one in zip(layer(maps, mask), expected, strict=True):
+        torch.testing.assert_close(found, one, rtol=1e-5, atol=1e-5)
+
+
+def test_the_mask_grows_until_its_hole_is_closed():
+    net, mask = ExactGlobalNet(1), torch.ones(1, 1, 256, 256)
+    mask[:, :, 100:133, 100:133] = 0
+    maps, sides = torch.rand(1, 1, 256, 256), []
+    for step in net.steps:
+        for layer in step:
+            maps, mask = layer(maps, mask)
+        sides.append(int((mask[0, 0] == 0).any(dim=1).sum()))
+    assert sides[:4] == [14, 6, 2, 0] and not any(sides[4:])
+
+
+def test_pooling_keeps_the_mask_binary():
+    mask = torch.ones(1, 1, 7, 7)
+    mask[:, :, 1:6, 1:6] = 0
+    maps, pooled = MaskPool2d(3, 2)(torch.rand(1, 2, 7, 7), mask)
+    assert maps.shape == (1, 2, 3, 3)
+    assert pooled[0, 0].tolist() == [[1, 1, 1], [1, 0, 1], [1, 1, 1]]
+
+
+@pytest.mark.parametrize("size, side", [((256, 256), 33), ((256, 288), 65), ((264, 256), 17)])
+def test_holes_with_shared_work_equal_a_masked_pass_each(size, side):
+    torch.manual_seed(1)
+    net, image = ExactGlobalNet(3).eval(), torch.rand(3, *size)
+    for parameter in net.parameters():
+        parameter.data *= 2  # so that a hole tells on the answer
+    origins = PatchGrid(side, *size, 40).origins()
+    with torch.inference_mode():
+        together = net.holes(image, torch.from_numpy(origins), side)
+        answers = []
+        for y, x in origins:
+            mask = torch.ones(1, 1, *size)
+            mask[:, :, y : y + side, x : x + side] = 0
+            answers.append(net(image[None], mask))
+        alone = torch.cat(answers)
+    assert alone.std(dim=0).mean() > 1e-3 * alone.abs().mean()
+    torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("side", LAYERS)
+def test_dense_prediction_sees_nothing_of_its_patch_and_all_around_it(side):
+    torch.manual_seed(0)
+    size = (160, 168)
+    glance = Glance(side, 3, "dense", seed=0).eval()
+    grid, image = PatchGrid(side, *size, 8), torch.rand(1, 3, *size)
+    with torch.inference_mode():
+        before = glance.global_vectors(image, grid)[0].reshape(-1, 128)
+        for place, (y, x) in list(enumerate(grid.origins()))[::23]:
+            inside, outside = image.clone(), image.clone()
+            inside[:, :, y : y + side, x : x + side] += 1
+            after = glance.global_vectors(inside, grid)[0].reshape(-1, 128)
+            assert torch.equal(after[place], before[place])
+            assert not torch.equal(after, before)  # others see the change
+            hole = torch.zeros(size, dtype=bool)
+            hole[y : y + side, x : x + side] = True
+            outside[:, :, ~hole] += 1
+            after = glance.global_vectors(outside, grid)[0].reshape(-1, 128)
+            assert not torch.equal(after[place], before[place])
+
+
+def test_rings_leave_out_the_hole_and_nothing_else():
+    taps = ring(2, 5)
+    assert len(taps) == 7 and taps.sum() == 24  # the outermost circle, 6 cells away
+    far = ring(8, 11)
+    assert far[3].tolist() == [1, 1, 0, 0, 0, 1, 1]
+
+
+def test_coordinates_reach_the_dense_prediction():
+    torch.manual_seed(0)
+    net, grid = DenseGlobalNet(1, 9), PatchGrid(33, 160, 160, 4)
+    vectors = net(torch.zeros(1, 1, 160, 160), grid)[0]
+    assert not torch.equal(vectors[:, 10, 10], vectors[:, 14, 18])
+
+
+# --- heads and stains -------------------------------------------------------------------------
+
+
+def test_gradients_of_the_difference_come_from_clean_patches_alone():
+    glance = Glance(33, 3, "dense", seed=0)
+    clean, stained, expected = (torch.rand(4, 128, requires_grad=True) for _ in range(3))
+    glance.loss(clean, stained, expected, expected, 0.0).backward()
+    assert not stained.grad.any() and clean.grad.any()
+    difference = (clean - expected).square().mean()
+    assert glance.loss(clean, stained, expected, expected, 0.0).item() == difference.item()
+
+
+def test_loss_of_the_classifier_equals_its_formula():
+    glance = Glance(33, 3, "dense", seed=0)
+    clean, stained, expected = torch.rand(3, 5, 128)
+    total = glance.loss(clean, stained, expected, expected, 2.0)
+    p_clean = 1 - glance.dad(clean, expected), 1 - glance.dad(stained, expected)
+    dad = -(p_clean[0].log().mean() + (1 - p_clean[1]).log().mean()) / 2
+    torch.testing.assert_close(total, (clean - expected).square().mean() + 2 * dad)
+
+
+def test_a_stained_patch_scores_higher_after_training(good):
+    stains = {"axes": (0.1, 0.2)}
+    detector = GlobalLocal(image_size=64, n_iter=(60, 0, 300), iad_weight=0.0, stains=stains)
+    detector.fit(good)
+    rng, spoilt = np.random.default_rng(5), good.copy()
+    patches = good[:, 16:49, 16:49].astype(np.float32) / 255
+    spoilt[:, 16:49, 16:49] = 255 * stain(patches, rng, 64, **check_stains(stains))
+    middle = np.s_[:, 28:36, 28:36]
+    before, after = detector.score_map(good)[middle], detector.score_map(spoilt)[middle]
+    assert after.mean() > before.mean() + before.mean(axis=(1, 2)).std()
+
+
+def test_stains_cover_part_of_each_patch_with_one_colour():
+    patches = np.full((50, 33, 33, 3), 0.5, dtype=np.float32)
+    stained = stain(patches, np.random.default_rng(0), 256, **check_stains({"softness": (0, 0)}))
+    changed = (stained != patches).any(axis=3)
+    assert changed.any(axis=(1, 2)).all() and not changed.all(axis=(1, 2)).all()
+    assert stained.dtype == np.float32 and stained.min() >= 0 and stained.max() <= 1
+    assert len(np.unique(changed.sum(axis=(1, 2)))) > 30  # of many sizes
+    assert (patches == 0.5).all()
+
+
+def test_ranges_of_stains_are_kept_to():
+    black = check_stains({"values": (0, 0), "axes": (0.1, 0.1), "irregularity": (0, 0)})
+    stained = stain(np.ones((20, 33, 33, 1), np.float32), np.random.default_rng(0), 100, **black)
+    area = (stained < 0.5).sum(axis=(1, 2, 3))
+    assert stained.min() == 0 and area.max() == pytest.approx(np.pi * 100, rel=0.1)
+    for wrong in ({"colour": (0, 1)}, {"axes": 0.1}, {"axes": (0.2, 0.1)}):
+        with pytest.raises(ValueError, match="stains"):
+            check_stains(wrong)
+
+
+# --- the detector -----------------------------------------------------------------------------
+
+
+def test_scores_are_the_formula_of_both_networks(fitted, good):
+    raw = fitted._glances.raw_scores(good[:2].astype(np.float32) / 255)[0]
+    assert raw.shape == (2, 9, 9, 2)
+    (iad_mean, iad_std), (dad_mean, dad_std) = fitted.statistics_[0]
+    score = 0.8 * (raw[..., 0] - iad_mean) / iad_std + 0.2 * (raw[..., 1] - dad_mean) / dad_std
+    grid = PatchGrid(33, 64, 64, 4)
+    expected = np.stack([grid.spread(one) for one in score])
+    found, _ = fitted._score_batch(fitted._check_X(good[:2], reset=False))
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+    assert (0 <= raw[..., 1]).all() and (raw[..., 1] <= 1).all() and (raw[..., 0] >= 0).all()
+
+
+def test_standardised_on_images_that_no_network_learned(good):
+    detector = GlobalLocal(image_size=64, n_iter=4).fit(good)
+    chosen = np.random.default_rng(0).permutation(len(good))[:1]
+    raw = detector._glances.raw_scores(good[chosen].astype(np.float32) / 255)[0].reshape(-1, 2)
+    np.testing.assert_allclose(detector.statistics_[0, :, 0], raw.mean(axis=0), rtol=1e-4)
+    np.testing.assert_allclose(detector.statistics_[0, :, 1], raw.std(axis=0), rtol=1e-4)
+
+
+def test_raw_scores_are_added_as_in_the_paper(good):
+    detector = GlobalLocal(image_size=64, n_iter=4, standardize=False).fit(good)
+    assert detector.statistics_.tolist() == [[[0, 1], [0, 1]]]
+    raw = detector._glances.raw_scores(good[:1].astype(np.float32) / 255)[0]
+    expected = PatchGrid(33, 64, 64, 4).spread(0.8 * raw[0, ..., 0] + 0.2 * raw[0, ..., 1])
+    found, _ = detector._score_batch(detector._check_X(good[:1], reset=False))
+    np.testing.assert_allclose(found[0], expected, rtol=1e-4)
+
+
+def test_table_of_signs_and_shapes(fitted, good):
+    bad, _, _ = make_defects(good, kinds=["spot"], size=2, random_state=0)
+    X = [*bad, good[0][:50]]
+    maps, samples = fitted.score_map(X), fitted.score_samples(X)
+    assert [one.shape for one in maps] == [(64, 64)] * 6 + [(50, 64)]
+    assert all(one.dtype == np.float32 for one in maps)
+    assert samples.shape == (7,) and samples.dtype == np.float64
+    decision = fitted.decision_function(X)
+    assert np.array_equal(decision, samples - fitted.offset_)
+    assert np.array_equal(fitted.predict(X), np.where(decision < 0, -1, 1))
+    assert fitted.score_map(good).shape == (6, 64, 64)
+
+
+def test_the_same_random_state_trains_the_same_networks(fitted, good):
+    again = GlobalLocal(**SMALL).fit(good)
+    other = GlobalLocal(**SMALL, random_state=1).fit(good)
+    assert np.array_equal(again.score_samples(good), fitted.score_samples(good))
+    assert not np.array_equal(other.score_samples(good), fitted.score_samples(good))
+
+
+def test_an_image_scores_alike_alone_and_in_company(fitted, good):
+    together = fitted.score_samples(good)
+    alone = [fitted.score_samples(good[i : i + 1])[0] for i in range(len(good))]
+    np.testing.assert_allclose(alone, together, rtol=1e-6)
+    paths_or_arrays = fitted.score_samples(list(good))
+    np.testing.assert_allclose(paths_or_arrays, together, rtol=1e-6)
+
+
+def test_a_pickle_answers_the_same_and_holds_no_picture(fitted, good):
+    stored = pickle.dumps(fitted)
+    n_weights = sum(array.nbytes for array in fitted.state_.values())
+    assert len(stored) < n_weights + 300_000
+    np.testing.assert_array_equal(
+        pickle.loads(stored).decision_function(good), fitted.decision_function(good)
+    )
+
+
+def test_refit_forgets(good):
+    detector = GlobalLocal(**SMALL).fit(good[:3])
+    detector.fit(good)
+    once = GlobalLocal(**SMALL).fit(good)
+    assert np.array_equal(detector.score_samples(good), once.score_samples(good))
+    assert set(vars(detector)) == set(vars(once))
+
+
+def test_images_marked_as_defects_are_left_out(good):
+    bad = np.concatenate([good, 255 - good[:2]])
+    labels = np.array([1] * 6 + [-1] * 2)
+    detector = GlobalLocal(**SMALL).fit(bad, labels)
+    once = GlobalLocal(**SMALL).fit(good)
+    assert np.array_equal(detector.score_samples(good), once.score_samples(good))
+
+
+def test_several_patch_sizes_are_averaged(good):
+    sizes = (17, 33)
+    both = GlobalLocal(image_size=64, n_iter=4, patch_size=sizes).fit(good)
+    found, _ = both._score_batch(both._check_X(good[:2], reset=False))
+    maps = []
+    for side in sizes:
+        one = GlobalLocal(image_size=64, n_iter=4, patch_size=side).fit(good)
+        maps.append(one._score_batch(one._check_X(good[:2], reset=False))[0])
+    np.testing.assert_allclose(found, np.mean(maps, axis=0), rtol=1e-4, atol=1e-4)
+    assert set(both.history_) == {
+        f"{side}-{phase}" for side in sizes for phase in ("distillation", "fine-tuning", "joint")
+    }
+
+
+def test_exact_mode_judges_holes_a_stride_apart(good):
+    detector = GlobalLocal(global_mode="exact", n_iter=2, hole_stride=56).fit(good[:2])
+    raw = detector._glances.raw_scores(np.zeros((1, 256, 256, 3), np.float32))[0]
+    assert raw.shape == (1, 5, 5, 2)
+    assert detector.score_map(good[:1]).shape == (1, 64, 64)
+
+
+def test_a_pipeline_and_a_clone_keep_the_teacher(good):
+    teacher = FeatureExtractor("squeezenet1_1", weights=None, image_size=64).fit(good)
+    detector = clone(GlobalLocal(teacher, **SMALL))
+    assert detector.teacher is teacher
+    pipe = Pipeline([("detector", detector)]).fit(good)
+    assert score_map(pipe, good).shape == (6, 64, 64)
+    assert pipe[-1].teacher_ is teacher
+
+
+def test_channels_other_than_colours(good):
+    four = np.concatenate([good, good[..., :1]], axis=3)
+    detector = GlobalLocal(**SMALL).fit(four)
+    assert detector.n_channels_in_ == 4 and detector.score_map(four).shape == (6, 64, 64)
+    with pytest.raises(ValueError, match="expected 4 channels, got 3"):
+        detector.score_map(good)
+    grey = GlobalLocal(**SMALL).fit(good[..., 0])
+    assert grey.n_channels_in_ == 3
+
+
+# --- training ---------------------------------------------------------------------------------
+
+
+def test_losses_fall(good):
+    history = GlobalLocal(image_size=64, n_iter=40).fit(good).history_
+    for name, losses in history.items():
+        assert len(losses) == 10
+        assert losses[-1] < losses[0], name
+
+
+def test_interrupted_training_goes_on(good, tmp_path, monkeypatch):
+    once = GlobalLocal(**SMALL | {"n_iter": 12}).fit(good)
+    detector = GlobalLocal(**SMALL | {"n_iter": 12}, checkpoint=tmp_path / "part")
+    backward, seen = torch.Tensor.backward, []
+
+    def stop(self, *args, **kwargs):
+        seen.append(1)
+        if len(seen) == 30:  # in the joint phase, between two checkpoints
+            raise KeyboardInterrupt
+        backward(self, *args, **kwargs)
+
+    monkeypatch.setattr(torch.Tensor, "backward", stop)
+    with pytest.raises(KeyboardInterrupt):
+        detector.fit(good)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "part.33-distillation",
+        "part.33-fine-tuning",
+        "part.33-joint",
+    ]
+    detector.fit(good)
+    assert len(seen) == 30 + 36 - 28  # 28 iterations were saved
+    assert np.array_equal(detector.score_samples(good), once.score_samples(good))
+
+
+def test_checkpoint_of_another_training_is_refused(good, tmp_path):
+    options = SMALL | {"checkpoint": tmp_path / "part"}
+    GlobalLocal(**options).fit(good)
+    GlobalLocal(**options, iad_weight=0.5, sigma=2).fit(good)  # no part of the training
+    for other in ({"compactness": 0.5}, {"random_state": 1}):
+        with pytest.raises(ValueError, match="another training"):
+            GlobalLocal(**options | other).fit(good)
+    with pytest.raises(ValueError, match="another training"):
+        GlobalLocal(**options).fit(good[1:])
+
+
+def test_a_diverging_joint_training_keeps_its_last_good_state(good, monkeypatch):
+    loss, calls = Glance.loss, []
+
+    def diverging(self, *args):
+        calls.append(1)
+        return loss(self, *args) * (1 if len(calls) < 7 else np.nan)
+
+    monkeypatch.setattr(Glance, "loss", diverging)
+    detector = GlobalLocal(image_size=64, n_iter=(4, 0, 12))
+    with pytest.raises(TrainingError, match="loss is nan in epoch 2"):
+        detector.fit(good)
+    assert len(detector.history_["33-joint"]) == 1
+    monkeypatch.undo()
+    shorter = GlobalLocal(image_size=64, n_iter=(4, 0, 12)).fit(good)
+    assert np.isfinite(detector.decision_function(good)).all()
+    assert not np.array_equal(detector.score_samples(good), shorter.score_samples(good))
+
+
+def test_a_diverging_distillation_leaves_nothing_fitted(good):
+    with pytest.raises(TrainingError, match="lower the learning rate"):
+        detector = GlobalLocal(image_size=64, n_iter=4, distillation=1e39)
+        detector.fit(good)
+    with pytest.raises(NotFittedError):
+        detector.predict(good)
+
+
+# --- bad input --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "parameters, message",
+    [
+        ({"patch_size": 32}, r"patch_size of \[17, 33, 65\], got 32"),
+        ({"patch_size": ()}, "patch_size"),
+        ({"image_size": 32}, "at least the patch of 33"),
+        ({"image_size": 60}, "multiples of 8"),
+        ({"global_mode": "exact"}, "at least 243"),
+        ({"global_mode": "exact", "image_size": 256, "hole_stride": 12}, "multiple of 8"),
+        ({"n_iter": (1, 2)}, "one number or three"),
+        ({"n_iter": (1, -2, 3)}, "one number or three"),
+        ({"stains": {"size": (0, 1)}}, "axes"),
+        ({"iad_weight": 1.5}, "iad_weight"),
+        ({"global_mode": "fast"}, "global_mode"),
+        ({"teacher": FilterBank()}, "expected a fitted teacher"),
+    ],
+)
+def test_parameters_that_cannot_be(good, parameters, message):
+    with pytest.raises(ValueError, match=message):
+        GlobalLocal(**SMALL | parameters).fit(good)
+
+
+def test_what_is_no_picture(good):
+    detector = GlobalLocal(**SMALL)
+    with pytest.raises(ValueError, match="at least 2 good images"):
+        detector.fit(good[:1])
+    with pytest.raises(ValueError, match="expects images, got features"):
+        detector.fit(FeatureMaps({"layer": np.zeros((4, 8, 8, 3), np.float32)}))
+    with pytest.raises(ValueError, match="shape"):
+        detector.fit(np.zeros((10, 4)))
+    spoilt = good.astype(np.float32) / 255
+    spoilt[3, 5, 5] = np.nan
+    with pytest.raises(ValueError, match="image 3"):
+        detector.fit(spoilt)
+    with pytest.raises(NotFittedError):
+        detector.predict(good)
+    one = GlobalLocal(**SMALL | {"standardize": False}).fit(good[:1])
+    assert one.predict(good[:1]).shape == (1,)
