@@ -54,8 +54,7 @@ class GlobalLocal(BaseDetector):
     n_iter : int, (int, int, int) or None, default=None
         Iterations of distillation, fine-tuning and joint training instead of the preset's.
     distillation, compactness : float, default=1.0
-        Weights of Local-Net's losses: to tell what the teacher says, with entries that do not
-        repeat one another.
+        Weights of Local-Net's losses: what the teacher says, in entries that differ.
     iad_weight : float in [0, 1], default=0.8
         lambda: how much the difference counts, and the rest the classifier.
     dad_weight : float, default=0.01
@@ -80,7 +79,7 @@ class GlobalLocal(BaseDetector):
     checkpoint : str, Path or None, default=None
         Beginning of the names of files written while training, from which the same fit goes on.
     random_state : int, default=0
-        Draws what is random: weights, patches, stains.
+        Draws weights, patches and stains.
     verbose : int, default=0
         1 shows progress bars with the losses.
 
@@ -93,12 +92,11 @@ class GlobalLocal(BaseDetector):
         "33-fine-tuning", "33-joint".
     teacher_ : FeatureExtractor or FilterBank
     mean_, scale_ : ndarray of shape (C,), of the images' channels
-    statistics_ : ndarray of shape (n_patch_sizes, 2, 2)
+    statistics_ : ndarray of shape (sizes, 2, 2)
         Mean and standard deviation of s_IAD and of s_DAD on held-out good patches, or 0 and 1.
     n_channels_in_ : int
         Channels of the images; grey images count as RGB.
     offset_ : float
-        Threshold on ``score_samples``.
 
     Notes
     -----
@@ -115,7 +113,7 @@ class GlobalLocal(BaseDetector):
     >>> from skanomaly import GlobalLocal
     >>> from skanomaly.datasets import make_textures
     >>> good = make_textures(4, size=(64, 64), random_state=0)
-    >>> detector = GlobalLocal(image_size=64, n_iter=25).fit(good)
+    >>> detector = GlobalLocal(image_size=64, n_iter=2).fit(good)
     >>> detector.score_map(good[:2]).shape
     (2, 64, 64)
     """
