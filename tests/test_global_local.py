@@ -340,6 +340,15 @@ def test_an_image_scores_alike_alone_and_in_company(fitted, good):
     np.testing.assert_allclose(paths_or_arrays, together, rtol=1e-6)
 
 
+def test_bfloat16_answers_nearly_the_same(fitted, good):
+    half = GlobalLocal(**SMALL, dtype="bfloat16").fit(good)
+    assert next(iter(half.state_.values())).dtype == np.float32
+    raw = half._glances.raw_scores(good[:1].astype(np.float32) / 255)[0]
+    full = fitted._glances.raw_scores(good[:1].astype(np.float32) / 255)[0]
+    assert raw.dtype == np.float64 and not np.array_equal(raw, full)
+    np.testing.assert_allclose(raw, full, rtol=0.2, atol=0.02)
+
+
 def test_a_pickle_answers_the_same_and_holds_no_picture(fitted, good):
     stored = pickle.dumps(fitted)
     n_weights = sum(array.nbytes for array in fitted.state_.values())

@@ -180,6 +180,18 @@ def _blur(rng, image, size):
     return image + smooth_step(field, 1.15, 0.85)[:, :, None] * (smeared - image)
 
 
+def _bent(rng, image, size):
+    """Lines pushed aside: the picture bulges one way around a place, with no seam."""
+    shape, scale = image.shape[:2], min(image.shape[:2]) * size
+    centre, radius = _place(rng, image), scale * rng.uniform(0.08, 0.13)
+    y, x = pixel_grid(shape)
+    bump = np.exp(-((y - centre[0]) ** 2 + (x - centre[1]) ** 2) / (2 * radius**2))
+    angle, reach = rng.uniform(0, 2 * np.pi), scale * rng.uniform(0.03, 0.05)
+    source = np.stack([y - reach * np.sin(angle) * bump, x - reach * np.cos(angle) * bump])
+    channels = np.moveaxis(image, 2, 0)
+    return np.stack([map_coordinates(c, source, order=1, mode="mirror") for c in channels], axis=2)
+
+
 def _place(rng, image):
     """Of a few random places the one with most detail around: on the part, not on the table."""
     height, width = image.shape[:2]
@@ -242,4 +254,6 @@ KINDS = {
     "spot": _spot,
     "dent": _dent,
     "fibre": _fibre,
+    "bent": _bent,
 }
+ON_REQUEST = {"bent"}  # shows on pictures with lines alone

@@ -5,7 +5,7 @@ from scipy.ndimage import binary_closing, label
 from sklearn.utils import check_random_state
 
 from skanomaly._images import check_images, image_name, read_image
-from skanomaly.datasets._defect_kinds import KINDS
+from skanomaly.datasets._defect_kinds import KINDS, ON_REQUEST
 
 _VISIBLE = 0.02  # of the brightest value; less is lost in the noise of a camera
 _FEWEST_PIXELS = 6
@@ -24,8 +24,8 @@ def make_defects(images, *, kinds=None, size=1.0, random_state=None):
         The kinds that take turns: image i gets ``kinds[i % len(kinds)]``. One of "scratch",
         "crack", "stain", "hole", "missing" (a part smoothed away), "misaligned" (a piece shifted
         and turned), "blur", "spot" (paint; black or white on grey images), "dent" and "fibre" (a
-        hair). With None all take turns in this order, and an image on which a kind does not show,
-        as a blur on an even surface, gets the next one.
+        hair), or "bent" (lines pushed aside). With None all but the last take turns in this order,
+        and an image on which a kind does not show, as a blur on an even surface, gets the next.
     size : float, default=1.0
         Factor on the lengths of the defects, which follow the shorter side of the image.
     random_state : int, RandomState instance or None, default=None
@@ -87,7 +87,7 @@ def make_defects(images, *, kinds=None, size=1.0, random_state=None):
 
 def _check_kinds(kinds):
     if kinds is None:
-        return list(KINDS)
+        return [kind for kind in KINDS if kind not in ON_REQUEST]
     kinds = [kinds] if isinstance(kinds, str) else list(kinds)
     unknown = [kind for kind in kinds if kind not in KINDS]
     if unknown or not kinds:

@@ -33,20 +33,22 @@ class Glance(nn.Module):
     n_channels : int
         Of the images.
     mode : {"dense", "exact"}
+    dtype : {"float32", "bfloat16"}
+        Of Local-Net's convolutions.
     seed : int
         Of the first weights.
     """
 
-    def __init__(self, side, n_channels, mode, seed):
+    def __init__(self, side, n_channels, mode, dtype="float32", seed=0):
         super().__init__()
         self.side, self.mode = side, mode
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self._build(side, n_channels, mode)
+            self._build(side, n_channels, mode, dtype)
         self.to(memory_format=torch.channels_last)
 
-    def _build(self, side, n_channels, mode):
-        self.local = LocalNet(side, n_channels)
+    def _build(self, side, n_channels, mode, dtype):
+        self.local = LocalNet(side, n_channels, dtype)
         if mode == "exact":
             self.context = ExactGlobalNet(n_channels)
         else:

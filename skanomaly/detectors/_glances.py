@@ -22,14 +22,14 @@ class Glances:
     ----------
     grids : list of PatchGrid
         The patches that are judged, of each size.
-    mode : {"dense", "exact"}
+    shape : tuple
+        What each Glance is made of beside its patch's side: n_channels, mode, dtype.
     mean, scale : ndarray of shape (C,)
         Of the images' channels.
-    n_channels : int
     """
 
-    def __init__(self, grids, mode, mean, scale, n_channels):
-        self.grids, self.mode, self.n_channels = grids, mode, n_channels
+    def __init__(self, grids, shape, mean, scale):
+        self.grids, self.shape = grids, shape
         self.mean, self.scale = mean, scale
         self.networks = []
 
@@ -51,7 +51,7 @@ class Glances:
         standard, history = (self.mean, self.scale), {}
         for grid in self.grids:
             taught = taught_vectors(teacher, pixels, grid.side)
-            network = Glance(grid.side, self.n_channels, self.mode, training.seed)
+            network = Glance(grid.side, *self.shape, seed=training.seed)
             self.networks.append(network)
             try:
                 train_glance(network, grid, pictures, taught, standard, training, history)
@@ -79,7 +79,7 @@ class Glances:
         for grid in self.grids:
             own = f"{grid.side}."
             arrays = {k[len(own) :]: v for k, v in state.items() if k.startswith(own)}
-            network = Glance(grid.side, self.n_channels, self.mode, 0)
+            network = Glance(grid.side, *self.shape)
             self.networks.append(backbones.from_arrays(network, arrays).eval())
         return self
 

@@ -9,6 +9,7 @@ l_c         mean c_ij^2 over i != j, c the correlations of the vector's entries 
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from torch import nn
 
 from skanomaly._image_fit import linear_weights
@@ -131,9 +132,11 @@ class LocalNet(nn.Sequential):
         Of the patch in pixels, one of ``LAYERS``.
     n_channels : int
         Of the images.
+    dtype : {"float32", "bfloat16"}
+        Of the convolutions; the vectors are float32.
     """
 
-    def __init__(self, side, n_channels):
+    def __init__(self, side, n_channels, dtype="float32"):
         layers = []
         for layer in LAYERS[side]:
             if layer is None:
@@ -143,6 +146,11 @@ class LocalNet(nn.Sequential):
             layers += [nn.Conv2d(n_channels, out, kernel), nn.LeakyReLU(SLOPE)]
             n_channels = out
         super().__init__(*layers)
+        self.dtype = dtype
+
+    def forward(self, images):
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.dtype == "bfloat16"):
+            return super().forward(images).float()
 
 
 def distillation_loss(decoded, taught):
