@@ -11,6 +11,7 @@ _TRAINED = {
     "GlobalLocal": "skanomaly.detectors._global_local",
     "RegAD": "skanomaly.detectors._regad",
     "RegistrationNetwork": "skanomaly.detectors._registration",
+    "TrainingError": "skanomaly.detectors._networks",
 }
 
 

@@ -43,8 +43,8 @@ class Schedule:
 
 
 SCHEDULES = {
-    ("quick", "dense"): Schedule((400, 100, 400), (16, 16, 4), (5e-4, 1e-3, 1e-3), True),
-    ("quick", "exact"): Schedule((400, 100, 800), (16, 16, 48), (5e-4, 1e-3, 1e-3), True),
+    ("quick", "dense"): Schedule((1000, 200, 1000), (16, 16, 4), (1e-3, 1e-3, 1e-3), True),
+    ("quick", "exact"): Schedule((1000, 200, 1200), (16, 16, 48), (1e-3, 1e-3, 1e-3), True),
     ("paper", "dense"): Schedule(
         (50_000, 50_000, 200_000), (64, 16, 64), (2e-4, 1e-4, 1e-5), False
     ),

@@ -143,7 +143,10 @@ class LocalNet(nn.Sequential):
                 layers.append(nn.MaxPool2d(2))
                 continue
             kernel, out = layer
-            layers += [nn.Conv2d(n_channels, out, kernel), nn.LeakyReLU(SLOPE)]
+            layer = nn.Conv2d(n_channels, out, kernel)
+            nn.init.kaiming_normal_(layer.weight, a=SLOPE)  # answers of one scale in all layers
+            nn.init.zeros_(layer.bias)
+            layers += [layer, nn.LeakyReLU(SLOPE)]
             n_channels = out
         super().__init__(*layers)
         self.dtype = dtype
