@@ -238,13 +238,17 @@ def resize_maps(maps, grid):
     return upsampling(w, grid[1]) @ tall.reshape(b, grid[0], w, c)  # (b, H, W, C)
 
 
+def check_odd(patch_size):
+    """Raise ValueError unless a neighbourhood of so many cells a side has a middle."""
+    if patch_size % 2 == 0:
+        raise ValueError(f"patch_size must be odd, to have a middle; got {patch_size}")
+
+
 def local_mean(maps, size):
     """Mean over size x size cells around each, with zeros beyond the border: (b, h, w, C).
 
-    A lone cell has no neighbourhood and stays as it is. Raises ValueError for an even size.
+    A lone cell has no neighbourhood and stays as it is.
     """
-    if size % 2 == 0:
-        raise ValueError(f"patch_size must be odd, to have a middle; got {size}")
     if maps.shape[1] == maps.shape[2] == 1:
         return maps
     for axis in (1, 2):

@@ -53,6 +53,7 @@ FILES_WITH_TORCH = {
     "_glance.py",
     "_glance_training.py",
     "_glances.py",
+    "_teachers.py",
     "_global_local.py",
 }
 TORCH_IN_FUNCTIONS = {"neighbors", "coreset"}

@@ -4,7 +4,15 @@ from skanomaly.detectors._padim import PaDiM
 from skanomaly.detectors._patchcore import PatchCore
 from skanomaly.detectors._spade import SPADE
 
-__all__ = ["SPADE", "PaDiM", "PatchCore", "GlobalLocal", "RegAD", "RegistrationNetwork"]
+__all__ = [
+    "SPADE",
+    "PaDiM",
+    "PatchCore",
+    "GlobalLocal",
+    "RegAD",
+    "RegistrationNetwork",
+    "TrainingError",
+]
 
 # Loaded on first use: they need torch, the others do not.
 _TRAINED = {

@@ -43,7 +43,7 @@ class Glance(nn.Module):
         super().__init__()
         self.side, self.mode = side, mode
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)
             self._build(side, n_channels, mode, dtype)
         self.to(memory_format=torch.channels_last)
 

@@ -10,12 +10,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from sklearn.utils import gen_batches
 from torch import nn
 
 from skanomaly.detectors._local_network import (
     N_FEATURES,
-    PatchGrid,
     compactness_loss,
     distillation_loss,
     network_stride,
@@ -23,11 +21,10 @@ from skanomaly.detectors._local_network import (
 )
 from skanomaly.detectors._networks import TrainingError, train
 from skanomaly.detectors._stains import stain
-from skanomaly.feature_extraction._filter_bank import SMALLEST_SIDE, FilterBank
+from skanomaly.detectors._teachers import TAUGHT_STRIDE, taught_grid
 
 EPOCH = 25  # iterations; after each the checkpoint is written
 PHASES = ("distillation", "fine-tuning", "joint")
-TAUGHT_STRIDE = 8  # pixels between the patches that the teacher describes
 CROP_MARGIN = 32  # pixels by which crops are larger than what is read of a patch: 5 x 5 of them
 N_STAINS = 32  # patches of each image that are stained
 
@@ -83,11 +80,14 @@ class Training:
             scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, max(n_epochs, 1))
         else:
             scheduler = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda epoch: 1.0)
-        checkpoint = None if self.checkpoint is None else f"{self.checkpoint}.{name}"
+        checkpoint = None
+        if self.checkpoint is not None:
+            checkpoint = f"{self.checkpoint}.{self.identity[:8]}.{name}"
         try:
             answer = train(
                 network, loss_of, batches_of, optimiser, scheduler, n_epochs,
                 identity=self.identity, checkpoint=checkpoint, name=name, verbose=self.verbose,
+                way_out="lower distillation or compactness, and look at the pictures",
             )  # fmt: skip
         except TrainingError as error:
             history[name] = error.history["loss"]
@@ -102,12 +102,13 @@ def schedule_of(preset, mode, n_iter):
     """
     if n_iter is None:
         return SCHEDULES[preset, mode]
-    if np.shape(n_iter) not in ((), (3,)) or np.min(n_iter) < 0:
+    numbers = np.asarray(n_iter)
+    if numbers.shape not in ((), (3,)) or numbers.dtype.kind not in "iu" or numbers.min() < 0:
         raise ValueError(
-            "expected n_iter as one number or three, of distillation, fine-tuning and joint "
+            "expected n_iter as one whole number or three, of distillation, fine-tuning and joint "
             f"training, got {n_iter!r}"
         )
-    n_iter = tuple(int(n) for n in np.broadcast_to(n_iter, 3))
+    n_iter = tuple(np.broadcast_to(numbers, 3).tolist())
     return replace(SCHEDULES[preset, mode], n_iter=n_iter)
 
 
@@ -134,39 +135,13 @@ def train_glance(glance, grid, pictures, taught, standard, training, history):
         A loss is no longer a number; the networks are in their last good state.
     """
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(training.seed)
+        torch.default_generator.manual_seed(training.seed)
         decoder = nn.Linear(N_FEATURES, taught.shape[3])
     student = nn.ModuleDict({"local": glance.local, "decoder": decoder})
     for phase in (0, 1):
         _teach(student, grid.side, pictures, taught, training, phase, history)
     glance.local.requires_grad_(False)
     _join(glance, grid, pictures, standard, training, history)
-
-
-def usual_teacher(pixels, seed):
-    """A FilterBank learned from the good images (n, H, W, C)."""
-    size = [max(side, SMALLEST_SIDE) for side in pixels.shape[1:3]]
-    return FilterBank(image_size=size, random_state=seed).fit(pixels)
-
-
-def taught_grid(side, height, width):
-    """The patches that a teacher describes."""
-    return PatchGrid(side, height, width, TAUGHT_STRIDE)
-
-
-def taught_vectors(teacher, pixels, side):
-    """A teacher's vectors of patches, standardised: tensor (n, rows, columns, D) float16."""
-    grid, pieces = taught_grid(side, *pixels.shape[1:3]), []
-    for part in gen_batches(len(pixels), 16):
-        layers = teacher.transform(pixels[part]).arrays()
-        vectors = np.concatenate([grid.pool(maps) for maps in layers.values()], axis=3)
-        pieces.append(vectors.astype(np.float16))
-    taught = np.concatenate(pieces)
-    mean, scale = (f(taught, axis=(0, 1, 2), dtype=np.float64) for f in (np.mean, np.std))
-    scale = np.where(scale > 0, scale, 1)
-    for vectors in taught:  # in place, an image at a time: of many there is little room
-        vectors[...] = (vectors - mean) / scale
-    return torch.from_numpy(taught)
 
 
 def _teach(student, side, pictures, taught, training, phase, history):
@@ -262,7 +237,8 @@ def _stained(glance, grid, pictures, standard, places, training, rng):
         # What of a patch is beyond the image is not read by Local-Net.
         image = np.pad(image, ((0, side), (0, side), (0, 0)), mode="edge")
         patches = np.stack([image[y : y + side, x : x + side] for y, x in here])
-        patches = stain(patches, rng, min(grid.height, grid.width), **training.stains)
+        image_side, n_read = min(grid.height, grid.width), reach(side)
+        patches = stain(patches, rng, image_side, n_read, **training.stains)
         patches = torch.from_numpy((patches - mean) / scale).float().permute(0, 3, 1, 2)
         with torch.inference_mode():
             answer.append(glance.local(ready(patches))[:, :, 0, 0])

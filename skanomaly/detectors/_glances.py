@@ -5,13 +5,14 @@ import torch
 
 from skanomaly._images import load_batches
 from skanomaly.detectors._glance import Glance
-from skanomaly.detectors._glance_training import PHASES, ready, taught_vectors, train_glance
+from skanomaly.detectors._glance_training import PHASES, ready, train_glance
 from skanomaly.detectors._networks import TrainingError
+from skanomaly.detectors._teachers import moments, taught_vectors
 from skanomaly.feature_extraction import _backbones as backbones
 from skanomaly.feature_maps import FeatureMaps
 
 PIXELS = "pixels"  # the layer that images are
-SMALLEST_DEVIATION = 1e-12
+SMALLEST_DEVIATIONS = 1e-12, 1e-3  # of s_IAD, and of a probability, which may be sure of itself
 SMALLEST_SCALE = 1e-3  # of brightness, where a channel is the same everywhere
 
 
@@ -113,7 +114,7 @@ class Glances:
         answer = []
         for scores in self.raw_scores(pixels):
             flat = scores.reshape(-1, 2)
-            deviation = np.maximum(flat.std(axis=0), SMALLEST_DEVIATION)
+            deviation = np.maximum(flat.std(axis=0), SMALLEST_DEVIATIONS)
             answer.append(np.stack([flat.mean(axis=0), deviation], axis=1))
         return np.stack(answer)
 
@@ -125,8 +126,8 @@ class Glances:
 
 def standard_of(pixels):
     """Mean and deviation of each channel of images (n, H, W, C)."""
-    mean, scale = (f(pixels, axis=(0, 1, 2), dtype=np.float64) for f in (np.mean, np.std))
-    return mean.astype(np.float32), np.maximum(scale, SMALLEST_SCALE).astype(np.float32)
+    mean, scale = moments(pixels)
+    return mean, np.maximum(scale, np.float32(SMALLEST_SCALE))
 
 
 def pixel_maps(images, image_fit, n_channels):

@@ -17,12 +17,13 @@ from skanomaly._image_fit import ImageFit
 from skanomaly._images import channels_of, check_images
 from skanomaly._validation import Interval, StrOptions
 from skanomaly.base import BaseDetector
-from skanomaly.detectors._glance_training import Training, schedule_of, usual_teacher
+from skanomaly.detectors._glance_training import Training, schedule_of
 from skanomaly.detectors._glances import PIXELS, Glances, pixel_maps, standard_of
-from skanomaly.detectors._kept import check_fitted, clone_keeping
+from skanomaly.detectors._kept import clone_keeping
 from skanomaly.detectors._local_network import grids_of
 from skanomaly.detectors._networks import TrainingError
 from skanomaly.detectors._stains import check_stains
+from skanomaly.detectors._teachers import check_teacher, usual_teacher
 from skanomaly.feature_extraction._base import BaseExtractor, image_keys
 from skanomaly.feature_maps import FeatureMaps
 
@@ -60,10 +61,10 @@ class GlobalLocal(BaseDetector):
     dad_weight : float, default=0.01
         Weight of the classifier's loss in the joint training.
     stains : dict or None, default=None
-        Ranges (least, most) of which each stain that the classifier is shown draws its own:
+        Ranges (least, most) of which each stain that the classifier is shown draws its own: half
         "axes" of the ellipse, of the image's shorter side; "irregularity" of its contour, of the
-        mean axis; "softness" of its edge, of the longer axis; "values" of its channels. Those not
-        given are (0.01, 0.12), (0.3, 0.7), (0, 0.15) and (0, 1).
+        mean half axis; "softness" of its edge, of the longer one; "values" of its channels. Those
+        not given are (0.01, 0.12), (0.3, 0.7), (0, 0.15) and (0, 1).
     standardize : bool, default=True
         Both scores count in standard deviations from their mean over the patches of a tenth of
         the images, on which no network is trained. False: raw as in the paper, and all train.
@@ -194,7 +195,7 @@ class GlobalLocal(BaseDetector):
         return tags
 
     def __sklearn_is_fitted__(self):
-        return hasattr(self, "statistics_")
+        return hasattr(self, "_offset")
 
     def fit(self, X, y=None):
         """Train on good images.
@@ -216,24 +217,23 @@ class GlobalLocal(BaseDetector):
             An image cannot be used; they are too few; the input is smaller than the patch; the
             teacher is not fitted; a checkpoint is of another training.
         TrainingError
-            A loss is no longer a number. If that was in the joint training, the detector is fitted
-            with the networks' last good state.
+            A loss is no longer a number. Where the networks of all sizes have learned something in
+            the joint training, the detector is fitted with their last good state.
         """
         self._validate_params()
-        sides, size = self.patch_size, self._image_fit()
-        self._grids = grids_of(sides, size, self.global_mode, self.hole_stride)
+        size = ImageFit.from_size(self.image_size, self.resize)
+        grids = grids_of(self.patch_size, size, self.global_mode, self.hole_stride)
+        schedule_of(self.preset, self.global_mode, self.n_iter)
         self._stains = check_stains(self.stains)
-        if self.teacher is not None:
-            check_fitted(self.teacher, "teacher", "fit it on good pictures first, or leave it out")
-        self.__dict__.pop("statistics_", None)
-        self._failure = None
+        check_teacher(self.teacher, size)
+        # What is fitted stays as it is, whatever parameters are set later.
+        self.__dict__.pop("_offset", None)
+        self._grids, self._size, self._failure = grids, size, None
         super().fit(X, y)
-        if self._failure is not None:
-            raise self._failure
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            raise failure
         return self
-
-    def _image_fit(self):
-        return ImageFit.from_size(self.image_size, self.resize)
 
     def _check_X(self, X, *, reset):
         """Images as FeatureMaps of their pixels, read when asked for."""
@@ -245,7 +245,7 @@ class GlobalLocal(BaseDetector):
         images = check_images(X)
         if reset:
             self.n_channels_in_ = channels_of(images)
-        return pixel_maps(images, self._image_fit(), self.n_channels_in_)
+        return pixel_maps(images, self._size, self.n_channels_in_)
 
     def _fit(self, X):
         n_held_out = max(1, round(HELD_OUT * len(X))) if self.standardize else 0
@@ -255,10 +255,11 @@ class GlobalLocal(BaseDetector):
                 f"out to standardize the scores, got {len(X)}"
             )
         pixels = X.arrays()[PIXELS]  # (n, H, W, C)
-        self.mean_, self.scale_ = standard_of(pixels)
         order = np.random.default_rng(self.random_state).permutation(len(X))
         held_out, learned = np.sort(order[:n_held_out]), np.sort(order[n_held_out:])
         held_out, pixels = pixels[held_out], pixels[learned]
+        self.mean_, self.scale_ = standard_of(pixels)
+        self._shape = self.n_channels_in_, self.global_mode, self.dtype
         self.teacher_ = self.teacher
         if self.teacher is None:
             self.teacher_ = usual_teacher(pixels, self.random_state)
@@ -275,8 +276,7 @@ class GlobalLocal(BaseDetector):
             self.statistics_ = self._glances.statistics(held_out)
 
     def _untrained(self):
-        shape = self.n_channels_in_, self.global_mode, self.dtype
-        return Glances(self._grids, shape, self.mean_, self.scale_)
+        return Glances(self._grids, self._shape, self.mean_, self.scale_)
 
     def _training(self, pixels):
         identity = ""

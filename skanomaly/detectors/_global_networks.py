@@ -113,7 +113,7 @@ class ExactGlobalNet(nn.Module):
         first, last = origins, torch.minimum(origins + side, size) - 1  # what has changed, (n, 2)
         # At first all of the hole is known, and the mask there is 0.
         start = torch.minimum(first, size - side)
-        window = _cut(whole[0], start, side)
+        window = _cut(whole[0], start, (side, side))
         rows, columns = (start[:, i, None] + torch.arange(side) for i in (0, 1))
         inside = (
             _between(rows, first[:, :1], last[:, :1])[:, None, :, None]
@@ -125,9 +125,10 @@ class ExactGlobalNet(nn.Module):
             size = torch.tensor(after[0].shape[2:])
             first = (first - kernel + stride).div(stride, rounding_mode="floor").clamp(min=0)
             last = torch.minimum(last.div(stride, rounding_mode="floor"), size - 1)
-            n_changed = int((last - first + 1).max())
+            n_changed = (last - first + 1).amax(dim=0)  # (2,)
             new_start = torch.minimum(first, size - n_changed)
-            around = _cut(before, new_start * stride, (n_changed - 1) * stride + kernel)
+            shape = tuple(((n_changed - 1) * stride + kernel).tolist())
+            around = _cut(before, new_start * stride, shape)
             window = _through(step, *_inserted(around, window, start - new_start * stride))
             start = new_start
         whole_map = _cut(whole[-1], torch.zeros_like(start), tuple(whole[-1][0].shape[2:]))
@@ -150,7 +151,7 @@ def _between(places, first, last):
 
 def _cut(maps, start, shape):
     """Windows (n, C, h, w) of maps (1, C, H, W) and of their mask, from corners (n, 2)."""
-    height, width = (shape, shape) if isinstance(shape, int) else shape
+    height, width = shape
     rows = start[:, 0, None] + torch.arange(height)
     columns = start[:, 1, None] + torch.arange(width)
     return tuple(one[0][:, rows[:, :, None], columns[:, None, :]].transpose(0, 1) for one in maps)

@@ -103,10 +103,15 @@ def grids_of(patch_size, image_fit, mode, hole_stride):
 
     Raises ValueError where there are no networks for such patches or images.
     """
-    sides = np.atleast_1d(patch_size).tolist()
+    sides = np.atleast_1d(patch_size)
     height, width = image_fit.height, image_fit.width
-    if not sides or set(sides) - set(LAYERS):
-        raise ValueError(f"expected patch_size of {list(LAYERS)}, got {patch_size!r}")
+    if sides.ndim != 1 or sides.dtype.kind not in "iu" or not np.isin(sides, list(LAYERS)).all():
+        sides = sides[:0]
+    sides = sides.tolist()
+    if not sides or len(set(sides)) < len(sides):
+        raise ValueError(
+            f"expected patch_size as one of {list(LAYERS)}, or several of them, got {patch_size!r}"
+        )
     if height % 8 or width % 8 or min(height, width) < max(sides):
         raise ValueError(
             f"expected image_size in multiples of 8, at least the patch of {max(sides)} pixels, "
@@ -164,7 +169,7 @@ def distillation_loss(decoded, taught):
 def compactness_loss(vectors):
     """Mean squared correlation of two different entries over a batch of vectors (n, d)."""
     centred = vectors - vectors.mean(dim=0)
-    unit = centred / (centred.square().sum(dim=0).sqrt() + 1e-6)
+    unit = centred / (centred.square().sum(dim=0) + 1e-12).sqrt()
     correlation = unit.T @ unit  # (d, d)
     d = len(correlation)
     return (correlation.square().sum() - correlation.diagonal().square().sum()) / (d * (d - 1))

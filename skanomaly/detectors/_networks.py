@@ -120,8 +120,11 @@ class TrainingError(RuntimeError):
     """A training that cannot go on; the network holds its last good state, of this history."""
 
     def __init__(self, message, history):
-        super().__init__(message)
+        super().__init__(message, history)  # both, so that it can travel between processes
         self.history = history
+
+    def __str__(self):
+        return self.args[0]
 
 
 def cosine_descent(network, learning_rate, head_learning_rate, momentum, n_epochs):
@@ -139,6 +142,7 @@ def cosine_descent(network, learning_rate, head_learning_rate, momentum, n_epoch
 def train(
     network, loss_of, batches_of, optimiser, scheduler, n_epochs, *, identity,
     checkpoint=None, validate=None, patience=None, name="training", verbose=0,
+    way_out="lower the learning rate",
 ):  # fmt: skip
     """Train a network epoch by epoch; go on where an interrupted training of the same kind stopped.
 
@@ -164,6 +168,8 @@ def train(
         What the progress bar says.
     verbose : int
         1 shows a progress bar.
+    way_out : str
+        What to do when the loss is no longer a number.
 
     Returns
     -------
@@ -192,12 +198,12 @@ def train(
                 loss = loss_of(batch)
                 losses.append(loss.item())
                 if not torch.isfinite(loss):
-                    _give_up(network, last_good, f"the loss is {losses[-1]}", state)
+                    _give_up(network, last_good, f"the loss is {losses[-1]}", state, way_out)
                 loss.backward()
                 optimiser.step()
                 batches.set_postfix(loss=f"{sum(losses) / len(losses):.4f}")
         if not all(torch.isfinite(v).all() for v in network.state_dict().values()):
-            _give_up(network, last_good, "a weight is not finite", state)
+            _give_up(network, last_good, "a weight is not finite", state, way_out)
         scheduler.step()
         state["epoch"] += 1
         history["loss"].append(sum(losses) / len(losses))
@@ -214,11 +220,10 @@ def train(
     return history
 
 
-def _give_up(network, last_good, what, state):
+def _give_up(network, last_good, what, state, way_out):
     network.load_state_dict(last_good)
     raise TrainingError(
-        f"{what} in epoch {state['epoch'] + 1}; lower the learning rate. The last good state is "
-        "kept.",
+        f"{what} in epoch {state['epoch'] + 1}; {way_out}. The last good state is kept.",
         state["history"],
     )
 

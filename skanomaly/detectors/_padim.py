@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 from skanomaly._validation import Interval, StrOptions, _fit_context, good_rows
 from skanomaly.base import BaseDetector
 from skanomaly.density import PositionwiseGaussian
-from skanomaly.feature_maps import BATCH_SIZE, local_mean
+from skanomaly.feature_maps import BATCH_SIZE, check_odd, local_mean
 
 _logger = logging.getLogger("skanomaly")
 
@@ -129,6 +129,7 @@ class PaDiM(BaseDetector):
         self.verbose = verbose
 
     def _fit(self, X):
+        check_odd(self.patch_size)
         if len(X) < 2:
             raise ValueError("expected at least 2 good images, for a covariance, got n_samples=1")
         self.channels_ = np.arange(self.n_features_in_)

@@ -19,7 +19,7 @@ from skanomaly._threads import lone_products
 from skanomaly._validation import Interval, StrOptions
 from skanomaly.base import BaseDetector
 from skanomaly.coreset import RandomProjection, greedy_order
-from skanomaly.feature_maps import BATCH_SIZE, join, local_mean
+from skanomaly.feature_maps import BATCH_SIZE, check_odd, join, local_mean
 from skanomaly.neighbors import PatchIndex
 
 CORESET_ROW_BYTES = 220  # estimate: what the greedy search holds beside each projected row
@@ -137,6 +137,7 @@ class PatchCore(BaseDetector):
         self.verbose = verbose
 
     def _fit(self, X):
+        check_odd(self.patch_size)
         self._check_memory(X)
         rng = check_random_state(self.random_state)
         self._seed, self._index = rng.randint(2**31), None

@@ -22,7 +22,7 @@ from skanomaly.detectors._registration import RegistrationNetwork
 from skanomaly.detectors._transforms import VARIANTS, variants
 from skanomaly.feature_extraction._base import BaseExtractor
 from skanomaly.feature_extraction._filter_bank import FilterBank
-from skanomaly.feature_maps import local_mean
+from skanomaly.feature_maps import check_odd, local_mean
 
 
 class RegAD(BaseDetector):
@@ -152,6 +152,7 @@ class RegAD(BaseDetector):
             variant of it.
         """
         self._validate_params()
+        check_odd(self.patch_size)
         self.extractor_ = self._support = None
         if is_images(X):
             images = check_images(X)

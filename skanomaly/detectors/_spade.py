@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 from skanomaly._memory import check_memory
 from skanomaly._validation import Interval, StrOptions
 from skanomaly.base import BaseDetector
-from skanomaly.feature_maps import BATCH_SIZE, join, local_mean
+from skanomaly.feature_maps import BATCH_SIZE, check_odd, join, local_mean
 from skanomaly.neighbors import GalleryIndex, PatchIndex
 
 SCREEN_ROW_BYTES = 220  # estimate: what the search keeps beside each patch
@@ -164,6 +164,7 @@ class SPADE(BaseDetector):
         self._search = None
 
     def _check_parameters(self, n_images):
+        check_odd(self.patch_size)
         if self.n_neighbors > n_images:
             raise ValueError(
                 f"expected at least n_neighbors={self.n_neighbors} good images to choose from, got "

@@ -1,12 +1,15 @@
 """Stains of irregular shape, painted on patches so that a classifier sees what defects may be."""
 
+from numbers import Real
+
 import numpy as np
 from scipy.signal import resample
 
 N_CORNERS = 20  # of a contour before it is smoothed
+GREY = 1e-3  # by which the channels of grey pictures may differ
 N_DIRECTIONS = 160  # in which the smooth contour is known
 STAINS = {
-    "axes": (0.01, 0.12),  # half axes of the ellipse, of the image's shorter side
+    "axes": (0.01, 0.12),  # half axes of the ellipse, of the image's shorter side; all up to 1
     "irregularity": (0.3, 0.7),  # how far corners leave the ellipse, of its mean half axis
     "softness": (0.0, 0.15),  # width of the edge, of the longer half axis
     "values": (0.0, 1.0),  # of each channel
@@ -23,18 +26,20 @@ def check_stains(stains):
     if unknown:
         raise ValueError(f"expected stains with the keys {list(STAINS)}, got {sorted(unknown)}")
     for name, given in stains.items():
-        if np.shape(given) != (2,) or not 0 <= given[0] <= given[1]:
+        is_pair = np.shape(given) == (2,) and all(isinstance(value, Real) for value in given)
+        if not is_pair or not 0 <= given[0] <= given[1] <= 1:
             raise ValueError(
-                f"expected stains[{name!r}] as a pair (least, most) of at least 0, got {given!r}"
+                f"expected stains[{name!r}] as a pair (least, most) of numbers from 0 to 1, "
+                f"shares of the image's side or brightness, got {given!r}"
             )
     return STAINS | stains
 
 
-def stain(patches, rng, image_side, *, axes, irregularity, softness, values):
+def stain(patches, rng, image_side, n_read, *, axes, irregularity, softness, values):
     """Patches (n, side, side, C) with a stain each, as a new array.
 
     An ellipse of random axes, centre and turn, whose contour is bent in and out, is filled with
-    one colour. It may leave the patch, its centre does not.
+    one colour, which is a grey where the patches are. It may leave the patch, its centre does not.
 
     Parameters
     ----------
@@ -42,13 +47,15 @@ def stain(patches, rng, image_side, *, axes, irregularity, softness, values):
     rng : numpy Generator
     image_side : int
         Shorter side of the image the patches are from.
+    n_read : int
+        Pixels of a patch's sides, from its upper left corner, in which centres lie.
     axes, irregularity, softness, values : pairs (least, most)
         Of which each stain draws its own, see ``STAINS``.
     """
     n, side, _, n_channels = patches.shape
     half_axes = image_side * rng.uniform(*axes, (n, 2))
     contour = _contours(half_axes, rng.uniform(*irregularity, n), rng)  # (n, directions)
-    centre = rng.uniform(0, side - 1, (n, 2))
+    centre = rng.uniform(0, n_read - 1, (n, 2))
     edge = np.maximum(rng.uniform(*softness, n) * half_axes.max(axis=1), 1)
     pixel = np.arange(side)
     dy = pixel[:, None] - centre[:, :1, None]  # (n, side, 1)
@@ -58,7 +65,8 @@ def stain(patches, rng, image_side, *, axes, irregularity, softness, values):
     radius = np.take_along_axis(contour, direction.reshape(n, -1), axis=1).reshape(angle.shape)
     # At least the pixel of the centre is covered.
     cover = np.clip((np.maximum(radius, 1) - np.hypot(dy, dx)) / edge[:, None, None] + 0.5, 0, 1)
-    colour = rng.uniform(*values, (n, 1, 1, n_channels))
+    is_grey = np.ptp(patches, axis=3).max() < GREY
+    colour = rng.uniform(*values, (n, 1, 1, 1 if is_grey else n_channels))
     return (patches + cover[..., None] * (colour - patches)).astype(np.float32)
 
 

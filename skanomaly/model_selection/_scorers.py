@@ -38,7 +38,7 @@ def scorers(*names, max_fpr=0.3, synthetic=False, kinds=None, random_state=0):
         once more with a defect painted in by :func:`skanomaly.datasets.make_defects`. X holds
         images, so that the estimator is a Pipeline that begins with an extractor.
     kinds : sequence of str or None, default=None
-        The kinds of synthetic defects; None: all take turns.
+        The kinds of synthetic defects, as in ``make_defects``; None: its usual ones take turns.
     random_state : int, default=0
         Draws the synthetic defects. An int, so that all candidates meet the same ones.
 
