@@ -23,6 +23,8 @@ _PUBLIC = {
     "estimate_memory": "skanomaly.memory",
     "score_map": "skanomaly.pipeline",
     "load_folder": "skanomaly.datasets",
+    "map_regions": "skanomaly.regions",
+    "score_regions": "skanomaly.pipeline",
 }
 _SUBMODULES = (
     "coreset",

@@ -1,11 +1,13 @@
-"""From a Pipeline, a search or a wrapper to the score maps of the detector within."""
+"""From a Pipeline, a search or a wrapper to what the detector within says of places in images."""
 
 from sklearn.frozen import FrozenEstimator
 from sklearn.pipeline import Pipeline as _SklearnPipeline
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
-__all__ = ["Pipeline", "score_map", "scores_and_maps"]
+from skanomaly.regions import map_regions
+
+__all__ = ["Pipeline", "score_map", "score_regions", "scores_and_maps"]
 
 
 def _final_has_score_map(pipeline):
@@ -85,20 +87,89 @@ def scores_and_maps(estimator, X):
     return detector.score_samples(X), detector.score_map(X)
 
 
+def score_regions(estimator, X, threshold=None, *, as_frame=False):
+    """Table of the regions of images whose scores lie above a threshold.
+
+    Parameters
+    ----------
+    estimator : fitted estimator
+        As for :func:`score_map`.
+    X : what the estimator's ``predict`` takes
+    threshold : float or None, default=None
+        Threshold on the score map. None: the ``map_offset_`` of a
+        :class:`~skanomaly.model_selection.HeldOutThreshold` in the estimator.
+    as_frame : bool, default=False
+        A pandas DataFrame instead of a list.
+
+    Returns
+    -------
+    list of dict, or DataFrame
+        One record per region: image, box, area, peak, mean and centroid, in the images' own
+        pixels. See :func:`skanomaly.map_regions`, which takes score maps at hand.
+
+    Raises
+    ------
+    ValueError
+        There is no threshold: none is given, and the estimator has none.
+    TypeError
+        There is no detector with score maps in the estimator.
+    ImportError
+        A frame is asked for and pandas is not there.
+
+    Examples
+    --------
+    >>> from skanomaly import FilterBank, PatchCore, Pipeline, score_regions
+    >>> from skanomaly.datasets import make_inspection
+    >>> from skanomaly.model_selection import HeldOutThreshold
+    >>> data = make_inspection(20, 1, 1, kind="brushed", size=64, random_state=0)
+    >>> pipe = Pipeline([("features", FilterBank(image_size=64, random_state=0)),
+    ...                  ("detector", PatchCore(random_state=0))])
+    >>> model = HeldOutThreshold(pipe, target_fpr=0.1, cv=2, random_state=0).fit(data.train.images)
+    >>> regions = score_regions(model, data.test.images)
+    >>> [region["image"] for region in regions]  # image 0 is good
+    [1]
+    """
+    threshold = _map_offset(estimator) if threshold is None else threshold
+    return map_regions(score_map(estimator, X), threshold, as_frame=as_frame)
+
+
 def _innermost(estimator, X):
     """The detector within, and X as the steps before it make it."""
-    if isinstance(estimator, _SklearnPipeline):
-        check_is_fitted(estimator)
-        X = estimator[:-1].transform(X) if len(estimator) > 1 else X
-        return _innermost(estimator[-1], X)
-    if isinstance(estimator, FrozenEstimator):
-        return _innermost(estimator.estimator, X)
-    for inner in ("estimator_", "best_estimator_"):  # a fitted HeldOutThreshold; a fitted search
-        if hasattr(estimator, inner):
-            return _innermost(getattr(estimator, inner), X)
+    while (inner := _inside(estimator)) is not None:
+        if isinstance(estimator, _SklearnPipeline):
+            check_is_fitted(estimator)
+            X = estimator[:-1].transform(X) if len(estimator) > 1 else X
+        estimator = inner
     if not hasattr(estimator, "score_map"):
         raise TypeError(
             f"expected a fitted detector with score maps, or a Pipeline or search around one, "
             f"got {type(estimator).__name__}; an unfitted search must be fitted first"
         )
     return estimator, X
+
+
+def _inside(estimator):
+    """What an estimator is wrapped around; None for a detector itself."""
+    if isinstance(estimator, _SklearnPipeline):
+        return estimator[-1]
+    if isinstance(estimator, FrozenEstimator):
+        return estimator.estimator
+    for name in ("estimator_", "best_estimator_"):  # a fitted HeldOutThreshold; a fitted search
+        if hasattr(estimator, name):
+            return getattr(estimator, name)
+    return None
+
+
+def _map_offset(estimator):
+    """The threshold on score maps of the outermost that has one."""
+    inner = estimator
+    while inner is not None:
+        if hasattr(inner, "map_offset_"):
+            return inner.map_offset_
+        inner = _inside(inner)
+    check_is_fitted(estimator)
+    raise ValueError(
+        f"expected a threshold on score maps, got none, and {type(estimator).__name__} has no "
+        "map_offset_; pass threshold, or wrap the detector in HeldOutThreshold, which takes one "
+        "from held-out good images"
+    )
