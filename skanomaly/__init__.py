@@ -24,6 +24,7 @@ _PUBLIC = {
     "score_map": "skanomaly.pipeline",
     "load_folder": "skanomaly.datasets",
     "map_regions": "skanomaly.regions",
+    "nearest_good": "skanomaly.pipeline",
     "score_regions": "skanomaly.pipeline",
 }
 _SUBMODULES = (

@@ -7,7 +7,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from skanomaly.regions import map_regions
 
-__all__ = ["Pipeline", "score_map", "score_regions", "scores_and_maps"]
+__all__ = ["Pipeline", "nearest_good", "score_map", "score_regions", "scores_and_maps"]
 
 
 def _final_has_score_map(pipeline):
@@ -133,6 +133,57 @@ def score_regions(estimator, X, threshold=None, *, as_frame=False):
     return map_regions(score_map(estimator, X), threshold, as_frame=as_frame)
 
 
+def nearest_good(estimator, X, *, n_peaks=1, as_frame=False):
+    """For each hot spot of images the good patch it is nearest to, and where that comes from.
+
+    Parameters
+    ----------
+    estimator : fitted estimator
+        As for :func:`score_map`; the detector within is a PatchCore or a SPADE.
+    X : what the estimator's ``predict`` takes
+    n_peaks : int, default=1
+        Hot spots per image, at most: the highest peaks of its score map.
+    as_frame : bool, default=False
+        A pandas DataFrame instead of a list.
+
+    Returns
+    -------
+    list of dict, or DataFrame
+        One record per hot spot, see :meth:`skanomaly.PatchCore.nearest_good`. ``good_image`` is a
+        place in the X that the estimator was fitted on, images left out as defects counted; of a
+        FrozenEstimator: in the X that the estimator in it was fitted on.
+
+    Raises
+    ------
+    TypeError
+        There is no detector in the estimator, or one that keeps no good patches.
+
+    Examples
+    --------
+    >>> from skanomaly import FilterBank, PatchCore, Pipeline, nearest_good
+    >>> from skanomaly.datasets import make_textures
+    >>> good = make_textures(6, size=(64, 64), random_state=0)
+    >>> detector = PatchCore(coreset_ratio=1.0, random_state=0)
+    >>> pipe = Pipeline([("features", FilterBank(image_size=64)), ("detector", detector)]).fit(good)
+    >>> [spot["good_image"] for spot in nearest_good(pipe, good)]  # each is its own nearest
+    [0, 1, 2, 3, 4, 5]
+    """
+    detector, X = _innermost(estimator, X)
+    if not hasattr(detector, "nearest_good"):
+        check_is_fitted(detector)
+        raise TypeError(
+            f"expected a detector that keeps good patches, PatchCore or SPADE, got "
+            f"{type(detector).__name__}; the regions that it finds are in score_regions"
+        )
+    spots = detector.nearest_good(X, n_peaks=n_peaks, as_frame=as_frame)
+    for places in _places(estimator):
+        if as_frame:
+            spots["good_image"] = places[spots["good_image"]]
+        else:
+            spots = [{**spot, "good_image": int(places[spot["good_image"]])} for spot in spots]
+    return spots
+
+
 def _innermost(estimator, X):
     """The detector within, and X as the steps before it make it."""
     while (inner := _inside(estimator)) is not None:
@@ -173,3 +224,15 @@ def _map_offset(estimator):
         "map_offset_; pass threshold, or wrap the detector in HeldOutThreshold, which takes one "
         "from held-out good images"
     )
+
+
+def _places(estimator):
+    """The good images' places in X of each that left others out, from the inside outwards."""
+    places = []
+    while estimator is not None:
+        if isinstance(estimator, FrozenEstimator):
+            places = []  # what lies within was fitted on images of its own
+        elif hasattr(estimator, "good_images_"):
+            places.append(estimator.good_images_)
+        estimator = _inside(estimator)
+    return places[::-1]
