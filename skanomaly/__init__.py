@@ -23,6 +23,9 @@ _PUBLIC = {
     "estimate_memory": "skanomaly.memory",
     "score_map": "skanomaly.pipeline",
     "load_folder": "skanomaly.datasets",
+    "map_regions": "skanomaly.regions",
+    "nearest_good": "skanomaly.pipeline",
+    "score_regions": "skanomaly.pipeline",
 }
 _SUBMODULES = (
     "coreset",

@@ -97,6 +97,44 @@ class ImageFit:
             )
         )
 
+    def cell_edges(self, grid, frame):
+        """Per axis the image's pixel lines between the cells of a grid (h, w) over the input.
+
+        A pixel belongs to the cell in which its centre lies: those of row i of cells are the rows
+        ``edges[i]`` to ``edges[i + 1] - 1`` of the image, none where the row lies in padding.
+        """
+        edges = []
+        for n_cells, size, n_frame, (scale, first, _) in zip(
+            grid, (self.height, self.width), frame, self.axes(frame), strict=True
+        ):
+            lines = (np.arange(n_cells + 1) * (size / n_cells) - first) / scale
+            first_centres = np.ceil(lines - 0.5 - 1e-9)  # a hair for the rounding of a tie
+            edges.append(np.clip(first_centres, 0, n_frame).astype(int))  # (n_cells + 1,)
+        return tuple(edges)
+
+    def cell_size(self, grid, frame):
+        """Height and width of a cell in the image's own pixels, as fractions of them."""
+        (rows, *_), (columns, *_) = self.axes(frame)
+        return self.height / grid[0] / rows, self.width / grid[1] / columns
+
+    def cell_at(self, grid, frame, pixel):
+        """Row and column of the cell in which a pixel lies; the nearest one where cropped off."""
+        return tuple(
+            int(np.clip(np.searchsorted(edges, place, side="right") - 1, 0, n_cells - 1))
+            for edges, place, n_cells in zip(self.cell_edges(grid, frame), pixel, grid, strict=True)
+        )
+
+    def cell_box(self, grid, frame, cell):
+        """Box (top, left, bottom, right) of a cell in the image's own pixels, the ends outside.
+
+        It has a pixel at least: for a cell that lies in padding the nearest of the image.
+        """
+        starts, ends = [], []
+        for edges, place in zip(self.cell_edges(grid, frame), cell, strict=True):
+            starts.append(int(min(edges[place], edges[-1] - 1)))
+            ends.append(int(max(edges[place + 1], starts[-1] + 1)))
+        return *starts, *ends
+
     def smooth(self, patch_scores, sigma):
         """(b, h, w) -> (b, height, width): resized to the input and smoothed."""
         rows = _smoothing(patch_scores.shape[1], self.height, float(sigma))

@@ -11,6 +11,7 @@ __all__ = [
     "_fit_context",
     "check_array_input",
     "check_layers",
+    "choose_layers",
     "good_rows",
     "is_images",
 ]
@@ -71,6 +72,17 @@ def check_layers(expected, got):
             f"expected features with layers {expected}, as in fit, got {got}; "
             "use the extractor the detector was fitted with"
         )
+
+
+def choose_layers(names, layer_shapes):
+    """{layer: (h, w, C)} of some layers by name; ValueError for a name that is not there."""
+    unknown = [name for name in names if name not in layer_shapes]
+    if unknown or not len(names):
+        raise ValueError(
+            f"expected layers among those of the features, {list(layer_shapes)}, got "
+            f"{unknown or 'none'}; choose from these or let the extractor answer more"
+        )
+    return {name: layer_shapes[name] for name in names}
 
 
 def good_rows(y, n_samples):

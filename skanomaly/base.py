@@ -71,11 +71,13 @@ class BaseDetector(OutlierMixin, BaseEstimator):
             defect, or marks fewer or more images than X has.
         """
         maps = self._check_X(X, reset=True)
-        maps = maps[good_rows(y, len(maps))]
+        rows, n_images = good_rows(y, len(maps)), len(maps)
+        maps = maps[rows]
         self.__dict__.pop("_offset", None)
         self._waiting = None
         self._fit_identity = self._digest(maps) if maps.cache is not None else None
         self._fit(maps)
+        self._number_images(maps, rows, n_images)
         if self._fit_identity is None:
             self._set_offset(maps)
         else:
@@ -189,6 +191,9 @@ class BaseDetector(OutlierMixin, BaseEstimator):
         ndarray of shape (n,), int
         """
         return np.where(self.decision_function(X) < 0, -1, 1)
+
+    def _number_images(self, maps, rows, n_images):
+        """Told after ``_fit``: its images are these rows of the X that the user gave."""
 
     def _memory_needs(self, layer_shapes, n_images):
         """Bytes that a fit holds at its widest beside the features, by what they are for."""

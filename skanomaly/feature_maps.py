@@ -222,9 +222,14 @@ class FeatureMaps:
         return join(self.arrays())
 
 
+def finest_grid(layer_shapes):
+    """Rows and columns of the finest grid among layers {layer: (h, w, C)}."""
+    return tuple(max(shape[axis] for shape in layer_shapes.values()) for axis in (0, 1))
+
+
 def join(layers):
     """{layer: (b, h, w, C)} -> (b, H, W, D) at the finest grid; coarser ones by bilinear resize."""
-    grid = tuple(max(maps.shape[axis] for maps in layers.values()) for axis in (1, 2))
+    grid = finest_grid({name: maps.shape[1:] for name, maps in layers.items()})
     same_size = [resize_maps(maps, grid) for maps in layers.values()]
     return same_size[0] if len(same_size) == 1 else np.concatenate(same_size, axis=-1)
 

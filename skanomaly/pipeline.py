@@ -1,11 +1,13 @@
-"""From a Pipeline, a search or a wrapper to the score maps of the detector within."""
+"""From a Pipeline, a search or a wrapper to what the detector within says of places in images."""
 
 from sklearn.frozen import FrozenEstimator
 from sklearn.pipeline import Pipeline as _SklearnPipeline
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
-__all__ = ["Pipeline", "score_map", "scores_and_maps"]
+from skanomaly.regions import map_regions
+
+__all__ = ["Pipeline", "nearest_good", "score_map", "score_regions", "scores_and_maps"]
 
 
 def _final_has_score_map(pipeline):
@@ -85,20 +87,152 @@ def scores_and_maps(estimator, X):
     return detector.score_samples(X), detector.score_map(X)
 
 
+def score_regions(estimator, X, threshold=None, *, as_frame=False):
+    """Table of the regions of images whose scores lie above a threshold.
+
+    Parameters
+    ----------
+    estimator : fitted estimator
+        As for :func:`score_map`.
+    X : what the estimator's ``predict`` takes
+    threshold : float or None, default=None
+        Threshold on the score map. None: the ``map_offset_`` of a
+        :class:`~skanomaly.model_selection.HeldOutThreshold` in the estimator.
+    as_frame : bool, default=False
+        A pandas DataFrame instead of a list.
+
+    Returns
+    -------
+    list of dict, or DataFrame
+        One record per region: image, box, area, peak, mean and centroid, in the images' own
+        pixels. See :func:`skanomaly.map_regions`, which takes score maps at hand.
+
+    Raises
+    ------
+    ValueError
+        There is no threshold: none is given, and the estimator has none.
+    TypeError
+        There is no detector with score maps in the estimator.
+    ImportError
+        A frame is asked for and pandas is not there.
+
+    Examples
+    --------
+    >>> from skanomaly import FilterBank, PatchCore, Pipeline, score_regions
+    >>> from skanomaly.datasets import make_inspection
+    >>> from skanomaly.model_selection import HeldOutThreshold
+    >>> data = make_inspection(20, 1, 1, kind="brushed", size=64, random_state=0)
+    >>> pipe = Pipeline([("features", FilterBank(image_size=64, random_state=0)),
+    ...                  ("detector", PatchCore(random_state=0))])
+    >>> model = HeldOutThreshold(pipe, target_fpr=0.1, cv=2, random_state=0).fit(data.train.images)
+    >>> regions = score_regions(model, data.test.images)
+    >>> [region["image"] for region in regions]  # image 0 is good
+    [1]
+    """
+    threshold = _map_offset(estimator) if threshold is None else threshold
+    return map_regions(score_map(estimator, X), threshold, as_frame=as_frame)
+
+
+def nearest_good(estimator, X, *, n_peaks=1, as_frame=False):
+    """For each hot spot of images the good patch it is nearest to, and where that comes from.
+
+    Parameters
+    ----------
+    estimator : fitted estimator
+        As for :func:`score_map`; the detector within is a PatchCore or a SPADE.
+    X : what the estimator's ``predict`` takes
+    n_peaks : int, default=1
+        Hot spots per image, at most: the highest peaks of its score map.
+    as_frame : bool, default=False
+        A pandas DataFrame instead of a list.
+
+    Returns
+    -------
+    list of dict, or DataFrame
+        One record per hot spot, see :meth:`skanomaly.PatchCore.nearest_good`. ``good_image`` is a
+        place in the X that the estimator was fitted on, images left out as defects counted; of a
+        FrozenEstimator: in the X that the estimator in it was fitted on.
+
+    Raises
+    ------
+    TypeError
+        There is no detector in the estimator, or one that keeps no good patches.
+
+    Examples
+    --------
+    >>> from skanomaly import FilterBank, PatchCore, Pipeline, nearest_good
+    >>> from skanomaly.datasets import make_textures
+    >>> good = make_textures(6, size=(64, 64), random_state=0)
+    >>> detector = PatchCore(coreset_ratio=1.0, random_state=0)
+    >>> pipe = Pipeline([("features", FilterBank(image_size=64)), ("detector", detector)]).fit(good)
+    >>> [spot["good_image"] for spot in nearest_good(pipe, good)]  # each is its own nearest
+    [0, 1, 2, 3, 4, 5]
+    """
+    detector, X = _innermost(estimator, X)
+    if not hasattr(detector, "nearest_good"):
+        check_is_fitted(detector)
+        raise TypeError(
+            f"expected a detector that keeps good patches, PatchCore or SPADE, got "
+            f"{type(detector).__name__}; the regions that it finds are in score_regions"
+        )
+    spots = detector.nearest_good(X, n_peaks=n_peaks, as_frame=as_frame)
+    for places in _places(estimator):
+        if as_frame:
+            spots["good_image"] = places[spots["good_image"]]
+        else:
+            spots = [{**spot, "good_image": int(places[spot["good_image"]])} for spot in spots]
+    return spots
+
+
 def _innermost(estimator, X):
     """The detector within, and X as the steps before it make it."""
-    if isinstance(estimator, _SklearnPipeline):
-        check_is_fitted(estimator)
-        X = estimator[:-1].transform(X) if len(estimator) > 1 else X
-        return _innermost(estimator[-1], X)
-    if isinstance(estimator, FrozenEstimator):
-        return _innermost(estimator.estimator, X)
-    for inner in ("estimator_", "best_estimator_"):  # a fitted HeldOutThreshold; a fitted search
-        if hasattr(estimator, inner):
-            return _innermost(getattr(estimator, inner), X)
+    while (inner := _inside(estimator)) is not None:
+        if isinstance(estimator, _SklearnPipeline):
+            check_is_fitted(estimator)
+            X = estimator[:-1].transform(X) if len(estimator) > 1 else X
+        estimator = inner
     if not hasattr(estimator, "score_map"):
         raise TypeError(
             f"expected a fitted detector with score maps, or a Pipeline or search around one, "
             f"got {type(estimator).__name__}; an unfitted search must be fitted first"
         )
     return estimator, X
+
+
+def _inside(estimator):
+    """What an estimator is wrapped around; None for a detector itself."""
+    if isinstance(estimator, _SklearnPipeline):
+        return estimator[-1]
+    if isinstance(estimator, FrozenEstimator):
+        return estimator.estimator
+    for name in ("estimator_", "best_estimator_"):  # a fitted HeldOutThreshold; a fitted search
+        if hasattr(estimator, name):
+            return getattr(estimator, name)
+    return None
+
+
+def _map_offset(estimator):
+    """The threshold on score maps of the outermost that has one."""
+    inner = estimator
+    while inner is not None:
+        if hasattr(inner, "map_offset_"):
+            return inner.map_offset_
+        inner = _inside(inner)
+    check_is_fitted(estimator)
+    raise ValueError(
+        f"expected a threshold on score maps, got none, and {type(estimator).__name__} has no "
+        "map_offset_; pass threshold, or wrap the detector in HeldOutThreshold, which takes one "
+        "from held-out good images"
+    )
+
+
+def _places(estimator):
+    """The good images' places in X of each that left others out, from the inside outwards."""
+    places = []
+    while estimator is not None:
+        if isinstance(estimator, FrozenEstimator):
+            places = []  # what lies within was fitted on images of its own
+        elif hasattr(estimator, "good_images_"):
+            places.append(estimator.good_images_)
+        estimator = _inside(estimator)
+    return places[::-1]

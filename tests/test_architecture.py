@@ -27,6 +27,7 @@ RANKS = {
     "coreset": 2,
     "density": 2,
     "metrics": 2,
+    "regions": 2,
     "base": 3,
     "pipeline": 3,
     "memory": 3,
@@ -37,7 +38,13 @@ RANKS = {
     "persistence": 6,
     "__main__": 7,
 }
-ARRAYS_ONLY = {"neighbors", "coreset", "density", "metrics"}  # know nothing of FeatureMaps
+ARRAYS_ONLY = {
+    "neighbors",
+    "coreset",
+    "density",
+    "metrics",
+    "regions",
+}  # know nothing of FeatureMaps
 RANK_ZERO_ONLY = {"datasets"}
 TOP_LEVEL_TORCH = {"feature_extraction"}
 # Of detectors those that train, which are imported on first use.

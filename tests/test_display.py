@@ -9,6 +9,7 @@ from PIL import Image
 from sklearn.base import BaseEstimator
 from sklearn.frozen import FrozenEstimator
 
+from skanomaly import FilterBank, PatchCore, nearest_good
 from skanomaly._heat_maps import (
     HEAT_COLOURS,
     OUTLINE_COLOUR,
@@ -19,8 +20,10 @@ from skanomaly._heat_maps import (
     to_rgb,
 )
 from skanomaly._images import read_image
+from skanomaly.datasets import make_defects, make_textures
 from skanomaly.datasets._masks import MaskFiles
 from skanomaly.display import (
+    NearestGoodDisplay,
     ProCurveDisplay,
     ScoreHistogramDisplay,
     ScoreMapDisplay,
@@ -486,6 +489,143 @@ def test_histogram_refuses_what_does_not_fit(plt):
         ScoreHistogramDisplay.from_predictions([1], [0.5, -0.5])
 
 
+# NearestGoodDisplay ---------------------------------------------------------------------------
+
+
+def spot(image=0, box=(8, 12, 16, 20), good_image=2, good_box=(0, 24, 8, 31), **changes):
+    sides = ("top", "left", "bottom", "right")
+    record = {"image": image, "peak": 7.5, "distance": 1234.5678, "good_image": good_image}
+    record |= dict(zip(sides, box, strict=True))
+    return record | dict(zip([f"good_{s}" for s in sides], good_box, strict=True)) | changes
+
+
+def numbered(n, shape, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (n, *shape, 3), dtype=np.uint8)
+
+
+def test_crops_show_the_patch_and_what_is_around(plt):
+    images, good = numbered(2, (60, 70)), numbered(3, (19, 31), seed=1)
+    display = NearestGoodDisplay.from_predictions(
+        images, good, [spot(1, (20, 30, 28, 34))], context=1
+    )
+    (left, right), (place, good_place) = display.crops[0], display.boxes[0]
+    assert_array_equal(left, images[1, 12:36, 22:42])  # 8 pixels on each side
+    assert place == (8, 8, 16, 12)
+    # At the upper right corner there is nothing beyond, but as much is shown.
+    assert_array_equal(right, good[2, :19, 8:31])
+    assert good_place == (0, 16, 8, 23)
+    for panel, box, crop in zip(display.axes_[0], display.boxes[0], display.crops[0], strict=True):
+        top, left, bottom, right = box
+        assert panel.patches[0].get_bbox().extents.tolist() == [
+            left - 0.5, top - 0.5, right - 0.5, bottom - 0.5,
+        ]  # fmt: skip
+        assert_array_equal(panel.images[0].get_array(), crop)
+    assert [panel.get_title(loc="left") for panel in display.axes_[0]] == [
+        "image 1\nhot spot, score 7.50",
+        "image 2\nnearest good, distance 1234.57",
+    ]
+
+
+@pytest.mark.parametrize("context", [0, 0.5, 3, 1000])
+def test_the_marked_patch_is_the_one_of_the_record(plt, context):
+    images, good = numbered(1, (60, 70)), numbered(3, (19, 31), seed=1)
+    display = NearestGoodDisplay.from_predictions(images, good, [spot()], context=context)
+    for crop, (top, left, bottom, right), patch in zip(
+        display.crops[0],
+        display.boxes[0],
+        (images[0, 8:16, 12:20], good[2, :8, 24:31]),
+        strict=True,
+    ):
+        assert_array_equal(crop[top:bottom, left:right], patch)
+    if context == 1000:
+        assert_array_equal(display.crops[0][0], images[0])
+    if context == 0:
+        assert display.crops[0][0].shape == (8, 8, 3)
+
+
+def test_hot_spots_of_an_estimator_beside_the_pictures_it_learned(plt, tmp_path):
+    good = list(make_textures(5, size=(128, 120), random_state=0))
+    images, _, _ = make_defects(make_textures(3, size=(128, 120), random_state=1), random_state=0)
+    for i, image in enumerate(images):
+        Image.fromarray(image).save(tmp_path / f"{i}.png")
+    paths = [tmp_path / f"{i}.png" for i in range(3)]
+    pipe = Pipeline(
+        [("f", FilterBank(image_size=128, random_state=0)), ("d", PatchCore(random_state=0))]
+    ).fit(good, [-1, 1, 1, 1, 1])
+    spots = nearest_good(pipe, images, n_peaks=2)
+    display = NearestGoodDisplay.from_estimator(
+        pipe, paths, good, n_peaks=2, good_names=list("abcde")
+    )
+    again = NearestGoodDisplay.from_predictions(images, good, spots)
+    assert len(display.crops) == len(spots) > 3
+    for found, expected, record in zip(display.crops, again.crops, spots, strict=True):
+        for one, other in zip(found, expected, strict=True):
+            assert_array_equal(one, other)
+        assert record["good_image"] > 0
+    assert display.texts[0][0].split("\n")[0] == f"{tmp_path.name}/0.png"
+    assert display.texts[0][1].split("\n")[0] == "abcde"[spots[0]["good_image"]]
+    few = NearestGoodDisplay.from_estimator(pipe, paths, good, n_images=2, names=["x", "y", "z"])
+    assert [text.split("\n")[0] for text, _ in few.texts] == ["x", "z"]
+    display.figure_.canvas.draw()
+
+
+def test_hot_spots_on_given_axes(plt):
+    display = NearestGoodDisplay.from_predictions(
+        numbered(1, (60, 70)), numbered(3, (19, 31)), [spot()]
+    )
+    figure, axes = plt.subplots(1, 2)
+    assert display.plot(axes, im_kw={"interpolation": "nearest"}) is display
+    assert display.figure_ is figure
+    assert display.axes_[0, 0].images[0].get_interpolation() == "nearest"
+    with pytest.raises(ValueError, match="expected 2 axes for 1 images with 2 panels each, got 1"):
+        display.plot(axes[:1])
+
+
+@pytest.mark.parametrize("shape", [(20, 20), (60, 15), (15, 60)])
+@pytest.mark.parametrize("n_spots", [1, 7])
+def test_no_hot_spot_overlaps_another(plt, shape, n_spots):
+    images = numbered(1, shape)
+    box = (2, 2, shape[0] // 4, shape[1] // 4)
+    spots = [spot(0, box, 0, box)] * n_spots
+    names = ["a rather long/name_of_an_image_file_0123456789.jpeg"]
+    display = NearestGoodDisplay.from_predictions(
+        images, images, spots, names=names, good_names=names, context=99
+    )
+    renderer = display.figure_.canvas.get_renderer()
+    display.figure_.canvas.draw()
+    whole = display.figure_.bbox
+    boxes = [panel.get_tightbbox(renderer) for panel in display.axes_.ravel()]
+    for i, one in enumerate(boxes):
+        assert whole.x0 <= one.x0 < one.x1 <= whole.x1
+        assert whole.y0 <= one.y0 < one.y1 <= whole.y1
+        assert not any(one.overlaps(other) for other in boxes[:i])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"spots": []}, "at least one hot spot to draw, got none"),
+        ({"spots": [spot(good_image=3)]}, r"good image of place 3, got 3 images; pass the X of"),
+        (
+            {"spots": [spot(image=1)]},
+            "expected the image of place 1, got 1 images; pass the images",
+        ),
+        (
+            {"spots": [spot(good_box=(16, 0, 24, 8))]},
+            "good image 2: expected at least 24 x 8 pixels, where the patch ends, got 19 x 31",
+        ),
+        ({"context": -1}, "context must be at least 0, got -1"),
+        ({"context": np.nan}, "context must be at least 0, got nan"),
+        ({"good_names": ["a"]}, "expected one name per image, got 1 names for 3"),
+    ],
+    ids=str,
+)
+def test_hot_spots_that_do_not_fit_are_refused(plt, changes, message):
+    fits = {"images": numbered(1, (60, 70)), "good": numbered(3, (19, 31)), "spots": [spot()]}
+    with pytest.raises(ValueError, match=message):
+        NearestGoodDisplay.from_predictions(**(fits | changes))
+
+
 # matplotlib -----------------------------------------------------------------------------------
 
 
@@ -494,6 +634,9 @@ def test_histogram_refuses_what_does_not_fit(plt):
     [
         lambda: ScoreMapDisplay.from_estimator(None, None),
         lambda: ScoreMapDisplay.from_predictions(None, None),
+        lambda: NearestGoodDisplay.from_estimator(None, None, None),
+        lambda: NearestGoodDisplay.from_predictions(None, None, None),
+        lambda: NearestGoodDisplay([], [], []).plot(),
         lambda: ProCurveDisplay.from_estimator(None, None, None),
         lambda: ProCurveDisplay.from_predictions(None, None),
         lambda: ScoreHistogramDisplay.from_estimator(None, None),

@@ -103,3 +103,37 @@ def test_upsampling_keeps_constants_and_its_range(n_to):
 def test_size_from_a_number_or_a_pair():
     assert ImageFit.from_size(64, "pad") == ImageFit(64, 64, "pad")
     assert ImageFit.from_size((64, 32), "stretch") == ImageFit(64, 32)
+
+
+@pytest.mark.parametrize("mode", RESIZE_MODES)
+@pytest.mark.parametrize("frame", [*FRAMES, (5, 200), (64, 64)])
+@pytest.mark.parametrize("grid", [(8, 8), (7, 13), (1, 64)])
+def test_a_pixel_lies_in_the_cell_that_its_centre_lies_in(mode, frame, grid):
+    """Pixel by pixel, by the line from the image to the input."""
+    fit = ImageFit(64, 64, mode)
+    inside = np.zeros(frame, bool)
+    for axis in range(2):
+        scale, first, _ = fit.axes(frame)[axis]
+        for place in range(frame[axis]):
+            cell = ((place + 0.5) * scale + first) / (64 / grid[axis])
+            if abs(cell - round(cell)) < 1e-6:
+                continue  # on the line between two
+            pixel, at = [0, 0], int(np.clip(np.floor(cell), 0, grid[axis] - 1))
+            pixel[axis] = place
+            assert fit.cell_at(grid, frame, pixel)[axis] == at
+            box = fit.cell_box(grid, frame, (at, 0) if axis == 0 else (0, at))
+            is_seen = 0 < cell < grid[axis]
+            assert (box[axis] <= place < box[axis + 2]) == is_seen
+    for cell in np.ndindex(*grid):
+        top, left, bottom, right = fit.cell_box(grid, frame, cell)
+        assert 0 <= top < bottom <= frame[0] and 0 <= left < right <= frame[1]
+        inside[top:bottom, left:right] = True
+    assert inside.all() == (mode != "crop" or frame[0] == frame[1])
+
+
+def test_cells_in_padding_are_the_border_of_the_image():
+    fit = ImageFit(64, 64, "pad")  # a frame of 16 x 32 fills the rows 16 to 47 of the input
+    assert [fit.cell_box((8, 8), (16, 32), (row, 0)) for row in (0, 1, 2, 5, 6, 7)] == [
+        (0, 0, 1, 4), (0, 0, 1, 4), (0, 0, 4, 4), (12, 0, 16, 4), (15, 0, 16, 4), (15, 0, 16, 4),
+    ]  # fmt: skip
+    assert fit.cell_size((8, 8), (16, 32)) == (4, 4)

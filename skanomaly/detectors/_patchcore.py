@@ -19,7 +19,9 @@ from skanomaly._threads import lone_products
 from skanomaly._validation import Interval, StrOptions
 from skanomaly.base import BaseDetector
 from skanomaly.coreset import RandomProjection, greedy_order
-from skanomaly.feature_maps import BATCH_SIZE, check_odd, join, local_mean
+from skanomaly.detectors._bank import ORIGIN_BYTES, first_rows, gather
+from skanomaly.detectors._nearest_good import NearestGood
+from skanomaly.feature_maps import BATCH_SIZE, check_odd, finest_grid, join, local_mean
 from skanomaly.neighbors import PatchIndex
 
 CORESET_ROW_BYTES = 220  # estimate: what the greedy search holds beside each projected row
@@ -31,7 +33,7 @@ WAYS_OUT = (
 )
 
 
-class PatchCore(BaseDetector):
+class PatchCore(NearestGood, BaseDetector):
     """Memory bank of good patches; an image is as abnormal as its most unfamiliar patch.
 
     Parameters
@@ -67,6 +69,11 @@ class PatchCore(BaseDetector):
     ----------
     memory_bank_ : ndarray of shape (m, D), float32
         In greedy order: its first rows are the bank of every smaller ratio.
+    memory_origin_ : ndarray of shape (m, 2), int32
+        Where each row comes from: the image's place in the X of fit, images left out as defects
+        counted, and the cell, ``row * w + column`` of the finest grid.
+    memory_frames_ : ndarray of shape (n, 2), int32
+        Height and width of each image of fit; (0, 0) of those left out.
     offset_ : float
         Threshold on ``score_samples``.
     layer_shapes_ : dict of str to tuple (h, w, C)
@@ -141,26 +148,34 @@ class PatchCore(BaseDetector):
         self._check_memory(X)
         rng = check_random_state(self.random_state)
         self._seed, self._index = rng.randint(2**31), None
-        height, width = _grid(X.layer_shapes)
+        height, width = finest_grid(X.layer_shapes)
         n_patches = len(X) * height * width
         n_kept = n_chosen = max(1, int(self.coreset_ratio * n_patches))
         key = None
         if X.cache is not None and isinstance(self.random_state, Integral):
             settings = (self.n_projections, self.patch_size, int(self.random_state))
-            key = digest("greedy order", settings, X.keys.tolist())
-            bank = X.cache.load(key)["bank"] if key in X.cache else ()
-            if len(bank) >= n_kept:
-                self.memory_bank_ = bank[:n_kept].copy()
+            key = digest("greedy order and origins", settings, X.keys.tolist())
+            kept = X.cache.load(key) if key in X.cache else {"bank": ()}
+            if len(kept["bank"]) >= n_kept:
+                self._keep(n_kept, **kept)
                 return
             if self._fits(X, CACHED_RATIO):  # the ratios that a search is likely to ask for next
                 n_chosen = max(n_kept, int(CACHED_RATIO * n_patches))
         projected = self._project(X, RandomProjection(self.n_projections, rng))
         order = greedy_order(projected, n_chosen, random_state=rng, verbose=self.verbose)
         del projected
-        bank = self._gather(X, order)
+        kept = gather(X, order, self._patches, self.n_features_in_)
         if key is not None:
-            X.cache.save(key, {"bank": bank})
-        self.memory_bank_ = bank[:n_kept].copy() if n_kept < n_chosen else bank
+            X.cache.save(key, kept)
+        self._keep(n_kept, **kept)
+
+    def _keep(self, n_rows, bank, origin, frames):
+        self.memory_bank_ = first_rows(bank, n_rows)
+        self.memory_origin_, self.memory_frames_ = first_rows(origin, n_rows), frames
+
+    def _number_images(self, maps, rows, n_images):
+        super()._number_images(maps, rows, n_images)
+        self.memory_origin_[:, 0] = rows[self.memory_origin_[:, 0]]
 
     def _check_memory(self, X, ratio=None):
         """Refuse a fit that does not fit, before anything is computed."""
@@ -178,7 +193,7 @@ class PatchCore(BaseDetector):
 
     def _memory_needs(self, layer_shapes, n_images, ratio=None):
         """Bytes a fit holds at its widest, by what they are for; features not counted."""
-        height, width = _grid(layer_shapes)
+        height, width = finest_grid(layer_shapes)
         n_features = sum(shape[2] for shape in layer_shapes.values())
         n_patches = n_images * height * width
         n_kept = max(1, int((ratio or self.coreset_ratio) * n_patches))
@@ -186,7 +201,7 @@ class PatchCore(BaseDetector):
         return {
             "projected patches": 4 * n_dims * (n_patches + n_kept),
             "the coreset's search": CORESET_ROW_BYTES * n_patches,
-            "memory bank and its index": 4 * 2 * n_features * n_kept,
+            "memory bank and its index": (4 * 2 * n_features + ORIGIN_BYTES) * n_kept,
             "a batch": 4 * 4 * n_features * min(n_images, BATCH_SIZE) * height * width,
         }
 
@@ -203,18 +218,6 @@ class PatchCore(BaseDetector):
             done += len(rows)
         return projected
 
-    def _gather(self, X, order):
-        """Rows of all patches by number, in a second pass: never all of them in memory."""
-        bank = np.empty((len(order), self.n_features_in_), dtype=np.float32)
-        by_number = np.argsort(order)
-        first = done = 0
-        for piece in X.batches():
-            patches = self._patches(piece)
-            end = np.searchsorted(order, first + len(patches), sorter=by_number)
-            bank[by_number[done:end]] = patches[order[by_number[done:end]] - first]
-            first, done = first + len(patches), end
-        return bank
-
     def _patches(self, X):
         """Locally aware patches of a few images, (b * h * w, D)."""
         joined = join({name: local_mean(m, self.patch_size) for name, m in X.arrays().items()})
@@ -228,7 +231,7 @@ class PatchCore(BaseDetector):
         """Patch scores (b, h, w) and image scores (b,) for each number of neighbours."""
         patches = self._patches(X)
         distances, indices = self._bank_index().kneighbors(patches, max(counts))
-        grid = _grid(self.layer_shapes_)
+        grid = finest_grid(self.layer_shapes_)
         for n_neighbors in counts:
             patch_scores = distances[:, :n_neighbors].mean(axis=1).reshape(len(X), *grid)
             image_scores = patch_scores.max(axis=(1, 2))
@@ -266,6 +269,16 @@ class PatchCore(BaseDetector):
         own = np.linalg.norm(patches - self.memory_bank_[nearest], axis=1)
         return 1 - np.exp(own - logsumexp(distances, axis=1))
 
+    def _patch_grid(self):
+        return finest_grid(self.layer_shapes_)
+
+    def _nearest_patches(self, X, images, cells):
+        height, width = self._patch_grid()
+        numbers = (images * height + cells[:, 0]) * width + cells[:, 1]
+        distances, indices = self._bank_index().kneighbors(self._patches(X)[numbers])
+        places, cells = self.memory_origin_[indices[:, 0]].T
+        return distances[:, 0], places, np.column_stack(np.divmod(cells, width))
+
     def _bank_index(self):
         """The search structure over the bank, built on first use."""
         if getattr(self, "_index", None) is None:
@@ -276,8 +289,3 @@ class PatchCore(BaseDetector):
 
     def __getstate__(self):
         return {**super().__getstate__(), "_index": None}
-
-
-def _grid(layer_shapes):
-    """Rows and columns of the finest grid."""
-    return tuple(max(shape[axis] for shape in layer_shapes.values()) for axis in (0, 1))

@@ -13,8 +13,9 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from skanomaly._memory import check_memory
-from skanomaly._validation import Interval, StrOptions
+from skanomaly._validation import Interval, StrOptions, choose_layers
 from skanomaly.base import BaseDetector
+from skanomaly.detectors._nearest_good import NearestGood, finest_layer, nearest_in_images
 from skanomaly.feature_maps import BATCH_SIZE, check_odd, join, local_mean
 from skanomaly.neighbors import GalleryIndex, PatchIndex
 
@@ -25,7 +26,7 @@ WAYS_OUT = (
 )
 
 
-class SPADE(BaseDetector):
+class SPADE(NearestGood, BaseDetector):
     """Nearest good images, and in them the nearest patches.
 
     Nothing is learned: the good images' features are the model. It suits parts in few poses,
@@ -64,6 +65,8 @@ class SPADE(BaseDetector):
         The good images' patches by layer.
     pooled_ : ndarray of shape (n, C), float64
         The good images' pooled features.
+    memory_frames_ : ndarray of shape (n_fit, 2), int32
+        Height and width of each image of fit; (0, 0) of those left out as defects.
     offset_ : float
         Threshold on ``score_samples``.
     layer_shapes_ : dict of str to tuple (h, w, C)
@@ -82,6 +85,8 @@ class SPADE(BaseDetector):
 
     The paper pools a network's last layer and compares patches of three earlier ones:
     ``layers=["layer1", "layer2", "layer3"], image_layer="layer4"`` of a ResNet.
+
+    ``nearest_good`` compares patches of the layer with the finest grid, the first of several.
 
     An image of the memory finds itself. With ``image_score="map_max"`` the threshold is
     therefore set leaving each image out of its own gallery.
@@ -153,11 +158,13 @@ class SPADE(BaseDetector):
             for name, (h, w, c) in self._pyramid(X.layer_shapes).items()
         }
         self.pooled_ = np.empty((len(X), X.layer_shapes[self._pooled_layer()][2]))
+        self.memory_frames_ = np.empty((len(X), 2), dtype=np.int32)
         n_batches = -(-len(X) // BATCH_SIZE)
         done = 0
         for piece in tqdm(X.batches(), "SPADE", n_batches, unit="batch", disable=not self.verbose):
             end = done + len(piece)
             self.pooled_[done:end] = self._pooled(piece)
+            self.memory_frames_[done:end] = piece.frames
             for name, rows in self._patches(piece).items():
                 self.memory_[name][done:end] = rows
             done = end
@@ -170,7 +177,7 @@ class SPADE(BaseDetector):
                 f"expected at least n_neighbors={self.n_neighbors} good images to choose from, got "
                 f"n_samples={n_images}; ask for fewer neighbours or fit more images"
             )
-        _choose([self._pooled_layer()], self.layer_shapes_)
+        choose_layers([self._pooled_layer()], self.layer_shapes_)
         n_fewest = min(h * w for h, w, _ in self._pyramid(self.layer_shapes_).values())
         # The threshold on maps leaves an image out of its own gallery.
         leaves_out = self.image_score == "map_max" and self.n_neighbors == n_images > 1
@@ -195,7 +202,7 @@ class SPADE(BaseDetector):
     def _pyramid(self, layer_shapes):
         """{layer: (h, w, C)} of the layers whose maps count."""
         layers = [self.layers] if isinstance(self.layers, str) else self.layers
-        return _choose(layer_shapes if layers is None else layers, layer_shapes)
+        return choose_layers(layer_shapes if layers is None else layers, layer_shapes)
 
     def _pooled_layer(self):
         return self.image_layer or list(self.layer_shapes_)[-1]
@@ -261,6 +268,20 @@ class SPADE(BaseDetector):
         is_own[~is_own.any(axis=1), -1] = True
         return images[~is_own].reshape(len(own), n_asked - 1)
 
+    def _finest(self):
+        return finest_layer(self._pyramid(self.layer_shapes_))
+
+    def _patch_grid(self):
+        return self.layer_shapes_[self._finest()][:2]
+
+    def _nearest_patches(self, X, images, cells):
+        name, (_, width) = self._finest(), self._patch_grid()
+        _, galleries = self._indexes()[0].kneighbors(self._pooled(X), self.n_neighbors)
+        patches = self._patches(X)[name][images, cells[:, 0] * width + cells[:, 1]]
+        found = nearest_in_images(self.memory_[name], galleries[images], patches)
+        places = np.flatnonzero(self.memory_frames_[:, 0])[found[1]]
+        return found[0], places, np.column_stack(np.divmod(found[2], width))
+
     def _indexes(self):
         """The search structures over images and, by layer, galleries, built on first use."""
         if getattr(self, "_search", None) is None:
@@ -273,14 +294,3 @@ class SPADE(BaseDetector):
 
     def __getstate__(self):
         return {**super().__getstate__(), "_search": None}
-
-
-def _choose(names, layer_shapes):
-    """{layer: (h, w, C)} of some layers by name."""
-    unknown = [name for name in names if name not in layer_shapes]
-    if unknown or not len(names):
-        raise ValueError(
-            f"expected layers among those of the features, {list(layer_shapes)}, got "
-            f"{unknown or 'none'}; choose from these or let the extractor answer more"
-        )
-    return {name: layer_shapes[name] for name in names}

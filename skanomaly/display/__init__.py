@@ -1,4 +1,4 @@
-"""Pictures of results: score maps over their images, PRO curves, histograms of scores.
+"""Pictures of results: score maps over their images, hot spots beside good patches, curves.
 
 The Display classes follow scikit-learn's: ``from_estimator`` or ``from_predictions`` draws, the
 object keeps the arrays, ``plot`` draws again. They need matplotlib: ``pip install
@@ -6,8 +6,15 @@ skanomaly[plot]``. `save_score_map` writes picture files without it.
 """
 
 from skanomaly._heat_maps import save_score_map
+from skanomaly.display._nearest_good import NearestGoodDisplay
 from skanomaly.display._pro_curve import ProCurveDisplay
 from skanomaly.display._score_histogram import ScoreHistogramDisplay
 from skanomaly.display._score_maps import ScoreMapDisplay
 
-__all__ = ["ScoreMapDisplay", "ProCurveDisplay", "ScoreHistogramDisplay", "save_score_map"]
+__all__ = [
+    "ScoreMapDisplay",
+    "NearestGoodDisplay",
+    "ProCurveDisplay",
+    "ScoreHistogramDisplay",
+    "save_score_map",
+]

@@ -19,18 +19,26 @@ _FEWEST_LETTERS = 29  # a verdict
 _FIGURE_ASPECT = 1.5  # width / height the grid aims at
 
 
-def new_panels(plt, images, n_panels, n_columns):
-    """Axes (n, n_panels) of a new figure, each in the shape of a typical image."""
+def new_panels(plt, images, n_panels, n_columns, *, is_plain=False):
+    """Axes (n, n_panels) of a new figure, each in the shape of a typical image.
+
+    A plain one has neither colour bar nor legend, but room for a title above each panel.
+    """
     aspect = np.median([image.shape[0] / image.shape[1] for image in images])
-    panel_width, panel_height = math.sqrt(_PANEL_AREA / aspect), math.sqrt(_PANEL_AREA * aspect)
-    width = max(n_panels * (panel_width + _PANEL_GAP), _FEWEST_LETTERS * _LETTER) + _GAP
+    least = _FEWEST_LETTERS * _LETTER  # width of a title
+    area, gap, colorbar, legend = _PANEL_AREA, _GAP, _COLORBAR, _LEGEND
+    if is_plain:
+        area, gap, colorbar, legend = least**2, 2 * _GAP, 0, 0
+    panel_width, panel_height = math.sqrt(area / aspect), math.sqrt(area * aspect)
+    panel_width = max(panel_width, least) if is_plain else panel_width
+    width = max(n_panels * (panel_width + _PANEL_GAP), least) + gap
     height = panel_height + _TITLE + _GAP
     if n_columns is None:
         n_columns = round(math.sqrt(len(images) * _FIGURE_ASPECT * height / width))
     n_columns = min(max(n_columns, 1), len(images))
     n_rows = math.ceil(len(images) / n_columns)
     size = np.array(
-        [n_columns * width + _MARGIN + _COLORBAR, n_rows * height + 2 * _MARGIN + _LEGEND]
+        [n_columns * width + _MARGIN + colorbar, n_rows * height + 2 * _MARGIN + legend]
     )
     figure = plt.figure(figsize=size)
     panels = np.empty((len(images), n_panels), dtype=object)

@@ -59,6 +59,8 @@ class HeldOutThreshold(MetaEstimatorMixin, BaseDetector):
         Where the true rate of false alarms of ``predict`` lies with probability `confidence`.
     map_fpr_interval_ : tuple (low, high)
         The same, with equal numbers, for good images with a pixel above ``map_offset_``.
+    good_images_ : ndarray of shape (n_good,), int
+        Places in X of the good images.
     oof_scores_ : ndarray of shape (n_held_out,), float64
         Scores of the held-out good images (out of fold), in the order of the images.
     oof_map_maxima_ : ndarray of shape (n_held_out,), float64
@@ -191,6 +193,7 @@ class HeldOutThreshold(MetaEstimatorMixin, BaseDetector):
         if len(good) == 0 and len(defects) > 0:
             raise ValueError("expected good images to learn from, got y with defects only")
         images = take_rows(X, good) if len(defects) else X
+        self.good_images_ = good
         # The model in use first: what is wrong with the images is then said of all of them.
         self.estimator_ = clone(self.estimator).fit(images, None)
         splits = self._splits(images, None if groups is None else np.asarray(groups)[good])

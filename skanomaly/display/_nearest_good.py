@@ -1,0 +1,234 @@
+"""NearestGoodDisplay: a hot spot beside the good patch it is nearest to."""
+
+import numpy as np
+
+from skanomaly._heat_maps import to_rgb
+from skanomaly._images import check_images, image_name, read_image
+from skanomaly.display._common import DEFECT_COLOUR, GOOD_COLOUR, load_pyplot
+from skanomaly.display._panels import describe, given_panels, new_panels
+from skanomaly.display._selection import choose, titles
+from skanomaly.pipeline import nearest_good
+
+_SIDES = ("top", "left", "bottom", "right")
+_WAY_OUT = {
+    "image": "pass the images that the hot spots were found in, in the same order",
+    "good image": "pass the X of the estimator's fit, in the same order",
+}
+
+
+class NearestGoodDisplay:
+    """Crops of images around their hot spots, each beside the good patch that is nearest to it.
+
+    Use `from_estimator` or `from_predictions`. On the left the hot spot, on the right the place in
+    a training image that looks most like it to the detector. A rectangle marks the patch itself.
+    What differs between the two is why the score is high; where nothing does, it may be too high.
+
+    Parameters
+    ----------
+    crops : sequence of pairs of (h, w, 3) arrays, uint8
+        Around the hot spot, and around the good patch.
+    boxes : sequence of pairs of tuples (top, left, bottom, right)
+        The patches in the crops' own pixels, the last two outside of them.
+    texts : sequence of pairs of str
+        Titles, two lines each: the image, and a number.
+
+    Attributes
+    ----------
+    figure_ : matplotlib Figure
+    axes_ : ndarray of Axes, shape (n, 2)
+
+    See Also
+    --------
+    skanomaly.nearest_good : The table that this draws.
+
+    Examples
+    --------
+    >>> import matplotlib.pyplot as plt
+    >>> from skanomaly import FilterBank, PatchCore, Pipeline
+    >>> from skanomaly.datasets import make_defects, make_textures
+    >>> from skanomaly.display import NearestGoodDisplay
+    >>> good = make_textures(6, size=(64, 64), random_state=0)
+    >>> bad, masks, kinds = make_defects(good[:1], random_state=0)
+    >>> detector = PatchCore(random_state=0)
+    >>> pipe = Pipeline([("features", FilterBank(image_size=64)), ("detector", detector)]).fit(good)
+    >>> display = NearestGoodDisplay.from_estimator(pipe, bad, good)
+    >>> display.axes_.shape
+    (1, 2)
+    >>> plt.close(display.figure_)
+    """
+
+    def __init__(self, crops, boxes, texts):
+        self.crops = crops
+        self.boxes = boxes
+        self.texts = texts
+
+    @classmethod
+    def from_estimator(
+        cls,
+        estimator,
+        X,
+        good,
+        *,
+        n_peaks=1,
+        names=None,
+        good_names=None,
+        n_images=16,
+        context=3,
+        **plot_kw,
+    ):
+        """Find hot spots and their nearest good patches, and draw them.
+
+        Parameters
+        ----------
+        estimator : fitted PatchCore or SPADE, or a Pipeline or search around one
+            It takes images.
+        X : list of paths, arrays or PIL images, or array of shape (n, H, W[, C])
+        good : list of paths, arrays or PIL images, or array of shape (n, H, W[, C])
+            The X of the estimator's fit, in the same order: it keeps no images itself.
+        n_peaks : int, default=1
+            Hot spots per image, at most.
+        names, good_names : sequence of str or None, default=None
+            What the titles call the images of X and of `good`; None: the file names, or the
+            places.
+        n_images : int or None, default=16
+            Of more images than this, so many are looked at, evenly spaced in X from the first to
+            the last; None: all.
+        context : float, default=3
+            How much is shown around a patch on each side, in multiples of its longer one.
+        **plot_kw
+            Passed to `plot`.
+
+        Returns
+        -------
+        display : NearestGoodDisplay
+
+        Raises
+        ------
+        ValueError
+            An image cannot be read, or `good` is not what the estimator was fitted on.
+        TypeError
+            The detector keeps no good patches.
+        ImportError
+            matplotlib is not there.
+        """
+        load_pyplot(f"{cls.__name__}.from_estimator")
+        images = check_images(X)
+        chosen = choose(n_images, len(images))
+        names = titles(images, names)
+        images = [images[i] for i in chosen]
+        return cls.from_predictions(
+            images,
+            good,
+            nearest_good(estimator, images, n_peaks=n_peaks),
+            names=[names[i] for i in chosen],
+            good_names=good_names,
+            context=context,
+            **plot_kw,
+        )
+
+    @classmethod
+    def from_predictions(
+        cls, images, good, spots, *, names=None, good_names=None, context=3, **plot_kw
+    ):
+        """Draw hot spots at hand.
+
+        Parameters
+        ----------
+        images, good, names, good_names, context
+            As `from_estimator`.
+        spots : list of dict, or DataFrame
+            As `skanomaly.nearest_good` answers them about `images`; all are drawn.
+        **plot_kw
+            Passed to `plot`.
+
+        Returns
+        -------
+        display : NearestGoodDisplay
+
+        Raises
+        ------
+        ValueError, ImportError
+            As `from_estimator`; or there are no spots.
+        """
+        load_pyplot(f"{cls.__name__}.from_predictions")
+        images, good = check_images(images), check_images(good)
+        spots = spots.to_dict("records") if hasattr(spots, "to_dict") else spots
+        if len(spots) == 0:
+            raise ValueError("expected at least one hot spot to draw, got none")
+        if not context >= 0:
+            raise ValueError(f"context must be at least 0, got {context!r}")
+        names, good_names = titles(images, names), titles(good, good_names)
+        crops, boxes, texts = [], [], []
+        for spot in spots:
+            box = [spot[side] for side in _SIDES]
+            good_box = [spot[f"good_{side}"] for side in _SIDES]
+            pair = (
+                _crop(images, spot["image"], box, context, "image"),
+                _crop(good, spot["good_image"], good_box, context, "good image"),
+            )
+            crops.append(tuple(crop for crop, _ in pair))
+            boxes.append(tuple(place for _, place in pair))
+            left = f"{names[spot['image']]}\nhot spot, score {spot['peak']:.2f}"
+            right = good_names[spot["good_image"]]
+            texts.append((left, f"{right}\nnearest good, distance {spot['distance']:.2f}"))
+        return cls(crops, boxes, texts).plot(**plot_kw)
+
+    def plot(self, ax=None, *, n_columns=None, im_kw=None):
+        """Draw.
+
+        Parameters
+        ----------
+        ax : array of Axes or None, default=None
+            Two for each hot spot. None makes a new figure.
+        n_columns : int or None, default=None
+            Pairs in a row of a new figure.
+        im_kw : dict or None, default=None
+            Keywords for `imshow`, such as `interpolation`.
+
+        Returns
+        -------
+        self : NearestGoodDisplay
+        """
+        plt = load_pyplot(f"{type(self).__name__}.plot")
+        from matplotlib.patches import Rectangle
+        from matplotlib.patheffects import withStroke
+
+        if ax is None:
+            lefts = [left for left, _ in self.crops]
+            self.axes_ = new_panels(plt, lefts, 2, n_columns, is_plain=True)
+        else:
+            self.axes_ = given_panels(ax, len(self.crops), 2)
+        self.figure_ = self.axes_[0, 0].figure
+        for panels, *pairs in zip(self.axes_, self.crops, self.boxes, self.texts, strict=True):
+            colours = DEFECT_COLOUR, GOOD_COLOUR
+            for panel, crop, box, text, colour in zip(panels, *pairs, colours, strict=True):
+                panel.imshow(crop, **(im_kw or {}))
+                describe([panel], text, colour)
+                top, left, bottom, right = box
+                corner, size = (left - 0.5, top - 0.5), (right - left, bottom - top)
+                frame = Rectangle(corner, *size, fill=False, color=colour, linewidth=1.5)
+                frame.set_path_effects([withStroke(linewidth=3, foreground="white")])
+                panel.add_patch(frame)
+        return self
+
+
+def _crop(images, i, box, context, kind):
+    """(h, w, 3) around a box of an image, and the box in it."""
+    if not 0 <= i < len(images):
+        raise ValueError(
+            f"expected the {kind} of place {i}, got {len(images)} images; {_WAY_OUT[kind]}"
+        )
+    rgb = to_rgb(read_image(images[i], image_name(images[i], i)))
+    frame = rgb.shape[:2]
+    starts, ends = np.array(box[:2]), np.array(box[2:])
+    if (ends > frame).any():
+        raise ValueError(
+            f"{kind} {i}: expected at least {ends[0]} x {ends[1]} pixels, where the patch ends, "
+            f"got {frame[0]} x {frame[1]}; {_WAY_OUT[kind]}"
+        )
+    around = int(np.ceil(context * (ends - starts).max()))
+    # As much of the image as asked for; beyond a border nothing is shown, but more on the far side.
+    size = np.minimum(ends - starts + 2 * around, frame)
+    corner = np.clip(starts - around, 0, frame - size)
+    (top, left), (bottom, right) = corner, corner + size
+    return rgb[top:bottom, left:right], (*(starts - corner), *(ends - corner))
