@@ -1,7 +1,14 @@
-"""Read folders of inspection images, or make surfaces and defects."""
+"""Read inspection images, or make surfaces and defects."""
 
 from skanomaly.datasets._defects import make_defects
 from skanomaly.datasets._folders import load_folder
+from skanomaly.datasets._manifest import load_manifest
 from skanomaly.datasets._synthetic import make_inspection, make_textures
 
-__all__ = ["load_folder", "make_inspection", "make_textures", "make_defects"]
+__all__ = [
+    "load_folder",
+    "load_manifest",
+    "make_inspection",
+    "make_textures",
+    "make_defects",
+]

@@ -1,188 +1,194 @@
-"""Which folders hold which class, which files are images, and which mask belongs to which image."""
+"""Folders that are named after their classes, and which mask belongs to which image."""
 
-import re
-from pathlib import Path
-from typing import NamedTuple
-
-EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+from skanomaly.datasets._files import (
+    Found,
+    Item,
+    choose,
+    image_files,
+    natural,
+    no_images,
+    stem_of,
+    subfolders,
+)
 
 _MASK_FOLDERS = ("ground_truth", "masks", "mask")
-_JUNK_FOLDERS = ("thumbs", "thumbnails", "@eadir", "__macosx")
-_LAYOUTS = """
-Understood are:
-  1. train/good, test/good and test/<defect>, with masks ground_truth/<defect>/<stem>_mask.png;
-  2. good and <defect> side by side, with masks in ground_truth/<defect> or <defect>_masks;
-  3. a folder of nothing but good images."""
 
 
-class Item(NamedTuple):
-    """An image's file, the folder of its class, and the name of its class."""
+def read_split(root, options, test="test"):
+    """Layout 1: train/good, test/good, test/<defect> and perhaps validation/good.
 
-    path: Path
-    folder: Path
-    defect: str
-
-    @property
-    def stem(self):
-        """The path below the class's folder, without extension: what masks are found by."""
-        return _stem(self.path, self.folder)
-
-    @property
-    def name(self):
-        """What tables and plots call the image."""
-        return f"{self.defect}/{self.path.relative_to(self.folder).as_posix()}"
-
-
-class Parts(NamedTuple):
-    """Folders of the good training images, of the good test images and of each defect."""
-
-    train: list
-    test: list | None  # None: the good images are not split yet
-    defects: dict
-
-
-def find_parts(root, good_names):
-    """The parts of `root` in whichever layout it has. Raises ValueError if it has none."""
-    if (root / "train").is_dir():
-        return _split_parts(root, good_names)
-    classes = _class_folders(root)
-    good = [folder for folder in classes if folder.name.lower() in good_names]
-    if good:
-        return Parts(good, None, {f.name: f for f in classes if f not in good})
-    if _image_files(root) and not any(_image_files(folder) for folder in classes):
-        return Parts([root], [], {})
-    raise ValueError(_unknown_layout(root, good_names))
-
-
-def _split_parts(root, good_names):
-    """Layout 1. The good training images may also lie in train itself."""
+    The good training images may also lie in train itself.
+    """
+    good_names = options.good_names
     train = _class_folders(root / "train")
     others = [folder.name for folder in train if folder.name.lower() not in good_names]
     if others:
         raise ValueError(
             f"{root / 'train'}: training images must all be good, but there are folders {others}. "
-            f"Move them to {root / 'test'}, or name them in good_names={good_names} if they "
+            f"Move them to {root / test}, or name them in good_names={good_names} if they "
             "hold good images."
         )
-    test = _class_folders(root / "test") if (root / "test").is_dir() else []
-    if not test and (root / "test").is_dir() and _image_files(root / "test"):
+    classes = _class_folders(root / test) if (root / test).is_dir() else []
+    if not classes and (root / test).is_dir() and image_files(root / test):
         raise ValueError(
-            f"{root / 'test'}: images lie in the folder itself, so good ones cannot be told from "
-            f"defects. Move them to test/{good_names[0]} and test/<defect>."
+            f"{root / test}: images lie in the folder itself, so good ones cannot be told from "
+            f"defects. Move them to {test}/{good_names[0]} and {test}/<defect>."
         )
-    good = [folder for folder in test if folder.name.lower() in good_names]
-    return Parts(train or [root / "train"], good, {f.name: f for f in test if f not in good})
+    good, defects = _part(classes, good_names)
+    held, unread = _part(
+        _class_folders(root / "validation") if (root / "validation").is_dir() else [], good_names
+    )
+    return _find(
+        root if test == "test" else root / test,
+        options,
+        train=train or [root / "train"],
+        good=good,
+        defects=defects,
+        validation=held,
+        notes=(f"Not read: {', '.join(f'validation/{name}' for name in unread)}.",) * bool(unread),
+    )
+
+
+def read_classes(root, options):
+    """Layout 2: good and any defects side by side."""
+    good, defects = _part(_class_folders(root), options.good_names)
+    if not good:
+        raise ValueError(
+            f"{root}: expected a folder of good images, called one of {options.good_names}, "
+            f"found {[folder.name for folder in subfolders(root)]}. Rename it or pass good_names."
+        )
+    return _find(root, options, train=good, good=None, defects=defects)
+
+
+def read_images(root, options):
+    """Layout 3: nothing but good images."""
+    return _find(root, options, train=[root], good=None, defects={})
+
+
+def is_classes(root, good_names):
+    return any(folder.name.lower() in good_names for folder in _class_folders(root))
+
+
+def is_images(root):
+    return bool(image_files(root)) and not any(map(image_files, _class_folders(root)))
 
 
 def list_items(folder, defect, mask_suffix):
     """Images of one class in natural order. Raises ValueError if there are none."""
-    files = _image_files(folder)
-    stems = {_stem(path, folder) for path in files}
+    files = image_files(folder)
+    stems = {stem_of(path, folder) for path in files}
     items = [
         Item(path, folder, defect)
         for path in files
-        if not _is_mask_beside_image(_stem(path, folder), stems, mask_suffix)
+        if not _is_mask_beside_image(stem_of(path, folder), stems, mask_suffix)
     ]
     if not items:
-        suffixes = sorted({path.suffix for path in folder.rglob("*") if path.is_file()})
-        raise ValueError(
-            f"{folder}: expected images ({', '.join(EXTENSIONS)}), "
-            + (f"found only files ending in {suffixes}." if suffixes else "the folder is empty.")
-        )
+        raise no_images(folder)
     return items
 
 
-def find_masks(root, items, mask_suffix):
-    """(mask or None of each item, whether the set has any masks at all)."""
-    tables = {}  # folder of masks -> {stem: file}
+def _find(root, options, *, train, good, defects, validation=(), notes=()):
+    """The images of some folders, with the masks of the defects; `defects` is {name: folder}."""
+    suffix = options.mask_suffix
 
-    def lookup(folder, stem):
+    def good_items(folders):
+        return [item for folder in folders for item in list_items(folder, "good", suffix)]
+
+    chosen = choose(defects, options.categories, root)
+    defective = [item for name in chosen for item in list_items(defects[name], name, suffix)]
+    defective, has_masks, unused = _match_masks(root, defective, suffix, defects.values())
+    return Found(
+        train=good_items(train),
+        good=None if good is None else good_items(good),
+        defective=defective,
+        validation=good_items(validation),
+        has_masks=has_masks,
+        unused_masks=unused,
+        way_out=f"correct mask_suffix={suffix!r}, ",
+        notes=notes,
+    )
+
+
+def _match_masks(root, items, mask_suffix, classes):
+    """(items with their masks, whether there are any masks at all, masks left over)."""
+    tables = {}  # folder of masks -> ({stem: file}, {name of a folder inside: its files})
+
+    def table(folder):
         if folder not in tables:
-            files = _image_files(folder) if folder.is_dir() else []
-            tables[folder] = {_stem(path, folder): path for path in files}
-        return tables[folder].get(stem)
+            tables[folder] = _mask_table(folder)
+        return tables[folder]
 
-    masks = []
+    def find(item):
+        beside = mask_suffix and table(item.folder)[0].get(item.stem + mask_suffix)
+        if beside:
+            return (beside,)
+        for folder in _mask_folders(root, item.folder):
+            single, several = table(folder)
+            one = single.get(item.stem + mask_suffix) or single.get(item.stem)
+            if one or item.stem in several:
+                return (one,) if one else tuple(several[item.stem])
+        return ()
+
+    matched = []
     for item in items:
-        found = lookup(item.folder, item.stem + mask_suffix) if mask_suffix else None
-        for folder in _mask_folders(root, item):
-            found = found or lookup(folder, item.stem + mask_suffix) or lookup(folder, item.stem)
-        masks.append(found)
-    _refuse_shared_masks(items, masks)
+        expected = _mask_folders(root, item.folder)[0] / f"{item.stem}{mask_suffix}.png"
+        matched.append(item._replace(masks=find(item), expected_mask=expected))
+    _refuse_shared_masks(matched)
     own = {item.folder for item in items}
-    has_masks = any(masks) or any(table for folder, table in tables.items() if folder not in own)
-    return masks, has_masks
+    has_masks = any(item.masks for item in matched)
+    has_masks = has_masks or any(found[0] for folder, found in tables.items() if folder not in own)
+    used = {path for item in matched for path in item.masks}
+    return matched, has_masks, [path for path in _all_masks(root, classes) if path not in used]
 
 
-def expected_mask(root, item, mask_suffix):
-    """Where the mask of an image would be looked for first."""
-    return _mask_folders(root, item)[0] / f"{item.stem}{mask_suffix}.png"
+def _mask_table(folder):
+    """Masks in a folder by the name of their image: alone, or several in a folder of that name."""
+    single, several = {}, {}
+    for path in image_files(folder) if folder.is_dir() else []:
+        single[stem_of(path, folder)] = path
+        several.setdefault(path.parent.relative_to(folder).as_posix(), []).append(path)
+    return single, several
 
 
-def _mask_folders(root, item):
-    """Where masks of an image may lie, apart from beside it."""
-    below = [root / name / item.folder.name for name in _MASK_FOLDERS]
-    beside = [item.folder.with_name(f"{item.folder.name}_{end}") for end in ("masks", "mask")]
+def _mask_folders(root, folder):
+    """Where masks of a class's images may lie, apart from beside them."""
+    below = [root / name / folder.name for name in _MASK_FOLDERS]
+    beside = [folder.with_name(f"{folder.name}_{end}") for end in ("masks", "mask")]
     return [*below, *beside, *(root / name for name in _MASK_FOLDERS)]
 
 
-def _refuse_shared_masks(items, masks):
+def _all_masks(root, classes):
+    """All files in folders of masks."""
+    folders = [root / name for name in _MASK_FOLDERS]
+    folders += [f.with_name(f"{f.name}_{end}") for f in classes for end in ("masks", "mask")]
+    return [path for folder in folders if folder.is_dir() for path in image_files(folder)]
+
+
+def _refuse_shared_masks(items):
     owners = {}
-    for item, mask in zip(items, masks, strict=True):
-        if mask is not None and owners.setdefault(mask, item) is not item:
-            raise ValueError(
-                f"{mask}: the mask would belong to {owners[mask].path} and to {item.path}; "
-                "give each class a folder of masks of its own, or the images different names"
-            )
+    for item in items:
+        for mask in item.masks:
+            if owners.setdefault(mask, item) is not item:
+                raise ValueError(
+                    f"{mask}: the mask would belong to {owners[mask].path} and to {item.path}; "
+                    "give each class a folder of masks of its own, or the images different names"
+                )
 
 
 def _is_mask_beside_image(stem, stems, mask_suffix):
     return bool(mask_suffix) and stem.endswith(mask_suffix) and stem[: -len(mask_suffix)] in stems
 
 
+def _part(folders, good_names):
+    """(folders of good images, {name: folder} of the others)."""
+    good = [folder for folder in folders if folder.name.lower() in good_names]
+    return good, {folder.name: folder for folder in folders if folder not in good}
+
+
 def _class_folders(root):
-    """Folders right below `root` in natural order, without masks, thumbnails and hidden ones."""
-    folders = [path for path in root.iterdir() if path.is_dir() and not _is_junk(path.name)]
+    """Folders right below `root` in natural order, without those of masks."""
+    folders = subfolders(root)
     names = {folder.name for folder in folders}
     mask_names = {f"{name}_{end}" for name in names for end in ("masks", "mask")}
     mask_names.update(_MASK_FOLDERS)
-    return sorted((f for f in folders if f.name not in mask_names), key=lambda f: _natural(f.name))
-
-
-def _image_files(folder):
-    """All images in a folder and the folders inside it, in natural order."""
-    found = [
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in EXTENSIONS
-        and not any(map(_is_junk, path.relative_to(folder).parts))
-        and path.is_file()
-    ]
-    return sorted(found, key=lambda path: _natural(path.relative_to(folder).as_posix()))
-
-
-def _is_junk(name):
-    return name.startswith(".") or name.lower() in _JUNK_FOLDERS
-
-
-def _stem(path, folder):
-    return path.relative_to(folder).with_suffix("").as_posix()
-
-
-def _natural(name):
-    """Sort key by which 2 comes before 10, and capitals do not matter before all else is equal."""
-    pieces = re.split(r"(\d+)", name.lower())
-    pieces[1::2] = map(int, pieces[1::2])
-    return pieces, name
-
-
-def _unknown_layout(root, good_names):
-    found = sorted(path.name + "/" * path.is_dir() for path in root.iterdir())
-    more = f" and {len(found) - 10} more" if len(found) > 10 else ""
-    message = f"{root}: found {', '.join(found[:10]) or 'nothing'}{more}. " + (
-        f"No folder train and none of good images, called {good_names} (see good_names)."
-    )
-    sets = [path.name for path in sorted(root.iterdir()) if (path / "train").is_dir()]
-    if sets:
-        message += f" It holds data sets of its own; load one of them: {sets}."
-    return message + _LAYOUTS
+    return sorted((f for f in folders if f.name not in mask_names), key=lambda f: natural(f.name))

@@ -19,8 +19,9 @@ class MaskFiles(Sequence):
     ----------
     images : list of str
         Paths of the images, which give the masks their frame.
-    masks : list of str or None
-        Path of each image's mask; None for a good image.
+    masks : list of str, tuple of str, or None
+        Path of each image's mask; several, of which any may say that a pixel is defective; None
+        for a good image.
 
     Notes
     -----
@@ -57,23 +58,34 @@ class MaskFiles(Sequence):
 
 
 def read_mask(mask, image):
-    """(H, W) bool from a mask's file, or all False in the frame of the image where it is None.
+    """(H, W) bool from a mask's file or files, or all False in the image's frame where it is None.
 
-    Raises ValueError where the mask is no image or has another size than its image.
+    Raises ValueError where a mask is no image or has another size than its image.
     """
-    height, width = _image_size(image)
-    if mask is None:
-        return np.zeros((height, width), dtype=bool)
-    values = read_image(mask)  # (H, W, C)
-    if values.shape[:2] != (height, width):
-        raise ValueError(
-            f"{mask}: the mask is {values.shape[0]} x {values.shape[1]} pixels (height x width), "
-            f"its image {image} is {height} x {width}; draw the mask in the image's own frame, "
-            "as a viewer shows it"
-        )
+    frame = _image_size(image)
+    files = () if mask is None else (mask,) if isinstance(mask, str) else mask
+    defect = np.zeros(frame, dtype=bool)
+    for file in files:
+        values = read_image(file)  # (H, W, C)
+        if values.shape[:2] != frame:
+            raise ValueError(
+                f"{file}: the mask is {values.shape[0]} x {values.shape[1]} pixels (height x "
+                f"width), its image {image} is {frame[0]} x {frame[1]}; draw the mask in the "
+                "image's own frame, as a viewer shows it"
+            )
+        defect |= is_defect(values)
+    return defect
+
+
+def is_defect(values):
+    """(H, W) bool: where the pixels (H, W, C) of a mask's file mean a defect."""
+    return (values > (values.max() / 2 if is_grey_scale(values) else 0)).any(axis=2)
+
+
+def is_grey_scale(values):
+    """Whether the values are shades between black and white, and not numbers of classes."""
     has_colours = (values != values[:, :, :1]).any()
-    is_grey_scale = not has_colours and values.max() > _LARGEST_CLASS_NUMBER
-    return (values > (values.max() / 2 if is_grey_scale else 0)).any(axis=2)
+    return not has_colours and values.max() > _LARGEST_CLASS_NUMBER
 
 
 def _image_size(path):

@@ -127,6 +127,8 @@ def make_inspection(
             target=np.ones(n_good, dtype=int),
             names=[f"good/{i:03d}" for i in range(n_good)],
         ),
+        validation=None,
+        train_defects=None,
         test=Bunch(
             images=test,
             target=np.where(np.array(defects, dtype=str) == "good", 1, -1),
