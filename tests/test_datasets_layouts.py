@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from skanomaly.datasets import load_folder, load_manifest
+from skanomaly.datasets import check_dataset, load_folder, load_manifest
 from skanomaly.datasets._readers import LAYOUTS
 
 
@@ -341,6 +341,30 @@ def test_a_folder_of_data_sets_names_them(tmp_path, layout):
     root = BUILDERS[layout](tmp_path)
     with pytest.raises(ValueError, match=rf"load one of them: \['{root.name}'"):
         load_folder(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "layout, left_over",
+    [
+        ("mvtec_ad", "ground_truth/dent/007_mask.png"),
+        ("mvtec_loco", "ground_truth/logical_anomalies/007/000.png"),
+        ("mvtec_ad_2", "test_public/ground_truth/bad/007_mask.png"),
+        ("btad", "ground_truth/ko/0007.png"),
+        ("visa", "Data/Masks/Anomaly/007.png"),
+        ("kolektor_sdd", "kos01/Part7_label.bmp"),
+        ("kolektor_sdd2", "test/7_GT.png"),
+        ("magnetic_tile", "MT_Free/Imgs/exp7_num_7.png"),
+        ("dagm", "Train/Label/0007_label.PNG"),
+    ],
+)
+def test_masks_left_over(tmp_path, layout, left_over):
+    root = BUILDERS[layout](tmp_path)
+    assert check_dataset(root).of_kind("mask_without_image") == []
+    before = load_folder(root).test.names
+    save(root / left_over, (3, 4))
+    (finding,) = check_dataset(root).of_kind("mask_without_image")
+    assert finding.names == [str(root / left_over)]
+    assert load_folder(root).test.names == before
 
 
 # tables

@@ -1,5 +1,6 @@
-"""Read inspection images, or make surfaces and defects."""
+"""Read inspection images and check them, or make surfaces and defects."""
 
+from skanomaly.datasets._checks import check_dataset
 from skanomaly.datasets._defects import make_defects
 from skanomaly.datasets._folders import load_folder
 from skanomaly.datasets._manifest import load_manifest
@@ -8,6 +9,7 @@ from skanomaly.datasets._synthetic import make_inspection, make_textures
 __all__ = [
     "load_folder",
     "load_manifest",
+    "check_dataset",
     "make_inspection",
     "make_textures",
     "make_defects",
