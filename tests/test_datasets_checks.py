@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from oracles_datasets import block_fits
 from PIL import Image, ImageFilter
+from sklearn.utils import Bunch
 
 from skanomaly.datasets import _near_duplicates as near
 from skanomaly.datasets import check_dataset, load_folder, make_inspection, make_textures
@@ -366,6 +367,13 @@ def test_table(folder):
     (folder / "parts.csv").write_text("\n".join([*rows, "test/dent/1.png,dent,test"]))
     report = check_dataset(folder / "parts.csv")
     assert report.name == "parts" and report.n_images == {"train": 20, "test": 1}
+
+
+def test_a_bunch_of_nothing_but_images():
+    images = make_textures(3, kind="speckle", size=64, random_state=0)
+    report = check_dataset(Bunch(train=Bunch(images=images), test=Bunch(images=images[:1])))
+    assert only(report, "duplicate").names == ["train/000", "test/000"]
+    assert report.name == "data" and "masks: there are none." in report.not_checked
 
 
 def test_wrong_arguments(tmp_path):

@@ -263,6 +263,12 @@ def test_visa_in_its_other_tables(tmp_path):
     assert load_folder(root).train_defects is None
 
 
+def test_visa_from_within(tmp_path, monkeypatch):
+    monkeypatch.chdir(visa(tmp_path))
+    data = load_folder(".")
+    assert data.name == "candle" and data.test.names == ["good/0001.JPG", "anomaly/000.JPG"]
+
+
 def test_categories_of_a_published_layout(tmp_path):
     root = magnetic_tile(tmp_path)
     assert load_folder(root, categories="MT_Crack").defect_names == ["MT_Crack"]
@@ -284,7 +290,7 @@ def test_categories_of_a_published_layout(tmp_path):
             "ground_truth/logical_anomalies/000",
             r"1 of 2 .*logical_anomalies/000_mask",
         ),
-        ("visa", "../split_csv/1cls.csv", r"object of VisA.*no \.\./split_csv/1cls\.csv"),
+        ("visa", "../split_csv/1cls.csv", r"object of VisA.*listed in .*split_csv/1cls\.csv"),
         ("visa", "Data/Images/Normal/0001.JPG", r"1cls\.csv, line 3: .*Normal/0001\.JPG does not"),
         ("kolektor_sdd", "kos03/Part2_label.bmp", r"Part2\.jpg, expected Part2_label beside"),
         ("kolektor_sdd2", "test/10001_GT.png", r"10001\.png, expected 10001_GT beside it"),

@@ -61,8 +61,8 @@ def check_dataset(
     Raises
     ------
     FileNotFoundError, ValueError
-        If there is no data set at the path, or `data` is none. A file that is broken is a finding
-        and raises nothing.
+        If there is no data set at the path, or `data` is none. A broken file is a finding and
+        raises nothing, but for masks that hold the label, as in KolektorSDD.
 
     See Also
     --------
@@ -172,7 +172,7 @@ def _from_bunch(data):
         if part is None:
             continue
         images = part["images"]
-        names = part.get("names") or [f"{i:03d}" for i in range(len(images))]
+        names = part.get("names", [f"{i:03d}" for i in range(len(images))])
         targets = part.get("target", np.ones(len(images), dtype=int))
         masks = part.get("masks")
         if masks is not None:

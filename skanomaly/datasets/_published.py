@@ -42,8 +42,14 @@ def read_mvtec_ad_2(root, options):
 
 def read_visa(root, options):
     """Images as the split file of one class lists them."""
+    root = root.absolute()  # its name and the folder above it are needed
     table = root.parent / "split_csv" / "1cls.csv"
-    check_folders(root, "an object of VisA", ["Data/Images/Normal", "../split_csv/1cls.csv"])
+    check_folders(root, "an object of VisA", ["Data/Images/Normal"])
+    if not table.is_file():
+        raise ValueError(
+            f"{root}: expected an object of VisA, whose images are listed in {table}; there is no "
+            "such file. Get it, or write a table of your own for load_manifest."
+        )
     only = {"object": root.name}
     found = read_manifest(table, root=root.parent, only=only, good_names=("normal",))
     if found.good is None:
