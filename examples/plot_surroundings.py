@@ -23,7 +23,7 @@ bad, masks, kinds = make_defects(
     plates[55:], kinds=["missing", "misaligned", "bent"], random_state=1
 )
 
-detector = GlobalLocal(image_size=128, n_iter=(100, 0, 100)).fit(good)
+detector = GlobalLocal(image_size=128, n_iter=(100, 0, 400)).fit(good)
 
 # %%
 # The loss of each phase, averaged over 25 iterations: Local-Net learns from its teacher, a
