@@ -70,6 +70,16 @@ def draw_batches(members, batch_size, n_support, rng):
     return [batches[i] for i in rng.permutation(len(batches))]
 
 
+def support_shares(support):
+    """Matrix (b, b) whose product with a batch is the mean over each picture's support (b, k).
+
+    The gradient of a product adds up in one order, run after run; that of an index does not.
+    """
+    shares = np.zeros((len(support), len(support)), dtype=np.float32)
+    np.put_along_axis(shares, support, 1 / support.shape[1], axis=1)
+    return torch.from_numpy(shares)
+
+
 def load_pictures(images, image_fit):
     """All pictures at the input's size, (n, 3, H, W) uint8."""
     pictures = torch.empty(len(images), 3, image_fit.height, image_fit.width, dtype=torch.uint8)

@@ -185,7 +185,11 @@ def _teach(student, side, pictures, taught, training, phase, history):
 def _join(glance, grid, pictures, standard, training, history):
     """Joint training of Global-Net and the DAD head."""
     rng = np.random.default_rng([training.seed, len(PHASES)])
-    places = rng.integers(grid.shape, size=(len(pictures), N_STAINS, 2))  # of patches
+    n_patches = grid.shape[0] * grid.shape[1]
+    n_stains = min(N_STAINS, n_patches)
+    # Each patch once: gradients of a place taken twice would add up in any order.
+    chosen = [rng.choice(n_patches, n_stains, replace=False) for _ in pictures]
+    places = np.stack(np.divmod(chosen, grid.shape[1]), axis=-1)  # (n, stains, 2)
     stained = _stained(glance, grid, pictures, standard, places, training, rng)  # (n, stains, 128)
     clean = _all_clean(glance, grid, pictures)  # (n, rows, columns, 128)
     size, dad = training.schedule.batch_size[2], training.dad_weight
@@ -205,7 +209,7 @@ def _join(glance, grid, pictures, standard, training, history):
         )
 
     def draw_holes(rng):
-        return draw_images(rng), torch.from_numpy(rng.integers(N_STAINS, size=size))
+        return draw_images(rng), torch.from_numpy(rng.integers(n_stains, size=size))
 
     def exact_loss(batch):
         which, hole = batch

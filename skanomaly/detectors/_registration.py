@@ -10,7 +10,7 @@ from sklearn.utils.validation import check_is_fitted
 from skanomaly._cache import digest, open_cache
 from skanomaly._images import check_images
 from skanomaly._validation import Interval, StrOptions, _fit_context
-from skanomaly.detectors._categories import draw_batches, load_pictures, members_of
+from skanomaly.detectors._categories import draw_batches, load_pictures, members_of, support_shares
 from skanomaly.detectors._network_files import read_file, write_file
 from skanomaly.detectors._networks import Registration, TrainingError, cosine_descent, train
 from skanomaly.detectors._stages import check_stages, cut, normalise
@@ -261,7 +261,8 @@ features.12 (3, 3, 512))
     def _loss(self, network, pictures, part, support):
         images = normalise(pictures[torch.from_numpy(part)].float() / 255)
         maps = network(images)[-1][0]  # (b, C, h, w)
-        return network.loss(maps, maps[torch.from_numpy(support)].mean(dim=1))
+        mean = support_shares(support) @ maps.flatten(1)
+        return network.loss(maps, mean.view_as(maps))
 
     def _validation(self, network, pictures, indices):
         """Function that answers the mean loss of a category, always with the same batches."""
