@@ -17,6 +17,7 @@ from skanomaly.detectors._local_network import (
     LocalNet,
     network_stride,
 )
+from skanomaly.feature_extraction._backbones import seeded
 
 HEAD_UNITS = 128
 HEAD_SLOPE = 0.01
@@ -42,8 +43,7 @@ class Glance(nn.Module):
     def __init__(self, side, n_channels, mode, dtype="float32", seed=0):
         super().__init__()
         self.side, self.mode = side, mode
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)
+        with seeded(seed):
             self._build(side, n_channels, mode, dtype)
         self.to(memory_format=torch.channels_last)
 

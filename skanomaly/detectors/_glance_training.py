@@ -22,6 +22,7 @@ from skanomaly.detectors._local_network import (
 from skanomaly.detectors._networks import TrainingError, train
 from skanomaly.detectors._stains import stain
 from skanomaly.detectors._teachers import TAUGHT_STRIDE, taught_grid
+from skanomaly.feature_extraction._backbones import seeded
 
 EPOCH = 25  # iterations; after each the checkpoint is written
 PHASES = ("distillation", "fine-tuning", "joint")
@@ -39,15 +40,12 @@ class Schedule:
     falling: bool  # along a cosine, to 0
 
 
+PAPER = Schedule((50_000, 50_000, 200_000), (64, 16, 64), (2e-4, 1e-4, 1e-5), False)
 SCHEDULES = {
     ("quick", "dense"): Schedule((1000, 200, 1000), (16, 16, 4), (1e-3, 1e-3, 1e-3), True),
     ("quick", "exact"): Schedule((1000, 200, 1200), (16, 16, 48), (1e-3, 1e-3, 1e-3), True),
-    ("paper", "dense"): Schedule(
-        (50_000, 50_000, 200_000), (64, 16, 64), (2e-4, 1e-4, 1e-5), False
-    ),
-    ("paper", "exact"): Schedule(
-        (50_000, 50_000, 200_000), (64, 16, 64), (2e-4, 1e-4, 1e-5), False
-    ),
+    ("paper", "dense"): PAPER,
+    ("paper", "exact"): PAPER,
 }
 
 
@@ -134,8 +132,7 @@ def train_glance(glance, grid, pictures, taught, standard, training, history):
     TrainingError
         A loss is no longer a number; the networks are in their last good state.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(training.seed)
+    with seeded(training.seed):
         decoder = nn.Linear(N_FEATURES, taught.shape[3])
     student = nn.ModuleDict({"local": glance.local, "decoder": decoder})
     for phase in (0, 1):

@@ -76,7 +76,7 @@ class GlobalLocal(BaseDetector):
     resize, image_score, sigma, contamination :
         As in FilterBank and RegAD: an image's score is the maximum of its smoothed score map.
     dtype : {"float32", "bfloat16"}, default="float32"
-        Of Local-Net's convolutions: the second takes half the time where processors know it.
+        Of Local-Net's convolutions: the second is faster where processors know it.
     checkpoint : str, Path or None, default=None
         Beginning of the names of files written while training, from which the same fit goes on.
     random_state : int, default=0
@@ -224,7 +224,7 @@ class GlobalLocal(BaseDetector):
         size = ImageFit.from_size(self.image_size, self.resize)
         grids = grids_of(self.patch_size, size, self.global_mode, self.hole_stride)
         schedule_of(self.preset, self.global_mode, self.n_iter)
-        self._stains = check_stains(self.stains)
+        check_stains(self.stains)
         check_teacher(self.teacher, size)
         # What is fitted stays as it is, whatever parameters are set later.
         self.__dict__.pop("_offset", None)
@@ -285,7 +285,7 @@ class GlobalLocal(BaseDetector):
             identity = digest(parameters, self.teacher_._identity(), image_keys(pixels))
         return Training(
             schedule_of(self.preset, self.global_mode, self.n_iter),
-            self.distillation, self.compactness, self.dad_weight, self._stains,
+            self.distillation, self.compactness, self.dad_weight, check_stains(self.stains),
             self.random_state, identity, self.checkpoint, self.verbose,
         )  # fmt: skip
 

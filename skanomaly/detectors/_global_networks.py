@@ -7,6 +7,7 @@ dense                 rings of convolutions around every place at once, which le
 """
 
 import math
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -14,11 +15,12 @@ from torch import nn
 
 from skanomaly.detectors._local_network import CELL, N_FEATURES
 
-# Kernel, stride and channels of the exact network's convolutions; None is the pooling 3 / 2.
+# Kernel, stride and channels of the exact network's convolutions; None is the pooling.
 EXACT_LAYERS = (
     (7, 2, 16), None, (3, 2, 32), (3, 1, 32), (3, 2, 64), (3, 1, 64), (3, 2, 128), (3, 1, 128),
     (3, 1, N_FEATURES),
 )  # fmt: skip
+POOLING = (3, 2)  # kernel and stride
 HOLES_AT_ONCE = 256
 DENSE_CHANNELS = 32
 DENSE_LEVELS = ((1, 2), (2, 4), (4, 8))  # dilation of the cells' convolution, and of the ring
@@ -71,7 +73,7 @@ class ExactGlobalNet(nn.Module):
         steps = []
         for layer in EXACT_LAYERS:
             if layer is None:
-                steps.append([MaskPool2d(3, 2)])
+                steps.append([MaskPool2d(*POOLING)])
                 continue
             kernel, stride, n_out = layer
             steps.append([PartialConv2d(n_channels, n_out, kernel, stride=stride), PartialReLU()])
@@ -120,8 +122,10 @@ class ExactGlobalNet(nn.Module):
             & (_between(columns, first[:, 1:], last[:, 1:])[:, None, None, :])
         )
         window = window[0], window[1].masked_fill(inside, 0)
-        for step, before, after in zip(self.steps, whole, whole[1:], strict=False):
-            kernel, stride = (int(torch.tensor(v).flatten()[0]) for v in _window_of(step[0]))
+        for step, layer, (before, after) in zip(
+            self.steps, EXACT_LAYERS, pairwise(whole), strict=True
+        ):
+            kernel, stride = POOLING if layer is None else layer[:2]
             size = torch.tensor(after[0].shape[2:])
             first = (first - kernel + stride).div(stride, rounding_mode="floor").clamp(min=0)
             last = torch.minimum(last.div(stride, rounding_mode="floor"), size - 1)
@@ -139,10 +143,6 @@ def _through(step, maps, mask):
     for layer in step:
         maps, mask = layer(maps, mask)
     return maps, mask
-
-
-def _window_of(layer):
-    return layer.kernel_size, layer.stride
 
 
 def _between(places, first, last):
@@ -218,8 +218,6 @@ class DenseGlobalNet(nn.Module):
         seen.append(_coordinates(maps))
         half, step = self.n_cells // 2, grid.stride // CELL
         rows, columns = (half + step * torch.arange(n) for n in grid.shape)
-        last = [n - 1 for n in maps.shape[2:]]
-        rows, columns = rows.clamp(max=last[0]), columns.clamp(max=last[1])
         joined = torch.cat(seen, dim=1)[:, :, rows[:, None], columns]
         return self.answer(joined)
 
@@ -227,7 +225,8 @@ class DenseGlobalNet(nn.Module):
 def ring(dilation, hole):
     """Taps (k, k) of 0 and 1 of a dilated kernel: those farther than ``hole`` from its centre.
 
-    The kernel has the usual side, or as many taps as it takes to leave two circles of them.
+    The kernel has the usual side, or as many taps as it takes to leave two circles of them; one
+    where the dilation is 2.
     """
     half = max(RING // 2, math.ceil((hole + 1) / dilation) + (dilation > 2))
     steps = dilation * torch.arange(-half, half + 1).abs()

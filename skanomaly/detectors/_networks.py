@@ -117,7 +117,15 @@ def _mixed(channels):
 
 
 class TrainingError(RuntimeError):
-    """A training that cannot go on; the network holds its last good state, of this history."""
+    """A training that cannot go on; what was trained is in its last good state.
+
+    Parameters
+    ----------
+    message : str
+        What went wrong, in which epoch, and the way out.
+    history : dict of str to list of float
+        The losses until then.
+    """
 
     def __init__(self, message, history):
         super().__init__(message, history)  # both, so that it can travel between processes

@@ -1,7 +1,8 @@
 """RegAD (Huang et al., ECCV 2022): a detector from a handful of good pictures.
 
 support     k good images and their variants: rotated, shifted, mirrored, grey; 22 k in all
-x           features of three stages, registered and moved back, joined at the finest grid (h, w, d)
+x           features of three stages, registered and moved back, averaged over neighbouring
+            cells and joined at the finest grid (h, w, d)
 mu, Sigma   mean and covariance + epsilon I of the 22 k vectors at each position
 M           Mahalanobis distance: score of a position; the map's maximum is the image's
 """

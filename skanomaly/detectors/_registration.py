@@ -249,8 +249,7 @@ features.12 (3, 3, 512))
         self.layer_shapes_ = {
             name: (h, w, c) for name, (c, h, w) in zip(self.stages_, shapes, strict=True)
         }
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(self.random_state)
+        with backbones.seeded(self.random_state):
             network = Registration(parts, shapes, self.mode)
             return network.to(memory_format=torch.channels_last)
 

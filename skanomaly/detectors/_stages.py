@@ -54,7 +54,7 @@ def cut(network, stages):
 def normalise(images):
     """(b, 3, H, W) in [0, 1] with ImageNet's mean and deviation taken out, as convolutions like it.
 
-    In memory the channels are last, with which training takes two thirds of the time.
+    In memory the channels are last.
     """
     mean, std = (
         torch.tensor(v)[:, None, None] for v in (backbones.IMAGENET_MEAN, backbones.IMAGENET_STD)

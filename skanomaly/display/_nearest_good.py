@@ -6,7 +6,7 @@ from skanomaly._heat_maps import to_rgb
 from skanomaly._images import check_images, image_name, read_image
 from skanomaly.display._common import DEFECT_COLOUR, GOOD_COLOUR, load_pyplot
 from skanomaly.display._panels import describe, given_panels, new_panels
-from skanomaly.display._selection import choose, titles
+from skanomaly.display._selection import chosen_images, titles
 from skanomaly.pipeline import nearest_good
 
 _SIDES = ("top", "left", "bottom", "right")
@@ -112,15 +112,12 @@ class NearestGoodDisplay:
             matplotlib is not there.
         """
         load_pyplot(f"{cls.__name__}.from_estimator")
-        images = check_images(X)
-        chosen = choose(n_images, len(images))
-        names = titles(images, names)
-        images = [images[i] for i in chosen]
+        images, names, _ = chosen_images(X, names, n_images)
         return cls.from_predictions(
             images,
             good,
             nearest_good(estimator, images, n_peaks=n_peaks),
-            names=[names[i] for i in chosen],
+            names=names,
             good_names=good_names,
             context=context,
             **plot_kw,

@@ -22,7 +22,7 @@ from skanomaly.display._panels import (
     new_panels,
     title_and_colour,
 )
-from skanomaly.display._selection import choose, pick, titles
+from skanomaly.display._selection import choose, chosen_images, pick, titles
 from skanomaly.pipeline import score_map
 
 _N_PANELS = {"beside": 2, "overlay": 1}  # axes per image
@@ -114,16 +114,13 @@ class ScoreMapDisplay:
             matplotlib is not there.
         """
         load_pyplot(f"{cls.__name__}.from_estimator")
-        images = check_images(X)
-        chosen = choose(n_images, len(images))
-        names = titles(images, names)
-        images = [images[i] for i in chosen]
+        images, names, chosen = chosen_images(X, names, n_images)
         return cls.from_predictions(
             images,
             score_map(estimator, images),
-            None if y is None else pick(y, chosen, len(names)),
+            None if y is None else pick(y, chosen, len(X)),
             decisions=estimator.decision_function(images),
-            names=[names[i] for i in chosen],
+            names=names,
             n_images=None,
             **plot_kw,
         )

@@ -1,10 +1,18 @@
-"""Which images ScoreMapDisplay draws, and what they are called."""
+"""Which images displays draw, and what they are called."""
 
 from pathlib import Path
 
 import numpy as np
 
+from skanomaly._images import check_images
 from skanomaly.display._common import check_length
+
+
+def chosen_images(X, names, n_images):
+    """Images to draw, their titles, and their places in X."""
+    images = check_images(X)
+    chosen, names = choose(n_images, len(images)), titles(images, names)
+    return [images[i] for i in chosen], [names[i] for i in chosen], chosen
 
 
 def choose(n_images, n_given):

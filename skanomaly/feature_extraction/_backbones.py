@@ -3,6 +3,7 @@
 import copy
 import hashlib
 import re
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -99,8 +100,7 @@ def load_network(backbone, weights, seed):
 
 
 def _random_network(backbone, seed):
-    with torch.random.fork_rng(devices=[]):  # the caller's generator is left as it was
-        torch.manual_seed(seed)
+    with seeded(seed):
         return models.get_model(backbone, weights=None, **_BUILD_ARGUMENTS.get(backbone, {})).eval()
 
 
@@ -162,6 +162,14 @@ def trim(network, layers):
             "torchvision.models.feature_extraction.get_graph_node_names lists its layers"
         ) from error
     return fuse(GraphModule(trimmed, trimmed.graph), no_trace=True).eval()
+
+
+@contextmanager
+def seeded(seed):
+    """Draw torch's random numbers from a seed, and leave the caller's generators as they were."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        yield
 
 
 def to_arrays(network):
