@@ -500,6 +500,18 @@ def test_checkpoint_of_another_training_is_left_alone(good, tmp_path):
     assert n_files() == 9
 
 
+@pytest.mark.parametrize(
+    "other", [{"dad_weight": 1.0}, {"stains": {"axes": (0.1, 0.2)}}, {"n_iter": (4, 4, 8)}]
+)
+def test_trainings_that_differ_in_the_joint_one_share_local_net(good, tmp_path, other):
+    options = SMALL | {"n_iter": 4, "checkpoint": tmp_path / "part"}
+    GlobalLocal(**options).fit(good)
+    shared = GlobalLocal(**options | other).fit(good)
+    assert len(list(tmp_path.iterdir())) == 4  # but one joint training more
+    once = GlobalLocal(**SMALL | {"n_iter": 4} | other).fit(good)
+    assert np.array_equal(shared.score_samples(good), once.score_samples(good))
+
+
 def test_a_diverging_joint_training_keeps_its_last_good_state(good, monkeypatch):
     loss, calls = Glance.loss, []
 

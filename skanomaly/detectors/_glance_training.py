@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from skanomaly._cache import digest
 from skanomaly.detectors._local_network import (
     N_FEATURES,
     compactness_loss,
@@ -24,6 +25,9 @@ from skanomaly.detectors._stains import stain
 from skanomaly.detectors._teachers import TAUGHT_STRIDE, taught_grid
 from skanomaly.feature_extraction._backbones import seeded
 
+NOT_OF_LOCAL_NET = (
+    "dad_weight", "global_mode", "hole_stride", "n_iter", "patch_size", "preset", "stains",
+)  # fmt: skip
 EPOCH = 25  # iterations; after each the checkpoint is written
 PHASES = ("distillation", "fine-tuning", "joint")
 CROP_MARGIN = 32  # pixels by which crops are larger than what is read of a patch: 5 x 5 of them
@@ -59,7 +63,7 @@ class Training:
     dad_weight: float
     stains: dict
     seed: int
-    identity: str
+    identities: tuple | None  # of Local-Net's training, and of the whole; for a checkpoint
     checkpoint: str | None
     verbose: int
 
@@ -78,13 +82,14 @@ class Training:
             scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, max(n_epochs, 1))
         else:
             scheduler = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda epoch: 1.0)
-        checkpoint = None
+        checkpoint = identity = None
         if self.checkpoint is not None:
-            checkpoint = f"{self.checkpoint}.{self.identity[:8]}.{name}"
+            identity = self.identities[phase // 2]
+            checkpoint = f"{self.checkpoint}.{identity[:8]}.{name}"
         try:
             answer = train(
                 network, loss_of, batches_of, optimiser, scheduler, n_epochs,
-                identity=self.identity, checkpoint=checkpoint, name=name, verbose=self.verbose,
+                identity=identity, checkpoint=checkpoint, name=name, verbose=self.verbose,
                 way_out="lower distillation or compactness, and look at the pictures",
             )  # fmt: skip
         except TrainingError as error:
@@ -108,6 +113,17 @@ def schedule_of(preset, mode, n_iter):
         )
     n_iter = tuple(np.broadcast_to(numbers, 3).tolist())
     return replace(SCHEDULES[preset, mode], n_iter=n_iter)
+
+
+def identities_of(settings, schedule, *seen):
+    """Digests of what Local-Net's training depends on, and of what all depends on.
+
+    ``settings`` are the detector's parameters, ``seen`` is what it learns from. Trainings that
+    differ in the joint phase alone share Local-Net's checkpoints.
+    """
+    of_local = {k: v for k, v in settings.items() if k not in NOT_OF_LOCAL_NET}
+    phases = schedule.n_iter[:2], schedule.batch_size[:2], schedule.rates[0], schedule.falling
+    return digest(of_local, *phases, *seen), digest(settings, *seen)
 
 
 def train_glance(glance, grid, pictures, taught, standard, training, history):

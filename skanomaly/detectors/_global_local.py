@@ -12,12 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
-from skanomaly._cache import digest
 from skanomaly._image_fit import ImageFit
 from skanomaly._images import channels_of, check_images
 from skanomaly._validation import Interval, StrOptions
 from skanomaly.base import BaseDetector
-from skanomaly.detectors._glance_training import Training, schedule_of
+from skanomaly.detectors._glance_training import Training, identities_of, schedule_of
 from skanomaly.detectors._glances import PIXELS, Glances, pixel_maps, standard_of
 from skanomaly.detectors._kept import clone_keeping
 from skanomaly.detectors._local_network import grids_of
@@ -78,7 +77,8 @@ class GlobalLocal(BaseDetector):
     dtype : {"float32", "bfloat16"}, default="float32"
         Of Local-Net's convolutions: the second is faster where processors know it.
     checkpoint : str, Path or None, default=None
-        Beginning of the names of files written while training, from which the same fit goes on.
+        Beginning of the names of files written while training, from which the same fit goes on;
+        one that differs in the joint training alone takes Local-Net from them.
     random_state : int, default=0
         Draws weights, patches and stains.
     verbose : int, default=0
@@ -279,14 +279,14 @@ class GlobalLocal(BaseDetector):
         return Glances(self._grids, self._shape, self.mean_, self.scale_)
 
     def _training(self, pixels):
-        identity = ""
+        schedule = schedule_of(self.preset, self.global_mode, self.n_iter)
+        identities = None
         if self.checkpoint is not None:
-            parameters = self._settings(_NOT_OF_TRAINING)
-            identity = digest(parameters, self.teacher_._identity(), image_keys(pixels))
+            seen = self.teacher_._identity(), image_keys(pixels)
+            identities = identities_of(self._settings(_NOT_OF_TRAINING), schedule, *seen)
         return Training(
-            schedule_of(self.preset, self.global_mode, self.n_iter),
-            self.distillation, self.compactness, self.dad_weight, check_stains(self.stains),
-            self.random_state, identity, self.checkpoint, self.verbose,
+            schedule, self.distillation, self.compactness, self.dad_weight,
+            check_stains(self.stains), self.random_state, identities, self.checkpoint, self.verbose,
         )  # fmt: skip
 
     def _score_batch(self, X):
