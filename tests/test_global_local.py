@@ -367,15 +367,18 @@ def test_an_image_scores_alike_alone_and_in_company(fitted, good):
     np.testing.assert_allclose(paths_or_arrays, together, rtol=1e-6)
 
 
-def test_bfloat16_answers_nearly_the_same(good):
-    image, grid = torch.rand(1, 3, 96, 96), PatchGrid(33, 96, 96, 8)
+@pytest.mark.parametrize("mode", ["dense", "exact"])
+def test_bfloat16_answers_nearly_the_same(mode):
+    image, grid = torch.rand(1, 3, 256, 256), PatchGrid(33, 256, 256, 32)
+    full, half = (Glance(33, 3, mode, dtype) for dtype in ("float32", "bfloat16"))
     with torch.inference_mode():
-        full, half = (
-            Glance(33, 3, "dense", dtype).local_vectors(image, grid)
-            for dtype in ("float32", "bfloat16")
-        )
-    assert half.dtype == torch.float32 and not torch.equal(half, full)
-    assert (half - full).abs().max() < 0.03 * full.abs().max()
+        for vectors in ("local_vectors", "global_vectors"):
+            a, b = (getattr(glance, vectors)(image, grid) for glance in (full, half))
+            assert b.dtype == torch.float32 and not torch.equal(a, b)
+            assert (a - b).abs().max() < 0.03 * a.abs().max()
+
+
+def test_weights_and_scores_of_a_bfloat16_detector_are_float(good):
     detector = GlobalLocal(**SMALL, dtype="bfloat16").fit(good)
     assert all(array.dtype == np.float32 for array in detector.state_.values())
     assert np.isfinite(detector.decision_function(good)).all()

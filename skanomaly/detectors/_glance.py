@@ -35,7 +35,7 @@ class Glance(nn.Module):
         Of the images.
     mode : {"dense", "exact"}
     dtype : {"float32", "bfloat16"}
-        Of Local-Net's convolutions.
+        Of the nets' convolutions.
     seed : int
         Of the first weights.
     """
@@ -50,9 +50,9 @@ class Glance(nn.Module):
     def _build(self, side, n_channels, mode, dtype):
         self.local = LocalNet(side, n_channels, dtype)
         if mode == "exact":
-            self.context = ExactGlobalNet(n_channels)
+            self.context = ExactGlobalNet(n_channels, dtype)
         else:
-            self.context = DenseGlobalNet(n_channels, -(-side // CELL))
+            self.context = DenseGlobalNet(n_channels, -(-side // CELL), dtype)
         self.head = nn.Sequential(
             nn.Linear(2 * N_FEATURES, HEAD_UNITS),
             nn.LeakyReLU(HEAD_SLOPE),

@@ -75,7 +75,7 @@ class GlobalLocal(BaseDetector):
     resize, image_score, sigma, contamination :
         As in FilterBank and RegAD: an image's score is the maximum of its smoothed score map.
     dtype : {"float32", "bfloat16"}, default="float32"
-        Of Local-Net's convolutions: the second is faster where processors know it.
+        Of the nets' convolutions: the second is faster where processors know it.
     checkpoint : str, Path or None, default=None
         Beginning of the names of files written while training, from which the same fit goes on;
         one that differs in the joint training alone takes Local-Net from them.

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from skanomaly.detectors._local_network import CELL, N_FEATURES
+from skanomaly.detectors._local_network import CELL, N_FEATURES, convolving_in
 
 # Kernel, stride and channels of the exact network's convolutions; None is the pooling.
 EXACT_LAYERS = (
@@ -41,8 +41,8 @@ class PartialConv2d(nn.Conv2d):
 
     def forward(self, maps, mask):
         shape = {"stride": self.stride, "padding": self.padding, "dilation": self.dilation}
-        n_valid = F.conv2d(mask, self.taps, **shape)
-        valid = (n_valid > 0).to(maps.dtype)
+        n_valid = F.conv2d(mask, self.taps, **shape).float()
+        valid = (n_valid > 0).float()
         scale = valid * self.taps.sum() / n_valid.clamp(min=1)
         found = F.conv2d(maps * mask, self.weight * self.taps, **shape)
         return found * scale + self.bias[:, None, None] * valid, valid
@@ -68,8 +68,9 @@ class ExactGlobalNet(nn.Module):
     The last layer's map is averaged; of 256 x 256 pixels it is a single place.
     """
 
-    def __init__(self, n_channels):
+    def __init__(self, n_channels, dtype="float32"):
         super().__init__()
+        self.dtype = dtype
         steps = []
         for layer in EXACT_LAYERS:
             if layer is None:
@@ -83,8 +84,9 @@ class ExactGlobalNet(nn.Module):
 
     def forward(self, images, masks):
         maps = images, masks
-        for step in self.steps:
-            maps = _through(step, *maps)
+        with convolving_in(self.dtype):
+            for step in self.steps:
+                maps = _through(step, *maps)
         return maps[0].mean(dim=(2, 3))
 
     def holes(self, image, origins, side):
@@ -105,10 +107,11 @@ class ExactGlobalNet(nn.Module):
         the whole image.
         """
         whole = [(image[None], torch.ones_like(image[None, :1]))]
-        for step in self.steps:
-            whole.append(_through(step, *whole[-1]))
-        parts = origins.split(HOLES_AT_ONCE)
-        return torch.cat([self._holes(whole, part, side) for part in parts])
+        with convolving_in(self.dtype):
+            for step in self.steps:
+                whole.append(_through(step, *whole[-1]))
+            parts = origins.split(HOLES_AT_ONCE)
+            return torch.cat([self._holes(whole, part, side) for part in parts])
 
     def _holes(self, whole, origins, side):
         size = torch.tensor(whole[0][0].shape[2:])
@@ -182,9 +185,9 @@ class DenseGlobalNet(nn.Module):
     that nothing of the patch, which is ``n_cells`` cells wide, has entered them.
     """
 
-    def __init__(self, n_channels, n_cells):
+    def __init__(self, n_channels, n_cells, dtype="float32"):
         super().__init__()
-        self.n_cells = n_cells
+        self.n_cells, self.dtype = n_cells, dtype
         width = DENSE_CHANNELS
         self.cells = nn.Sequential(
             nn.Conv2d(n_channels, 2 * width, CELL, stride=CELL),
@@ -209,17 +212,18 @@ class DenseGlobalNet(nn.Module):
 
     def forward(self, images, grid):
         """(b, C, H, W), PatchGrid -> (b, 128, rows, columns)."""
-        maps = self.cells(images)  # (b, c, H / 4, W / 4)
-        here = torch.ones_like(maps[:1, :1])
-        seen = []
-        for wider, around in zip(self.wider, self.rings, strict=True):
-            maps = F.relu(wider(maps, here)[0])
-            seen.append(F.relu(around(maps, here)[0]))
-        seen.append(_coordinates(maps))
         half, step = self.n_cells // 2, grid.stride // CELL
-        rows, columns = (half + step * torch.arange(n) for n in grid.shape)
-        joined = torch.cat(seen, dim=1)[:, :, rows[:, None], columns]
-        return self.answer(joined)
+        rows, columns = (slice(half, half + step * (n - 1) + 1, step) for n in grid.shape)
+        with convolving_in(self.dtype):
+            maps = self.cells(images)  # (b, c, H / 4, W / 4)
+            here = torch.ones_like(maps[:1, :1])
+            seen = []
+            for wider, around in zip(self.wider, self.rings, strict=True):
+                maps = F.relu(wider(maps, here)[0])
+                seen.append(F.relu(around(maps, here)[0]))
+            seen.append(_coordinates(maps))
+            joined = torch.cat([one[:, :, rows, columns] for one in seen], dim=1)
+            return self.answer(joined).float()
 
 
 def ring(dilation, hole):

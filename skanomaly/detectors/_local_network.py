@@ -157,8 +157,13 @@ class LocalNet(nn.Sequential):
         self.dtype = dtype
 
     def forward(self, images):
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.dtype == "bfloat16"):
+        with convolving_in(self.dtype):
             return super().forward(images).float()
+
+
+def convolving_in(dtype):
+    """Context in which convolutions are computed in "float32" or "bfloat16"."""
+    return torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16")
 
 
 def distillation_loss(decoded, taught):
