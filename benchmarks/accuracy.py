@@ -42,7 +42,8 @@ def build(options, random_state):
     detector = getattr(skanomaly, options.detector)(**dict(options.set))
     if options.detector == "GlobalLocal":
         teacher = None if options.features == "filter_bank" else extractor
-        return detector.set_params(teacher=teacher, random_state=random_state, **shape)
+        training = {"checkpoint": options.checkpoint, "random_state": random_state}
+        return detector.set_params(teacher=teacher, **training, **shape)
     if "random_state" in detector.get_params():
         detector.set_params(random_state=random_state)
     return Pipeline([("features", extractor), ("detector", detector)])
@@ -108,6 +109,9 @@ def main():
     parser.add_argument("--image-size", type=int, default=224)
     parser.add_argument("--resize", default="stretch")
     parser.add_argument("--random-states", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument(
+        "--checkpoint", help="of GlobalLocal, so that runs go on where they were interrupted"
+    )
     parser.add_argument("--output", type=Path, help="JSON file; default: in benchmarks/results")
     options = parser.parse_args()
 
@@ -122,7 +126,8 @@ def main():
     table["mean"] = {column: mean(list(table.values()), column) for column in COLUMNS}
     show("mean", table["mean"])
 
-    settings = {k: v for k, v in vars(options).items() if k not in ("root", "output", "weights")}
+    paths = ("root", "output", "weights", "checkpoint")
+    settings = {k: v for k, v in vars(options).items() if k not in paths}
     record = {
         "benchmark": "accuracy",
         **settings,

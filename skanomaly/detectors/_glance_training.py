@@ -46,7 +46,7 @@ class Schedule:
 
 PAPER = Schedule((50_000, 50_000, 200_000), (64, 16, 64), (2e-4, 1e-4, 1e-5), False)
 SCHEDULES = {
-    ("quick", "dense"): Schedule((1000, 200, 1000), (16, 16, 4), (1e-3, 1e-3, 1e-3), True),
+    ("quick", "dense"): Schedule((1000, 200, 2000), (16, 16, 4), (1e-3, 1e-3, 1e-3), True),
     ("quick", "exact"): Schedule((1000, 200, 1200), (16, 16, 48), (1e-3, 1e-3, 1e-3), True),
     ("paper", "dense"): PAPER,
     ("paper", "exact"): PAPER,

@@ -55,8 +55,8 @@ class GlobalLocal(BaseDetector):
         Iterations of distillation, fine-tuning and joint training instead of the preset's.
     distillation, compactness : float, default=1.0
         Weights of Local-Net's losses: what the teacher says, in entries that differ.
-    iad_weight : float in [0, 1], default=0.8
-        lambda: how much the difference counts, and the rest the classifier.
+    iad_weight : float in [0, 1], default=0.5
+        lambda: how much the difference counts, and the rest the classifier; 0.8 in the paper.
     dad_weight : float, default=0.01
         Weight of the classifier's loss in the joint training.
     stains : dict or None, default=None
@@ -149,7 +149,7 @@ class GlobalLocal(BaseDetector):
         n_iter=None,
         distillation=1.0,
         compactness=1.0,
-        iad_weight=0.8,
+        iad_weight=0.5,
         dad_weight=0.01,
         stains=None,
         standardize=True,
