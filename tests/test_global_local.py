@@ -1,6 +1,5 @@
 """GlobalLocal: its networks against slow loops, its training, and what a user meets."""
 
-import copy
 import pickle
 from dataclasses import replace
 
@@ -311,8 +310,8 @@ def test_ranges_of_stains_are_kept_to():
 # --- the detector -----------------------------------------------------------------------------
 
 
-def test_scores_are_the_formula_of_both_networks(fitted, good):
-    fitted = copy.copy(fitted).set_params(iad_weight=0.8)
+def test_scores_are_the_formula_of_both_networks(good):
+    fitted = GlobalLocal(**SMALL, iad_weight=0.8).fit(good)
     raw = fitted._glances.raw_scores(good[:2].astype(np.float32) / 255)[0]
     assert raw.shape == (2, 9, 9, 2)
     (iad_mean, iad_std), (dad_mean, dad_std) = fitted.statistics_[0]
