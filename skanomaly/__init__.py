@@ -37,6 +37,7 @@ _SUBMODULES = (
     "feature_maps",
     "metrics",
     "neighbors",
+    "report",
 )
 
 __all__ = [*_PUBLIC, *_SUBMODULES]

@@ -71,18 +71,28 @@ def colour_limits(score_maps, verdicts=None):
     >>> colour_limits([good, good], [1, 1])
     (3.0, 5.0)
     """
-    score_maps = [np.asarray(scores) for scores in score_maps]
-    peaks = np.array([scores.max() for scores in score_maps])
-    if not np.isfinite(peaks).all():
-        i = int(np.flatnonzero(~np.isfinite(peaks))[0])
-        raise ValueError(f"score map {i} holds NaN or infinity; expected finite scores")
-    middles = np.array([np.median(scores) for scores in score_maps])
+    levels = []
+    for i, scores in enumerate(score_maps):
+        levels.append(map_levels(scores))
+        if not np.isfinite(levels[-1][0]):
+            raise ValueError(f"score map {i} holds NaN or infinity; expected finite scores")
+    return limits_of_levels(levels, verdicts)
+
+
+def map_levels(score_map):
+    """What colour_limits wants to know of a map: its peak, its median and its 95 % quantile."""
+    score_map = np.asarray(score_map)
+    return score_map.max(), np.median(score_map), np.quantile(score_map, 0.95)
+
+
+def limits_of_levels(levels, verdicts=None):
+    """As colour_limits, from the map_levels of each map."""
+    peaks, middles, heights = np.transpose(levels)
     is_good = np.zeros(len(peaks), bool) if verdicts is None else np.asarray(verdicts) == 1
     if is_good.any():
         vmin, typical = np.median(peaks[is_good]), np.median(middles[is_good])
     else:
-        vmin = np.median([np.quantile(scores, 0.95) for scores in score_maps])
-        typical = np.median(middles)
+        vmin, typical = np.median(heights), np.median(middles)
     vmax = vmin + (vmin - typical)
     if not is_good.all():
         vmax = max(vmax, np.median(peaks[~is_good]))
@@ -124,6 +134,33 @@ def outline(mask):
     """(H, W) bool: a line around the mask's regions, outside of them, as thick as can be seen."""
     reach = max(1, round(min(mask.shape) / 150))
     return maximum_filter(mask, size=2 * reach + 1) & ~mask
+
+
+def crop_around(rgb, box, context):
+    """A box of a picture with what lies around it, and the box in that crop.
+
+    Parameters
+    ----------
+    rgb : ndarray of shape (H, W, 3)
+    box : tuple (top, left, bottom, right)
+        In the picture's pixels, the last two outside of it.
+    context : float
+        How much is shown around the box on each side, in multiples of its longer one.
+
+    Returns
+    -------
+    crop : ndarray of shape (h, w, 3)
+    box : tuple (top, left, bottom, right)
+        In the crop's pixels.
+    """
+    frame = rgb.shape[:2]
+    starts, ends = np.array(box[:2]), np.array(box[2:])
+    around = int(np.ceil(context * (ends - starts).max()))
+    # As much of the image as asked for; beyond a border nothing is shown, but more on the far side.
+    size = np.minimum(ends - starts + 2 * around, frame)
+    corner = np.clip(starts - around, 0, frame - size)
+    (top, left), (bottom, right) = corner, corner + size
+    return rgb[top:bottom, left:right], (*(starts - corner), *(ends - corner))
 
 
 def save_score_map(path, image, score_map, *, vmin, vmax, mask=None):

@@ -49,6 +49,20 @@ def image_name(item, index):
     return str(item) if isinstance(item, (str, Path)) else f"image {index}"
 
 
+def titles(images, names):
+    """A title for each image: given, or folder and file name, or its place."""
+    if names is None:
+        return [
+            "/".join(Path(item).parts[-2:]) if isinstance(item, (str, Path)) else f"image {i}"
+            for i, item in enumerate(images)
+        ]
+    if len(names) != len(images):
+        raise ValueError(
+            f"expected one name per image, got {len(names)} names for {len(images)} images"
+        )
+    return list(names)
+
+
 def read_image(item, name="image"):
     """One image as an array.
 

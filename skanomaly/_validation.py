@@ -10,10 +10,14 @@ __all__ = [
     "StrOptions",
     "_fit_context",
     "check_array_input",
+    "check_decisions",
     "check_layers",
+    "check_length",
     "choose_layers",
     "good_rows",
+    "holds_masks",
     "is_images",
+    "read_labels",
 ]
 
 
@@ -113,3 +117,48 @@ def _marked_good(y):
     y = np.asarray(y)
     is_labels = y.ndim == 1 and y.dtype.kind in "iuf" and np.isin(y, (-1, 1)).all()
     return y == 1 if is_labels else None
+
+
+def holds_masks(y):
+    """Whether the truth is given by masks rather than labels."""
+    return any(entry is None or np.ndim(entry) > 0 for entry in y)
+
+
+def read_labels(y, n_images):
+    """Labels (n,) int, +1 good and -1 defect, from labels or masks; None where y is None."""
+    if y is None:
+        return None
+    check_length(y, n_images)
+    if holds_masks(y):
+        return np.array([-1 if mask is not None and np.any(mask) else 1 for mask in y])
+    labels = np.asarray(y)
+    if labels.dtype.kind not in "iuf" or not np.isin(labels, (-1, 1)).all():
+        raise ValueError(
+            f"expected y to hold labels +1 (good) and -1 (defect), or masks, got the values "
+            f"{np.unique(labels)[:5].tolist()}; if 1 marks a defect, pass np.where(y == 1, -1, 1)"
+        )
+    return labels.astype(int)
+
+
+def check_length(y, n_images):
+    """One entry of y per image."""
+    if len(y) != n_images:
+        raise ValueError(
+            f"expected one entry of y per image, got {len(y)} for {n_images} images; pass labels "
+            "or masks of the same images, in the same order"
+        )
+
+
+def check_decisions(decisions, n_images):
+    """Decision scores (n,) float64, finite; n_images None: any number of them."""
+    decisions = np.asarray(decisions, dtype=np.float64)
+    expected = "(n,), at least one" if n_images is None else f"({n_images},)"
+    wrong_length = decisions.size == 0 if n_images is None else len(decisions) != n_images
+    if decisions.ndim != 1 or wrong_length:
+        raise ValueError(
+            f"expected decision scores of shape {expected}, one per image as decision_function "
+            f"answers them, got shape {decisions.shape}"
+        )
+    if not np.isfinite(decisions).all():
+        raise ValueError("decision scores hold NaN or infinity; expected finite scores")
+    return decisions

@@ -7,7 +7,16 @@ from sklearn.utils.validation import check_is_fitted
 
 from skanomaly.regions import map_regions
 
-__all__ = ["Pipeline", "nearest_good", "score_map", "score_regions", "scores_and_maps"]
+__all__ = [
+    "Pipeline",
+    "check_nearest_good",
+    "decisions_and_maps",
+    "nearest_good",
+    "outermost",
+    "score_map",
+    "score_regions",
+    "scores_and_maps",
+]
 
 
 def _final_has_score_map(pipeline):
@@ -85,6 +94,12 @@ def scores_and_maps(estimator, X):
     if hasattr(detector, "score_samples_and_map"):
         return detector.score_samples_and_map(X)
     return detector.score_samples(X), detector.score_map(X)
+
+
+def decisions_and_maps(estimator, X):
+    """``decision_function`` and ``score_map``, the features made once."""
+    scores, maps = scores_and_maps(estimator, X)
+    return scores - outermost(estimator, "offset_"), maps
 
 
 def score_regions(estimator, X, threshold=None, *, as_frame=False):
@@ -169,12 +184,7 @@ def nearest_good(estimator, X, *, n_peaks=1, as_frame=False):
     [0, 1, 2, 3, 4, 5]
     """
     detector, X = _innermost(estimator, X)
-    if not hasattr(detector, "nearest_good"):
-        check_is_fitted(detector)
-        raise TypeError(
-            f"expected a detector that keeps good patches, PatchCore or SPADE, got "
-            f"{type(detector).__name__}; the regions that it finds are in score_regions"
-        )
+    check_nearest_good(detector)
     spots = detector.nearest_good(X, n_peaks=n_peaks, as_frame=as_frame)
     for places in _places(estimator):
         if as_frame:
@@ -211,13 +221,31 @@ def _inside(estimator):
     return None
 
 
+def check_nearest_good(estimator):
+    """TypeError unless the detector within keeps good patches."""
+    while (inner := _inside(estimator)) is not None:
+        estimator = inner
+    if not hasattr(estimator, "nearest_good"):
+        check_is_fitted(estimator)
+        raise TypeError(
+            f"expected a detector that keeps good patches, PatchCore or SPADE, got "
+            f"{type(estimator).__name__}; the regions that it finds are in score_regions"
+        )
+
+
+def outermost(estimator, name, default=None):
+    """What the outermost of the estimators within one another says that has this attribute."""
+    while estimator is not None:
+        if hasattr(estimator, name):
+            return getattr(estimator, name)
+        estimator = _inside(estimator)
+    return default
+
+
 def _map_offset(estimator):
     """The threshold on score maps of the outermost that has one."""
-    inner = estimator
-    while inner is not None:
-        if hasattr(inner, "map_offset_"):
-            return inner.map_offset_
-        inner = _inside(inner)
+    if (threshold := outermost(estimator, "map_offset_")) is not None:
+        return threshold
     check_is_fitted(estimator)
     raise ValueError(
         f"expected a threshold on score maps, got none, and {type(estimator).__name__} has no "

@@ -1,12 +1,10 @@
 """NearestGoodDisplay: a hot spot beside the good patch it is nearest to."""
 
-import numpy as np
-
-from skanomaly._heat_maps import to_rgb
-from skanomaly._images import check_images, image_name, read_image
+from skanomaly._heat_maps import crop_around, to_rgb
+from skanomaly._images import check_images, image_name, read_image, titles
 from skanomaly.display._common import DEFECT_COLOUR, GOOD_COLOUR, load_pyplot
 from skanomaly.display._panels import describe, given_panels, new_panels
-from skanomaly.display._selection import chosen_images, titles
+from skanomaly.display._selection import chosen_images
 from skanomaly.pipeline import nearest_good
 
 _SIDES = ("top", "left", "bottom", "right")
@@ -217,15 +215,10 @@ def _crop(images, i, box, context, kind):
         )
     rgb = to_rgb(read_image(images[i], image_name(images[i], i)))
     frame = rgb.shape[:2]
-    starts, ends = np.array(box[:2]), np.array(box[2:])
-    if (ends > frame).any():
+    bottom, right = box[2:]
+    if bottom > frame[0] or right > frame[1]:
         raise ValueError(
-            f"{kind} {i}: expected at least {ends[0]} x {ends[1]} pixels, where the patch ends, "
+            f"{kind} {i}: expected at least {bottom} x {right} pixels, where the patch ends, "
             f"got {frame[0]} x {frame[1]}; {_WAY_OUT[kind]}"
         )
-    around = int(np.ceil(context * (ends - starts).max()))
-    # As much of the image as asked for; beyond a border nothing is shown, but more on the far side.
-    size = np.minimum(ends - starts + 2 * around, frame)
-    corner = np.clip(starts - around, 0, frame - size)
-    (top, left), (bottom, right) = corner, corner + size
-    return rgb[top:bottom, left:right], (*(starts - corner), *(ends - corner))
+    return crop_around(rgb, box, context)

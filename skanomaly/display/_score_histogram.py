@@ -3,13 +3,12 @@
 import numpy as np
 from scipy.stats import binomtest
 
+from skanomaly._validation import check_decisions, read_labels
 from skanomaly.display._common import (
     DEFECT_COLOUR,
     GOOD_COLOUR,
     axes_and_figure,
-    check_decisions,
     load_pyplot,
-    read_labels,
 )
 
 

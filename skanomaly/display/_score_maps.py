@@ -11,8 +11,9 @@ from skanomaly._heat_maps import (
     heat_levels,
     to_rgb,
 )
-from skanomaly._images import check_images, image_name, read_image
-from skanomaly.display._common import check_decisions, holds_masks, load_pyplot, read_labels
+from skanomaly._images import check_images, image_name, read_image, titles
+from skanomaly._validation import check_decisions, holds_masks, read_labels
+from skanomaly.display._common import load_pyplot
 from skanomaly.display._panels import (
     describe,
     draw_colorbar,
@@ -22,7 +23,7 @@ from skanomaly.display._panels import (
     new_panels,
     title_and_colour,
 )
-from skanomaly.display._selection import choose, chosen_images, pick, titles
+from skanomaly.display._selection import choose, chosen_images, pick
 from skanomaly.pipeline import score_map
 
 _N_PANELS = {"beside": 2, "overlay": 1}  # axes per image

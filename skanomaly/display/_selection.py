@@ -1,11 +1,9 @@
 """Which images displays draw, and what they are called."""
 
-from pathlib import Path
-
 import numpy as np
 
-from skanomaly._images import check_images
-from skanomaly.display._common import check_length
+from skanomaly._images import check_images, titles
+from skanomaly._validation import check_length
 
 
 def chosen_images(X, names, n_images):
@@ -29,17 +27,3 @@ def pick(y, chosen, n_given):
     y = y.tolist() if hasattr(y, "iloc") else y
     check_length(y, n_given)
     return [y[int(i)] for i in chosen]
-
-
-def titles(images, names):
-    """A title for each image: given, or folder and file name, or its place."""
-    if names is None:
-        return [
-            "/".join(Path(item).parts[-2:]) if isinstance(item, (str, Path)) else f"image {i}"
-            for i, item in enumerate(images)
-        ]
-    if len(names) != len(images):
-        raise ValueError(
-            f"expected one name per image, got {len(names)} names for {len(images)} images"
-        )
-    return list(names)

@@ -1,0 +1,77 @@
+"use strict";
+/* Keys, the theme, and the start of it all. */
+
+const help = $("#help");
+const systemTheme = matchMedia("(prefers-color-scheme: dark)");
+
+function isDark() {
+  const chosen = document.documentElement.dataset.theme;
+  return chosen ? chosen === "dark" : systemTheme.matches;
+}
+
+function showTheme() {
+  $("#theme").setAttribute("aria-pressed", isDark());
+}
+
+function isTyping(target) {
+  return target.matches("input:not([type=range]), select, textarea");
+}
+
+function onGridKey(event) {
+  const steps = { ArrowLeft: -1, ArrowRight: 1, k: -1, j: 1, ArrowUp: -nColumns(), ArrowDown: nColumns() };
+  const isOnCard = event.target.closest("#pictures");
+  const isArrow = event.key.startsWith("Arrow");
+  if (event.key in steps && !(isArrow && event.target.matches("input"))) {
+    const place = current + steps[event.key];
+    // The first key goes to the current card, the next ones move from it.
+    if (!isOnCard) focusCard(current);
+    else if (place >= 0 && place < shown.length) focusCard(place);
+    event.preventDefault();
+  } else if (event.key === "m") {
+    $("#maps").click();
+  } else if (event.key === "/") {
+    $("#search").focus();
+    event.preventDefault();
+  } else if (event.key === "Enter" && event.target === document.body && shown.length) {
+    openViewer(current);
+  }
+}
+
+function onViewerKey(event) {
+  const steps = { ArrowLeft: -1, ArrowRight: 1, k: -1, j: 1 };
+  if (event.key in steps && !event.target.matches("input")) step(steps[event.key]);
+  else if (event.key === "m") setMode(looks.mode === "image" ? looks.withMap : "image");
+  else if (event.key === "b") setBoxes(!looks.hasBoxes);
+}
+
+document.addEventListener("keydown", (event) => {
+  if (event.ctrlKey || event.metaKey || event.altKey || isTyping(event.target)) return;
+  if (event.key === "?" && !help.open) help.showModal();
+  else if (help.open) return;
+  else if (viewer.open) onViewerKey(event);
+  else if (PICTURES.length) onGridKey(event);
+});
+
+/* A file that was cut off while it was copied: say so, rather than show empty frames. */
+addEventListener("unhandledrejection", (event) => {
+  event.preventDefault(); // no entry in the console: it is said here
+  viewer?.close();
+  $("#trouble").textContent = `${event.reason.message} Copy or write the report again.`;
+  $("#trouble").hidden = false;
+});
+
+$("#help-open").addEventListener("click", () => help.showModal());
+$("#theme").addEventListener("click", () => {
+  document.documentElement.dataset.theme = isDark() ? "light" : "dark";
+  showTheme();
+});
+systemTheme.addEventListener("change", showTheme);
+showTheme();
+
+if (PICTURES.length) {
+  for (const slider of $$(".opacity")) slider.addEventListener("input", () => setOpacity(slider.value));
+  setOpacity(80);
+  startGrid();
+  startViewer();
+}
+document.documentElement.dataset.ready = "yes";

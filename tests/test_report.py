@@ -1,0 +1,607 @@
+"""Reports: what is in the file, and what happens when it cannot be written."""
+
+import base64
+import errno
+import json
+import os
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+from PIL import Image
+
+from skanomaly import FilterBank, PaDiM, PatchCore, Pipeline, map_regions, nearest_good, report
+from skanomaly._heat_maps import HEAT_COLOURS, OPACITY, colour_limits, heat_levels
+from skanomaly.datasets import make_inspection
+from skanomaly.model_selection import HeldOutThreshold
+from skanomaly.report import Report
+from skanomaly.report import _files as files
+from skanomaly.report._pictures import encode_map, fair_limit, small_map, squeezed
+from skanomaly.report._summary import summarise
+
+
+class Page(HTMLParser):
+    """A report as a browser's parser sees it: the texts of its scripts, and its words."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.scripts, self.kinds, self.words, self._inside = {}, [], [], None
+        self.policy = ""
+        text = path.read_text(encoding="utf-8")
+        self.feed(text)
+        self.text = " ".join(self.words)
+        self.data = json.loads(self.scripts["data"])
+        self.pictures = self.data["pictures"]
+
+    def handle_starttag(self, tag, attrs):
+        attrs = dict(attrs)
+        self._inside = tag
+        if tag == "script":
+            self.kinds.append(attrs.get("type", "code"))
+            self._id = attrs.get("id", f"code{len(self.kinds)}")
+            self.scripts[self._id] = ""
+        if attrs.get("http-equiv") == "Content-Security-Policy":
+            self.policy = attrs["content"]
+
+    def handle_endtag(self, tag):
+        self._inside = None
+
+    def handle_data(self, data):
+        if self._inside == "script":
+            self.scripts[self._id] += data
+        elif self._inside != "style":
+            self.words.append(data.strip())
+
+    def images(self, block):
+        *words, end = self.scripts[block].split(" ")
+        assert end == "."
+        return [Image.open(BytesIO(base64.b64decode(word))) for word in words]
+
+
+def spotted(shape=(40, 60), peak=5.0):
+    """A picture with a bright spot, and its score map."""
+    image = np.full((*shape, 3), 90, np.uint8)
+    image[10:20, 30:40] = 220
+    scores = np.zeros(shape, np.float32)
+    scores[10:20, 30:40] = peak
+    return image, scores
+
+
+@pytest.fixture(scope="module")
+def data():
+    return make_inspection(16, 4, 4, size=64, random_state=0)
+
+
+@pytest.fixture(scope="module")
+def model(data):
+    features = FilterBank(image_size=64, random_state=0)
+    detector = PatchCore(random_state=0, image_score="map_max")
+    pipe = Pipeline([("features", features), ("detector", detector)])
+    return HeldOutThreshold(pipe, target_fpr=0.1, cv=2, random_state=0).fit(data.train.images)
+
+
+# What is in the file ---------------------------------------------------------------------------
+
+
+def test_pictures_are_in_the_file_with_their_words(tmp_path):
+    made = Report(title="Line 3", note="batch 7")
+    image, scores = spotted()
+    regions = map_regions([scores], 1)
+    made.add(image, scores, -1.5, name="a", label=-1, regions=regions)
+    made.add(image, 0 * scores, 0.5, name="b")
+    page = Page(made.save(tmp_path / "r.html"))
+    first, second = page.pictures
+    assert (first["name"], first["score"], first["label"]) == ("a", -1.5, -1)
+    assert (first["height"], first["width"]) == (40, 60)
+    assert first["regions"] == [{"box": [10, 30, 20, 40], "area": 100, "peak": 5.0}]
+    assert (second["label"], second["regions"], second["spots"]) == (None, [], [])
+    assert "Line 3" in page.text
+    assert "batch 7" in page.text
+    assert len(made) == 2
+
+
+def test_of_many_regions_the_strongest_are_kept(tmp_path):
+    image, _ = spotted()
+    scores = np.zeros((40, 60), np.float32)
+    scores[::4, ::4] = np.arange(150).reshape(10, 15) + 2
+    made = Report()
+    made.add(image, scores, -1, name="a", regions=map_regions([scores], 1))
+    (picture,) = Page(made.save(tmp_path / "r.html")).pictures
+    assert picture["n_regions"] == 150
+    assert [region["peak"] for region in picture["regions"]] == list(range(151, 101, -1))
+
+
+def test_thumbnails_and_full_views_show_the_picture(tmp_path):
+    image, scores = spotted((400, 800))
+    made = Report(full_size=200, thumb_size=50, map_size=100)
+    made.add(image, scores, -1, name="a")
+    page = Page(made.save(tmp_path / "r.html"))
+    (thumb, heat), (full,) = page.images("small0"), page.images("large0")
+    assert (thumb.size, heat.size, full.size) == ((50, 25), (100, 50), (200, 100))
+    assert page.data["mime"] == "image/webp"
+    colours = np.asarray(full.convert("RGB")).astype(int)
+    assert_allclose(colours[50, 100], 90, atol=4)
+
+
+def test_small_pictures_are_kept_as_they_are(tmp_path):
+    made = Report(image_format="jpeg")
+    made.add(*spotted(), -1, name="a")
+    page = Page(made.save(tmp_path / "r.html"))
+    assert page.data["mime"] == "image/jpeg"
+    for picture in (*page.images("small0"), *page.images("large0")):
+        assert picture.size == (60, 40)
+
+
+def test_maps_have_the_colours_of_their_scores(tmp_path):
+    image, _ = spotted()
+    scores = np.tile(np.linspace(-2, 8, 60, dtype=np.float32), (40, 1))
+    made = Report(vmin=1, vmax=6)
+    made.add(image, scores, -1, name="a")
+    heat = Page(made.save(tmp_path / "r.html")).images("small0")[1]
+    pixels = np.asarray(heat.convert("RGBA"))
+    levels = heat_levels(scores, 1, 6)
+    assert_array_equal(pixels[:, :, :3], HEAT_COLOURS[levels])
+    assert_array_equal(pixels[:, :, 3], np.rint(255 * OPACITY)[levels])
+
+
+def test_limits_not_given_come_from_all_maps(tmp_path):
+    """Maps are packed before the limits are known; a colour means one score all the same."""
+    image, scores = spotted()
+    maps = [scores + 1, 0.2 * scores, 0.3 * scores + 0.1]
+    made = Report()
+    for one, decision in zip(maps, (-1, 1, 1), strict=True):
+        made.add(image, one, decision, name="a")
+    page = Page(made.save(tmp_path / "r.html"))
+    vmin, vmax = colour_limits(maps, [-1, 1, 1])
+    for i, one in enumerate(maps):
+        pixels = np.asarray(page.images(f"small{i}")[1].convert("RGBA"))
+        expected = heat_levels(one, vmin, vmax).astype(int)
+        is_alike = np.abs(HEAT_COLOURS[expected].astype(int) - pixels[:, :, :3]).max() <= 6
+        assert is_alike
+
+
+@pytest.mark.parametrize("given", [{"vmin": 100}, {"vmax": -100}, {"vmin": 1}, {"vmax": 4}])
+def test_one_limit_alone_is_kept(given):
+    made = Report(**given)
+    made.add(*spotted(), -1, name="a")
+    vmin, vmax = made._limits()
+    assert vmin < vmax
+    assert given.items() <= {"vmin": vmin, "vmax": vmax}.items()
+
+
+def test_a_map_without_relief_has_the_colour_of_its_score():
+    heat = encode_map(np.full((9, 9), 3, np.float32), None, None)
+    picture = Image.open(BytesIO(heat.coloured(0, 6))).convert("RGBA")
+    assert_array_equal(np.asarray(picture)[0, 0, :3], HEAT_COLOURS[128])
+
+
+def test_maps_shrink_by_means():
+    scores = np.arange(64, dtype=np.float32).reshape(8, 8)
+    assert_allclose(small_map(scores, 4), scores.reshape(4, 2, 4, 2).mean(axis=(1, 3)))
+
+
+def test_names_are_data_and_never_markup(tmp_path):
+    names = [
+        "</script><script>alert(1)</script>",
+        "<!-- <script>",
+        '"quoted" & \'single\' <img src=x onerror="alert(1)">',
+        "ünï cødé 部品 🔩 .png",
+        "two  spaces",
+        "not utf-8 \udcff",
+    ]
+    made = Report(title=names[0], note=names[2])
+    for name in names:
+        made.add(*spotted(), -1, name=name)
+    page = Page(made.save(tmp_path / "r.html"))
+    assert [picture["name"] for picture in page.pictures] == names
+    assert set(page.kinds) == {"code", "application/json", "text/plain"}
+    assert page.kinds.count("code") == 4
+    assert names[0] in page.text
+
+
+def test_two_pictures_of_one_name_are_two(tmp_path):
+    made = Report()
+    made.add(*spotted(), -1, name="a")
+    made.add(*spotted(), 2, name="a")
+    assert [p["score"] for p in Page(made.save(tmp_path / "r.html")).pictures] == [-1, 2]
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        np.full((30, 20), 77, np.uint8),
+        np.full((30, 20), 4000, np.uint16),
+        np.full((30, 20, 7), 0.5, np.float32),
+        np.full((30, 20, 2), 77, np.uint8),
+        Image.new("RGBA", (20, 30)),
+    ],
+    ids=["grey", "16 bit", "seven channels", "two channels", "PIL"],
+)
+def test_images_of_every_kind(tmp_path, image):
+    made = Report()
+    made.add(image, np.zeros((30, 20)), 1, name="a")
+    assert Page(made.save(tmp_path / "r.html")).images("large0")[0].size == (20, 30)
+
+
+def test_no_pictures(tmp_path):
+    page = Page(Report().save(tmp_path / "r.html"))
+    assert "There are no pictures in this report." in page.text
+    assert page.pictures == []
+
+
+def test_nothing_is_loaded_from_anywhere(tmp_path):
+    made = Report()
+    made.add(*spotted(), -1, name="a")
+    path = made.save(tmp_path / "r.html")
+    page, text = Page(path), path.read_text(encoding="utf-8")
+    assert "default-src 'none'" in page.policy
+    assert "unsafe" not in page.policy
+    without = text.replace("http://www.w3.org/2000/svg", "")  # a name, not an address
+    assert not re.search(r"https?://|src=\"|@import|url\(", without)
+    assert not re.search(
+        r"\son\w+=|style=", re.sub(r"<(script|style).*?</\1>", "", text, flags=re.S)
+    )
+
+
+def test_neighbours_are_cut_from_both_pictures(tmp_path):
+    image, scores = spotted((100, 100))
+    good = np.full((100, 100, 3), 30, np.uint8)
+    box = {"top": 12, "left": 32, "bottom": 16, "right": 36}
+    good_box = {f"good_{side}": n for side, n in zip(box, (0, 96, 4, 100), strict=True)}
+    spot = {**box, **good_box, "peak": 5.0, "distance": 2.5, "good": good, "good_name": "fine"}
+    made = Report(context=2)
+    made.add(image, scores, -1, name="a", neighbours=[spot])
+    page = Page(made.save(tmp_path / "r.html"))
+    (words,) = page.pictures[0]["spots"]
+    assert (words["name"], words["peak"], words["distance"]) == ("fine", 5.0, 2.5)
+    assert words["here"] == [20, 20, 8, 8, 12, 12]  # height, width, box
+    assert words["good"] == [20, 20, 0, 16, 4, 20]  # at the border
+    _, here, there = page.images("large0")
+    assert_allclose(np.asarray(here.convert("RGB"))[10, 10], 220, atol=4)
+    assert_allclose(np.asarray(there.convert("RGB")), 30, atol=4)
+
+
+# Numbers ---------------------------------------------------------------------------------------
+
+
+def report_of(decisions, labels=None):
+    made = Report()
+    labels = [None] * len(decisions) if labels is None else labels
+    for decision, label in zip(decisions, labels, strict=True):
+        made.add(*spotted(), decision, name="a", label=label)
+    return made
+
+
+def test_counts(tmp_path):
+    made = report_of([-2, -1, -1, 3, 4], [-1, -1, 1, 1, -1])
+    summary = summarise(made._pictures)
+    assert (summary.n, summary.n_defect, summary.n_good) == (5, 3, 2)
+    assert (summary.n_bad, summary.n_found, summary.n_fine, summary.n_alarms) == (3, 2, 2, 1)
+    text = Page(made.save(tmp_path / "r.html")).text
+    assert "False alarms" in text
+    assert "of 2 good" in text
+
+
+def test_no_truth_no_rates(tmp_path):
+    text = Page(report_of([-1, 1]).save(tmp_path / "r.html")).text
+    assert "False alarms" not in text
+    assert "Truth" not in text
+
+
+@pytest.mark.parametrize(
+    "decisions",
+    [[-2, -1, 0.0, 1, 5], [-90, -2, -1, -1, 1], [-3, -1], [2, 7], [0.0], [-1e-9], [1e6, -1e-6]],
+)
+def test_bars_hold_all_scores_and_none_crosses_the_threshold(decisions):
+    summary = summarise(report_of(decisions)._pictures)
+    counted = sum(int(bar.text.split()[0]) for bar in summary.bars)
+    assert counted == len(decisions)
+    assert summary.bars[0].low <= min(decisions)
+    assert summary.is_cut == (min(decisions) < summary.low)
+    assert summary.high >= max(decisions)
+    assert all(bar.low >= 0 or bar.high <= 1e-12 * abs(bar.low) for bar in summary.bars)
+    assert 0 <= summary.threshold_at <= 100
+    assert max(bar.good + bar.bad for bar in summary.bars) == pytest.approx(100)
+
+
+def test_a_few_glaring_defects_share_a_bar():
+    summary = summarise(report_of([-1000, -50, -1, -0.5, -0.5, 1])._pictures)
+    assert summary.is_cut
+    assert summary.low == pytest.approx(-4)
+    assert summary.bars[0].text == "2 pictures from -1e+03 to -3.88"
+    summary = summarise(report_of([-1000, -900, -1, 1])._pictures)
+    assert not summary.is_cut  # most defects are like that
+
+
+def test_bars_are_coloured_by_the_truth_where_it_is_known():
+    bars = summarise(report_of([-1, 1], [1, -1])._pictures).bars
+    assert [bar.good > 0 for bar in bars] == [True, False]
+    bars = summarise(report_of([-1, 1])._pictures).bars
+    assert [bar.good > 0 for bar in bars] == [False, True]
+
+
+# Size ------------------------------------------------------------------------------------------
+
+
+def test_large_reports_are_squeezed(tmp_path):
+    rng = np.random.default_rng(0)
+    made = Report(max_megabytes=0.2, thumb_size=32)
+    for i in range(8):
+        image = rng.integers(0, 256, (200, 200), dtype=np.uint8)
+        made.add(image, np.zeros((200, 200)), 1, name=str(i))
+    made.add(np.zeros((200, 200), np.uint8), np.zeros((200, 200)), 1, name="flat")
+    path = made.save(tmp_path / "r.html")
+    assert path.stat().st_size < 260_000  # words and scripts come on top
+    page = Page(path)
+    assert page.images("large0")[0].width < 200
+    assert page.images("large8")[0].width == 200  # small enough as it is
+    made.max_megabytes = None
+    assert made.save(path).stat().st_size > 300_000
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_fair_limit_uses_the_budget(seed):
+    sizes = np.random.default_rng(seed).integers(1, 100, 7)
+    for budget in (50, 200, sizes.sum() - 1):
+        assert np.minimum(sizes, fair_limit(sizes, budget)).sum() == pytest.approx(budget)
+    assert fair_limit(sizes, sizes.sum()) >= sizes.max()
+
+
+def test_squeezing_stops_at_a_picture_that_can_still_be_seen():
+    noise = np.random.default_rng(0).integers(0, 256, (300, 100), dtype=np.uint8)
+    buffer = BytesIO()
+    Image.fromarray(noise).save(buffer, format="WEBP", quality=80)
+    least = Image.open(BytesIO(squeezed(buffer.getvalue(), -1, "WEBP")))
+    assert max(least.size) == 64
+
+
+# What is refused -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"full_size": 0}, "full_size must be an integer of at least 8"),
+        ({"image_format": "png"}, "'webp' or 'jpeg', got 'png'"),
+        ({"vmin": 2, "vmax": 1}, "vmin < vmax"),
+        ({"map_threshold": "9"}, "map_threshold must be a number"),
+        ({"context": -1}, "context must be at least 0"),
+        ({"max_megabytes": 0}, "max_megabytes must be above 0"),
+    ],
+)
+def test_parameters_out_of_range(parameters, message):
+    with pytest.raises(ValueError, match=message):
+        Report(**parameters)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"score_map": np.zeros((3, 3))}, r"score_map of a: expected shape \(40, 60\)"),
+        ({"score_map": np.full((40, 60), np.nan)}, "NaN or infinity"),
+        ({"decision": np.nan}, "finite number"),
+        ({"label": 0}, "expected the label 1"),
+        (
+            {"regions": [{"top": 0, "left": 0, "bottom": 41, "right": 9, "area": 1, "peak": 1}]},
+            "within 40 x 60 pixels",
+        ),
+        ({"image": "nowhere.png"}, "nowhere.png: no such image file"),
+    ],
+)
+def test_pictures_that_do_not_fit_are_refused(changes, message):
+    image, score_map = spotted()
+    given = {"image": image, "score_map": score_map, "decision": -1, "name": "a", **changes}
+    made = Report()
+    with pytest.raises(ValueError, match=message):
+        made.add(**given)
+    assert len(made) == 0
+
+
+def test_a_full_disk_leaves_what_was_there(tmp_path, monkeypatch):
+    path = tmp_path / "r.html"
+    path.write_text("yesterday's")
+
+    def fsync(_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(files.os, "fsync", fsync)
+    with pytest.raises(OSError, match=r"No space left on device.*r\.html") as caught:
+        report_of([1]).save(path)
+    assert caught.value.errno == errno.ENOSPC
+    assert path.read_text() == "yesterday's"
+    assert os.listdir(tmp_path) == ["r.html"]
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full on this system")
+def test_a_disk_that_is_really_full(tmp_path, monkeypatch):
+    opened = []
+
+    def open_full(path, mode):
+        opened.append(path)
+        return open("/dev/full", "wb")
+
+    monkeypatch.setattr(files, "open", open_full, raising=False)
+    with pytest.raises(OSError, match=r"No space left on device.*r\.html"):
+        report_of([1]).save(tmp_path / "r.html")
+    assert len(opened) == 1
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root may write anywhere")
+def test_a_read_only_folder(tmp_path, model, data):
+    folder = tmp_path / "locked"
+    folder.mkdir()
+    folder.chmod(0o500)
+    with pytest.raises(PermissionError, match=r"r\.html"):
+        report_of([1]).save(folder / "r.html")
+    with pytest.raises(PermissionError, match=r"r\.html"):
+        report.write(folder / "r.html", model, data.test.images)
+
+
+def no_scoring(*_):
+    raise AssertionError("scored before it was known whether the report can be written")
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS])
+def test_a_folder_that_cannot_be_written_to_is_known_before_scoring(
+    tmp_path, monkeypatch, model, data, number
+):
+    def touch(*_, **__):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(files.Path, "touch", touch)
+    monkeypatch.setattr(HeldOutThreshold, "score_samples_and_map", no_scoring)
+    with pytest.raises(OSError, match=r"cannot be written.*r\.html") as caught:
+        report.write(tmp_path / "r.html", model, data.test.images)
+    assert caught.value.errno == number
+
+
+@pytest.mark.parametrize(
+    ("place", "message"), [("nowhere/r.html", "there is no folder"), ("", "got a folder")]
+)
+def test_places_without_a_file_are_known_before_scoring(tmp_path, model, data, place, message):
+    with pytest.raises(OSError, match=message):
+        report.write(tmp_path / place, model, data.test.images)
+
+
+def test_without_jinja_the_way_out_is_said():
+    code = (
+        "import sys; sys.modules['jinja2'] = None\n"
+        "from skanomaly.report import Report\n"
+        "try: Report()\n"
+        "except ImportError as error: print(error)"
+    )
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "pip install skanomaly[report]" in answer.stdout, answer.stderr
+
+
+# write -----------------------------------------------------------------------------------------
+
+
+def test_write_says_what_the_estimator_says(tmp_path, model, data):
+    path = report.write(
+        tmp_path / "r.html",
+        model,
+        data.test.images,
+        data.test.masks,
+        names=data.test.names,
+        good=data.train.images,
+        good_names=data.train.names,
+        n_peaks=2,
+        batch_size=3,
+    )
+    pictures = Page(path).pictures
+    assert [p["name"] for p in pictures] == list(data.test.names)
+    assert [p["label"] for p in pictures] == data.test.target.tolist()
+    assert_allclose([p["score"] for p in pictures], model.decision_function(data.test.images))
+    regions = map_regions(model.score_map(data.test.images), model.map_offset_)
+    for i, picture in enumerate(pictures):
+        peaks = [region["peak"] for region in regions if region["image"] == i]
+        assert_allclose([region["peak"] for region in picture["regions"]], peaks)
+    odd = [i for i, p in enumerate(pictures) if p["score"] < 0 or p["label"] == -1]
+    assert [i for i, p in enumerate(pictures) if p["spots"]] == odd
+    spots = nearest_good(model, [data.test.images[i] for i in odd], n_peaks=2)
+    found = [spot for i in odd for spot in pictures[i]["spots"]]
+    assert_allclose([spot["distance"] for spot in found], [s["distance"] for s in spots])
+    assert [spot["name"] for spot in found] == [data.train.names[s["good_image"]] for s in spots]
+
+
+def test_the_guide_is_right(tmp_path, monkeypatch, model, data):
+    guide = (Path(__file__).resolve().parents[1] / "docs" / "guide.md").read_text(encoding="utf-8")
+    section = guide.split("## How do I show results to a colleague?")[1].split("\n## ")[0]
+    monkeypatch.chdir(tmp_path)
+    names = {"model": model, "data": data}
+    for block in re.findall(r"^```python\n(.*?)^```$", section, flags=re.MULTILINE | re.DOTALL):
+        exec(block, names)
+    first, second = (Page(tmp_path / name).pictures for name in ("line3.html", "by_hand.html"))
+    assert any(picture["spots"] for picture in first)
+    for one, other in zip(first, second, strict=True):
+        assert one["score"] == pytest.approx(other["score"])
+        assert len(one["regions"]) == len(other["regions"])
+
+
+def test_write_does_not_depend_on_the_batch_size(tmp_path, model, data):
+    parts = []
+    for n in (3, 64):
+        path = report.write(tmp_path / f"{n}.html", model, data.test.images, batch_size=n)
+        parts.append(Page(path))
+    one, other = parts
+    for first, second in zip(one.pictures, other.pictures, strict=True):
+        assert first["score"] == pytest.approx(second["score"], rel=1e-6)
+    assert one.scripts["large0"] == other.scripts["large0"]
+
+
+def test_write_takes_a_detector_without_a_map_threshold(tmp_path, model, data):
+    """No regions then, and colours from the maps at hand."""
+    pipe = model.estimator_
+    page = Page(report.write(tmp_path / "r.html", pipe, data.test.images))
+    assert not any(picture["regions"] for picture in page.pictures)
+    assert_allclose(
+        [picture["score"] for picture in page.pictures], pipe.decision_function(data.test.images)
+    )
+    page = Page(report.write(tmp_path / "r.html", pipe, data.test.images, threshold=-1))
+    assert all(picture["regions"] for picture in page.pictures)
+
+
+def test_write_takes_paths_of_mixed_sizes(tmp_path, model, data):
+    paths = []
+    for i, size in enumerate([(64, 64), (100, 40)]):
+        paths.append(tmp_path / f"part {i}.png")
+        Image.fromarray(data.test.images[i]).resize(size).save(paths[-1])
+    page = Page(report.write(tmp_path / "r.html", model, paths))
+    assert [(p["width"], p["height"]) for p in page.pictures] == [(64, 64), (100, 40)]
+    assert page.pictures[0]["name"] == f"{tmp_path.name}/part 0.png"
+
+
+def test_write_no_images_at_all(tmp_path, model):
+    page = Page(report.write(tmp_path / "r.html", model, []))
+    assert "There are no pictures in this report." in page.text
+
+
+def test_write_a_threshold_above_all_scores(tmp_path, model, data):
+    strict = Pipeline(model.estimator_.steps)
+    strict[-1].offset_, before = 1e6, strict[-1].offset_
+    try:
+        page = Page(report.write(tmp_path / "r.html", strict, data.test.images))
+    finally:
+        strict[-1].offset_ = before
+    assert all(picture["score"] < 0 for picture in page.pictures)
+    assert not any(picture["spots"] for picture in page.pictures)  # no good images were given
+
+
+def test_write_refuses_good_pieces_of_a_detector_without_any(tmp_path, data, monkeypatch):
+    pipe = Pipeline([("features", FilterBank(image_size=64)), ("detector", PaDiM(n_components=9))])
+    pipe.fit(data.train.images)
+    monkeypatch.setattr(PaDiM, "score_samples_and_map", no_scoring)
+    with pytest.raises(TypeError, match="keeps good patches"):
+        report.write(tmp_path / "r.html", pipe, data.test.images, good=data.train.images)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"y": [0, 1, 0, 1, 0, 1, 0, 1]}, "if 1 marks a defect"),
+        ({"y": [1, -1]}, "one entry of y per image"),
+        ({"names": ["a"]}, "one name per image"),
+    ],
+)
+def test_write_refuses_what_does_not_fit(tmp_path, model, data, given, message):
+    with pytest.raises(ValueError, match=message):
+        report.write(tmp_path / "r.html", model, data.test.images, **given)
+    assert os.listdir(tmp_path) == []
+
+
+def test_write_refuses_other_good_images(tmp_path, model, data):
+    with pytest.raises(ValueError, match="the X of the estimator's fit"):
+        report.write(tmp_path / "r.html", model, data.test.images, good=data.train.images[:1])
+
+
+def test_write_shows_its_progress(tmp_path, model, data, capsys):
+    report.write(tmp_path / "r.html", model, data.test.images[:2], verbose=1)
+    assert "pictures" in capsys.readouterr().err
