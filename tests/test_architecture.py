@@ -37,7 +37,8 @@ RANKS = {
     "display": 6,
     "report": 6,
     "persistence": 6,
-    "__main__": 7,
+    "cli": 7,
+    "__main__": 8,
 }
 ARRAYS_ONLY = {
     "neighbors",
@@ -66,7 +67,7 @@ FILES_WITH_TORCH = {
 }
 TORCH_IN_FUNCTIONS = {"neighbors", "coreset"}
 TOP_LEVEL_NUMBA = {"neighbors", "coreset", "_distances"}
-MATPLOTLIB_IN_FUNCTIONS = {"display", "__main__"}
+MATPLOTLIB_IN_FUNCTIONS = {"display"}
 JINJA_IN_FUNCTIONS = {"report"}
 
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")

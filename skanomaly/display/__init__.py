@@ -6,6 +6,7 @@ skanomaly[plot]``. `save_score_map` writes picture files without it.
 """
 
 from skanomaly._heat_maps import save_score_map
+from skanomaly.display._curves import PrecisionRecallDisplay, RocCurveDisplay
 from skanomaly.display._nearest_good import NearestGoodDisplay
 from skanomaly.display._pro_curve import ProCurveDisplay
 from skanomaly.display._score_histogram import ScoreHistogramDisplay
@@ -16,5 +17,7 @@ __all__ = [
     "NearestGoodDisplay",
     "ProCurveDisplay",
     "ScoreHistogramDisplay",
+    "RocCurveDisplay",
+    "PrecisionRecallDisplay",
     "save_score_map",
 ]

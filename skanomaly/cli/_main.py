@@ -1,0 +1,95 @@
+"""From arguments to an exit code: the parser of all commands, and what becomes of errors."""
+
+import argparse
+import os
+import sys
+import traceback
+import warnings
+from importlib.metadata import PackageNotFoundError, version
+
+from skanomaly.cli import _check, _demo, _evaluate, _fit, _inspect, _tune
+
+COMMANDS = {
+    "demo": _demo,
+    "fit": _fit,
+    "inspect": _inspect,
+    "evaluate": _evaluate,
+    "tune": _tune,
+    "check": _check,
+}
+ERROR, INTERRUPTED, BROKEN_PIPE = 2, 130, 141  # the last two as shells have it: 128 + the signal
+
+DESCRIPTION = "Learn from pictures of good parts, find defects in new ones."
+EPILOG = """\
+the usual order:
+  skanomaly check my_part                         what is wrong with the pictures?
+  skanomaly fit my_part -o my_part.joblib         learn from the good ones
+  skanomaly evaluate my_part.joblib my_part       how well are known defects found?
+  skanomaly inspect my_part.joblib new/ -o out    judge new pictures
+
+exit codes: 0 all is well, 1 inspect or check found something, 2 an error, 130 interrupted.
+`skanomaly COMMAND --help` says more; `python -m skanomaly` is the same program.
+"""
+
+# What a user can mend is one line; anything else is a bug and shows where it is.
+_MENDABLE = (ValueError, OSError, ImportError, MemoryError, RuntimeError)
+
+
+def main(arguments=None):
+    """Run one command; the answer is the exit code."""
+    options = _parser().parse_args(arguments)
+    with warnings.catch_warnings():
+        # A warning is a sentence for the user here, not a place in the code.
+        warnings.showwarning = lambda message, *_: print(f"note: {message}", file=sys.stderr)
+        try:
+            code = options.run(options)
+            sys.stdout.flush()
+            return code
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            return INTERRUPTED
+        except BrokenPipeError:  # the reader has left, as head does
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return BROKEN_PIPE
+        except _MENDABLE as error:
+            print(f"error: {_one_line(error)}", file=sys.stderr)
+            return ERROR
+        except Exception:  # Python's own exit code would be 1, which means defects here
+            traceback.print_exc()
+            return ERROR
+
+
+def _one_line(error):
+    """An error's message without its line breaks."""
+    lines = (line.strip() for line in str(error).splitlines())
+    return " ".join(filter(None, lines)) or type(error).__name__
+
+
+def _parser():
+    parser = argparse.ArgumentParser(
+        prog="skanomaly",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"skanomaly {_version()}")
+    commands = parser.add_subparsers(required=True, metavar=f"{{{','.join(COMMANDS)}}}")
+    for name, module in COMMANDS.items():
+        command = commands.add_parser(
+            name,
+            help=module.SUMMARY,
+            description=module.DESCRIPTION,
+            epilog=module.EPILOG,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        module.add_arguments(command)
+        command.add_argument("-q", "--quiet", action="store_true", help="no progress bars")
+        command.set_defaults(run=module.run)
+    return parser
+
+
+def _version():
+    try:
+        return version("skanomaly")
+    except PackageNotFoundError:  # run from its source, not installed
+        return "(not installed)"

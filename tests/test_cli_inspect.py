@@ -1,0 +1,174 @@
+"""inspect: scores, heat maps, JSON and reports, and exit codes for scripts."""
+
+import csv
+import json
+import shutil
+
+import joblib
+import numpy as np
+import pytest
+from cli_parts import SIZE, fit, make_part, run
+from PIL import Image
+
+from skanomaly import map_regions
+from skanomaly.cli._results import _heat_map_names
+from skanomaly.model_selection import HeldOutThreshold
+
+
+@pytest.fixture(scope="module")
+def part(tmp_path_factory):
+    return make_part(tmp_path_factory.mktemp("inspect") / "part")
+
+
+@pytest.fixture(scope="module")
+def detector(part):
+    return fit(part)
+
+
+@pytest.fixture(scope="module")
+def new(part):
+    """Paths of 6 good and 4 bad pictures, in one folder."""
+    folder = part.parent / "new"
+    folder.mkdir()
+    for kind in ("good", "hole", "stain"):
+        for file in sorted((part / "test" / kind).iterdir()):
+            shutil.copy(file, folder)
+    return [str(path) for path in sorted(folder.iterdir())]
+
+
+def test_scores_verdicts_and_heat_maps(new, detector, tmp_path, capsys):
+    assert run("inspect", detector, part_of(new), "-o", tmp_path / "out") == 1
+    model = joblib.load(detector)
+    expected = model.decision_function(new)
+    n_defects = (expected < 0).sum()
+    assert f"{n_defects} of 10 pictures look defective" in capsys.readouterr().out
+    with open(tmp_path / "out" / "scores.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["name"] for row in rows] == new
+    np.testing.assert_allclose([float(row["score"]) for row in rows], expected, rtol=1e-4)
+    assert [row["verdict"] for row in rows] == ["defect" if s < 0 else "good" for s in expected]
+    assert expected[6:].mean() < expected[:6].min()
+    for row in rows:
+        with Image.open(tmp_path / "out" / row["heat_map"]) as picture:
+            assert picture.size == (2 * SIZE + 4, SIZE)  # the picture beside its heat map
+    assert len(list((tmp_path / "out").iterdir())) == 11
+
+
+def test_exit_codes_say_whether_there_are_defects(new, detector, tmp_path):
+    assert run("inspect", detector, *new[:6], "-o", tmp_path) == 0
+    assert run("inspect", detector, new[0], new[-1], "-o", tmp_path) == 1
+    assert run("inspect", detector, "gone.png", "-o", tmp_path) == 2
+
+
+def test_no_maps(new, detector, tmp_path, capsys):
+    assert run("inspect", detector, *new, "-o", tmp_path / "out", "--no-maps") == 1
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["scores.csv"]
+    assert "heat maps" not in capsys.readouterr().out
+    with open(tmp_path / "out" / "scores.csv", newline="") as file:
+        assert {row["heat_map"] for row in csv.DictReader(file)} == {""}
+
+
+def test_json_is_all_there_is_on_stdout(new, detector, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert run("inspect", detector, *new, "--json") == 1
+    printed = capsys.readouterr()
+    assert printed.err == "" and list(tmp_path.iterdir()) == []  # no folder unless -o names one
+    model = joblib.load(detector)
+    scores, maps = model.score_samples_and_map(new)
+    records = json.loads(printed.out)
+    assert [sorted(record) for record in records] == [["name", "regions", "score", "verdict"]] * 10
+    assert [record["name"] for record in records] == new
+    np.testing.assert_allclose([r["score"] for r in records], scores - model.offset_)
+    regions = [{"image": i, **region} for i, r in enumerate(records) for region in r["regions"]]
+    assert regions == map_regions(maps, model.map_offset_) != []
+    assert run("inspect", detector, new[0], "--json", "-o", "out") == 0
+    assert json.loads(capsys.readouterr().out)[0]["verdict"] == "good"
+    assert (tmp_path / "out" / "scores.csv").is_file()
+
+
+def test_pictures_are_judged_a_few_at_a_time(new, detector, monkeypatch, capsys):
+    assert run("inspect", detector, *new, "--json") == 1
+    at_once = json.loads(capsys.readouterr().out)
+    monkeypatch.setattr("skanomaly.cli._judging.CHUNK", 3)
+    assert run("inspect", detector, *new, "--json") == 1
+    in_parts = json.loads(capsys.readouterr().out)
+    assert [r["verdict"] for r in in_parts] == [r["verdict"] for r in at_once]
+    np.testing.assert_allclose(
+        [r["score"] for r in in_parts], [r["score"] for r in at_once], rtol=1e-5, atol=1e-5
+    )
+
+
+def test_heat_maps_of_namesakes_are_kept_apart(part, new, detector, tmp_path):
+    twin = part / "test" / "good" / new[0].rpartition("/")[2]
+    assert run("inspect", detector, new[0], twin, "-o", tmp_path) == 0
+    assert {p.name for p in tmp_path.glob("*.png")} == {"new_030.png", "good_030.png"}
+
+
+def test_heat_map_names():
+    images = ["a/x/1.png", "b/x/1.png", "2.png", "x_1.png", "a/x/1.jpg", "3.png"]
+    expected = ["x_1.png", "x_1-2.png", "2.png", "x_1-3.png", "x_1-4.png", "3.png"]
+    assert _heat_map_names(images) == expected
+
+
+def test_heat_maps_of_an_earlier_inspection_are_no_pictures(new, detector, tmp_path, monkeypatch):
+    shutil.copy(new[0], tmp_path)
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):
+        assert run("inspect", detector, ".") == 0
+        with open("skanomaly-out/scores.csv", newline="") as file:
+            assert [row["name"] for row in csv.DictReader(file)] == ["030.png"]
+    assert run("inspect", detector, "skanomaly-out") == 2  # nothing else is there
+
+
+def part_of(paths):
+    """The folder that paths are in."""
+    return paths[0].rpartition("/")[0]
+
+
+def test_report(new, detector, part, tmp_path, capsys):
+    pytest.importorskip("jinja2")
+    out, report = tmp_path / "out", tmp_path / "out" / "report.html"
+    assert run("inspect", detector, *new, "-o", out, "--report", report) == 1
+    assert f"report in {report}" in capsys.readouterr().out
+    assert report.is_file() and (out / "scores.csv").is_file()
+    assert (
+        run("inspect", detector, *new, "-o", out, "--report", tmp_path / "b.html", "--good", part)
+        == 1
+    )
+    plain, explained = report.read_text(), (tmp_path / "b.html").read_text()
+    assert "new/036.png" in plain and "good/0" not in plain
+    assert "good/0" in explained and str(part) not in explained  # names, but no paths
+
+
+@pytest.mark.parametrize("name", ["score_samples_and_map", "score_map"])
+def test_every_picture_is_scored_once(new, detector, name, tmp_path, monkeypatch):
+    pytest.importorskip("jinja2")
+    calls = []
+    method = getattr(HeldOutThreshold, name)
+    monkeypatch.setattr(
+        HeldOutThreshold, name, lambda self, X: calls.append(len(X)) or method(self, X)
+    )
+    arguments = ["-o", tmp_path / "out", "--report", tmp_path / "r.html", "--json"]
+    assert run("inspect", detector, *new, *arguments) == 1
+    assert calls == ([10] if name == "score_samples_and_map" else [])
+
+
+def test_good_pictures_must_be_those_of_the_fit(new, detector, part, tmp_path, capsys):
+    pytest.importorskip("jinja2")
+    padim = tmp_path / "padim.joblib"
+    options = ["--image-size", SIZE, "--target-fpr", "0.1", "--folds", "2"]
+    assert run("fit", part, "-o", padim, "--detector", "padim", *options) == 0
+    others = tmp_path / "others"
+    shutil.copytree(part / "train" / "good", others)
+    shutil.copy(part / "test" / "good" / "030.png", others / "000.png")
+    capsys.readouterr()
+    for model, good, message in (
+        (detector, part / "test" / "good", "expected the 30 pictures that the detector has"),
+        (detector, others, "got 30 good ones, of which it knows 29"),
+        (padim, part, "got PaDiM"),
+    ):
+        arguments = ["--good", good, "--report", tmp_path / "r.html", "-o", tmp_path / "out"]
+        assert run("inspect", model, *new, *arguments) == 2
+        error = capsys.readouterr().err
+        assert error.startswith("error: --good") and message in error
+        assert not (tmp_path / "out").exists() and not (tmp_path / "r.html").exists()
