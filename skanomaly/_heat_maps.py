@@ -36,6 +36,7 @@ HEAT_COLOURS = np.column_stack(
 OPACITY = 0.35 + 0.5 * _LEVELS**0.7  # (256,)
 OUTLINE_COLOUR = (0, 229, 255)  # cyan, which neither surfaces nor heat colours have
 
+_FULL_GLOW = 0.25  # how far above the threshold, as a share of it, colours are brightest
 _GAP = 4  # pixels between the image and its overlay
 
 
@@ -77,6 +78,16 @@ def colour_limits(score_maps, verdicts=None):
         if not np.isfinite(levels[-1][0]):
             raise ValueError(f"score map {i} holds NaN or infinity; expected finite scores")
     return limits_of_levels(levels, verdicts)
+
+
+def limits_of_good(maxima, threshold):
+    """Scores of the first and the last colour: what held-out good images reach stays dark.
+
+    ``maxima`` are those of their score maps, ``threshold`` is the one of single pixels.
+    """
+    vmin, threshold = float(np.median(maxima)), float(threshold)
+    vmax = threshold + _FULL_GLOW * abs(threshold)
+    return vmin, float(max(vmax, np.nextafter(vmin, np.inf)))
 
 
 def map_levels(score_map):

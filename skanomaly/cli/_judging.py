@@ -4,11 +4,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from skanomaly._heat_maps import limits_of_good
 from skanomaly.cli._printing import progress
 from skanomaly.regions import map_regions
 
 CHUNK = 64  # pictures
-FULL_GLOW = 0.25  # how far above the map's threshold, as a share of it, colours are brightest
 
 
 class Judged(NamedTuple):
@@ -39,7 +39,5 @@ def judge(model, images, options):
 
 
 def colour_limits(model):
-    """One colour scale for all pictures of a detector: what good parts reach stays dark."""
-    vmin, offset = float(np.median(model.oof_map_maxima_)), float(model.map_offset_)
-    vmax = offset + FULL_GLOW * abs(offset)
-    return vmin, float(max(vmax, np.nextafter(vmin, np.inf)))
+    """One colour scale for all pictures of a detector."""
+    return limits_of_good(model.oof_map_maxima_, model.map_offset_)

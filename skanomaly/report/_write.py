@@ -1,17 +1,15 @@
 """write: from an estimator and images to a report on disk."""
 
-import numpy as np
 from sklearn.utils import gen_batches
 from tqdm import tqdm
 
+from skanomaly._heat_maps import limits_of_good
 from skanomaly._images import check_images, titles
 from skanomaly._validation import read_labels
 from skanomaly.pipeline import check_nearest_good, decisions_and_maps, nearest_good, outermost
 from skanomaly.regions import map_regions
 from skanomaly.report._files import check_target
 from skanomaly.report._report import Report
-
-_FULL_GLOW = 1.25  # score, in multiples of the map's threshold, of the brightest colour
 
 
 def write(
@@ -163,5 +161,4 @@ def _limits(estimator):
     maxima, threshold = (outermost(estimator, name) for name in ("oof_map_maxima_", "map_offset_"))
     if maxima is None or threshold is None:
         return {}
-    vmin, vmax = float(np.median(maxima)), _FULL_GLOW * float(threshold)
-    return {"vmin": vmin, "vmax": vmax} if vmin < vmax else {}
+    return dict(zip(("vmin", "vmax"), limits_of_good(maxima, threshold), strict=True))
