@@ -54,3 +54,5 @@ print(f"good parts flagged: {is_alarm[test.target == 1].mean():.0%}")
 print(f"defects found: {is_alarm[test.target == -1].mean():.0%}")
 ScoreMapDisplay.from_estimator(model, test.images, test.masks, names=test.names, n_images=8)
 plt.show()
+
+# sphinx_gallery_thumbnail_number = 2

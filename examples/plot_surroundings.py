@@ -56,3 +56,5 @@ for column, i in enumerate(shown):
 for ax in axes.flat:
     ax.set_axis_off()
 plt.show()
+
+# sphinx_gallery_thumbnail_number = 2

@@ -46,7 +46,7 @@ rows = {
     "later, good": scores[is_good],
     "later, defective": scores[~is_good],
 }
-figure, (left, right) = plt.subplots(1, 2, figsize=(11, 3.6), width_ratios=[2, 1])
+figure, left = plt.subplots(figsize=(8, 3.6), layout="constrained")
 for height, values in enumerate(rows.values()):
     left.plot(values, np.full(len(values), -height), "|", markersize=18)
 left.set_yticks(-np.arange(len(rows)), rows)
@@ -60,8 +60,8 @@ left.legend(loc="upper left")
 
 worst = np.argmin(scores)
 heat = model.score_map(later[worst : worst + 1])[0]
+figure, right = plt.subplots(figsize=(4, 3.6), layout="constrained")
 right.imshow(later[worst])
 right.contour(heat, levels=[model.map_offset_], colors="red")
 right.set(title=f"a {data.test.defects[worst]}, outlined at map_offset_", xticks=[], yticks=[])
-figure.tight_layout()
 plt.show()

@@ -140,7 +140,7 @@ def test_grids_are_checked_before_any_work(part, text, message, tmp_path, capsys
 @pytest.mark.parametrize("where", ["guide", "help"])
 def test_documented_grids_are_accepted(where, tmp_path):
     if where == "guide":
-        guide = (Path(__file__).parents[1] / "docs" / "guide.md").read_text()
+        guide = (Path(__file__).parents[1] / "docs" / "guide" / "shell.md").read_text()
         text = re.search(r"^```toml\n(.*?)^```$", guide, flags=re.MULTILINE | re.DOTALL)[1]
     else:
         text = _tune.EPILOG.partition("grid.toml:")[2].partition("examples:")[0]

@@ -47,11 +47,12 @@ class PatchIndex(BaseEstimator):
 
     Attributes
     ----------
-    rows_ : ndarray of shape (n_rows, n_features_in_), float32
+    rows_ : ndarray of shape (n_rows, d), float32
         The rows; not a copy where they came as a C-contiguous, writeable float32 array.
-    origin_ : ndarray of shape (n_features_in_,), float64, or None
+    origin_ : ndarray of shape (d,), float64, or None
         Subtracted in float64 before rows and queries are cast to float32. None for float32 rows.
     n_features_in_ : int
+        d, numbers per row.
 
     Notes
     -----
@@ -127,7 +128,7 @@ class PatchIndex(BaseEstimator):
 
         Parameters
         ----------
-        queries : array-like of shape (n_queries, n_features_in_)
+        queries : array-like of shape (n_queries, d)
             Not written to.
         n_neighbors : int, default=1
 
