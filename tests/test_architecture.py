@@ -14,6 +14,7 @@ PACKAGE = Path(skanomaly.__file__).parent
 # A module may import skanomaly modules of a lower rank, or of its own folder.
 RANKS = {
     "_cache": 0,
+    "_files": 0,
     "_validation": 0,
     "_images": 0,
     "_image_fit": 0,

@@ -15,8 +15,9 @@ import pytest
 from cli_parts import fit, make_part, run, unfinished
 
 import skanomaly
+from skanomaly._files import whole_file
 from skanomaly.cli import _check, _main
-from skanomaly.cli._files import whole_file, whole_folder
+from skanomaly.cli._files import whole_folder
 
 ROOT = Path(skanomaly.__file__).parents[1]
 
@@ -85,7 +86,7 @@ def test_errors_are_one_sentence_and_code_2(part, detector, tmp_path, capsys):
         (("demo", "-o", tmp_path / "d", "--kind", "felt"), "felt"),
         (("fit", tmp_path / "nowhere"), "nowhere: expected a folder"),
         (("fit", part.parent, "-o", out), "Understood are: 1. train/good"),
-        (("fit", part, "-o", tmp_path / "no" / "folder.joblib"), "no such folder"),
+        (("fit", part, "-o", tmp_path / "no" / "folder.joblib"), "there is no folder"),
         (("fit", part, "-o", tmp_path), "got a folder"),
         (("fit", part, "--features", "resnet19", "-o", out), "torchvision classification"),
         (("fit", part, "--target-fpr", "2", "-o", out), "'target_fpr' parameter"),

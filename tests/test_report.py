@@ -21,7 +21,7 @@ from skanomaly._heat_maps import HEAT_COLOURS, OPACITY, colour_limits, heat_leve
 from skanomaly.datasets import make_inspection
 from skanomaly.model_selection import HeldOutThreshold
 from skanomaly.report import Report
-from skanomaly.report import _files as files
+from skanomaly.report import _report as report_module
 from skanomaly.report._pictures import encode_map, fair_limit, small_map, squeezed
 from skanomaly.report._summary import summarise
 
@@ -410,7 +410,7 @@ def test_a_full_disk_leaves_what_was_there(tmp_path, monkeypatch):
     def fsync(_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(files.os, "fsync", fsync)
+    monkeypatch.setattr(os, "fsync", fsync)
     with pytest.raises(OSError, match=r"No space left on device.*r\.html") as caught:
         report_of([1]).save(path)
     assert caught.value.errno == errno.ENOSPC
@@ -426,7 +426,7 @@ def test_a_disk_that_is_really_full(tmp_path, monkeypatch):
         opened.append(path)
         return open("/dev/full", "wb")
 
-    monkeypatch.setattr(files, "open", open_full, raising=False)
+    monkeypatch.setattr(report_module, "open", open_full, raising=False)
     with pytest.raises(OSError, match=r"No space left on device.*r\.html"):
         report_of([1]).save(tmp_path / "r.html")
     assert len(opened) == 1
@@ -455,7 +455,7 @@ def test_a_folder_that_cannot_be_written_to_is_known_before_scoring(
     def touch(*_, **__):
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(files.Path, "touch", touch)
+    monkeypatch.setattr(Path, "touch", touch)
     monkeypatch.setattr(HeldOutThreshold, "score_samples_and_map", no_scoring)
     with pytest.raises(OSError, match=r"cannot be written.*r\.html") as caught:
         report.write(tmp_path / "r.html", model, data.test.images)

@@ -5,55 +5,28 @@ import os
 import shutil
 from contextlib import contextmanager
 from pathlib import Path
-from uuid import uuid4
 
-
-@contextmanager
-def whole_file(path):
-    """A name to write to, which becomes `path` when all is done and is gone where that fails.
-
-    Whether it can be written is found out at once, before hours of work.
-    """
-    path = Path(os.path.realpath(path))
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"{path.parent}: no such folder to write to")
-    if path.is_dir():
-        raise IsADirectoryError(f"{path}: expected the name of a file to write, got a folder")
-    unfinished = path.with_name(f"{_unfinished()}-{path.name}")
-    try:
-        unfinished.touch(exist_ok=False)
-    except OSError as error:
-        raise OSError(f"{path}: cannot be written ({error.strerror})") from error
-    try:
-        yield unfinished
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+from skanomaly._files import unfinished
 
 
 @contextmanager
 def whole_folder(path):
     """A folder to write into, whose files move to `path` when all are there."""
     is_new = not path.exists()
-    unfinished = path / _unfinished()
+    folder = path / unfinished()
     try:
         path.mkdir(parents=True, exist_ok=True)
-        unfinished.mkdir()
+        folder.mkdir()
     except OSError as error:
         raise OSError(f"{path}: cannot be made or written to ({error.strerror})") from error
     try:
-        yield unfinished
-        for file in unfinished.iterdir():
+        yield folder
+        for file in folder.iterdir():
             os.replace(file, path / file.name)
     finally:
-        shutil.rmtree(unfinished)
+        shutil.rmtree(folder)
         if is_new and not any(path.iterdir()):
             path.rmdir()
-
-
-def _unfinished():
-    """A name that nothing else has."""
-    return f".unfinished-{uuid4().hex[:12]}"
 
 
 def load_data(path):

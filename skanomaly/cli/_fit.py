@@ -3,7 +3,8 @@
 import time
 from pathlib import Path
 
-from skanomaly.cli._files import load_data, save_detector, whole_file
+from skanomaly._files import whole_file
+from skanomaly.cli._files import load_data, save_detector
 from skanomaly.cli._names import DETECTORS, FROM_PICTURES
 from skanomaly.cli._printing import shows_progress
 

@@ -3,7 +3,8 @@
 from contextlib import ExitStack
 from pathlib import Path
 
-from skanomaly.cli._files import find_images, load_detector, whole_file, whole_folder
+from skanomaly._files import whole_file
+from skanomaly.cli._files import find_images, load_detector, whole_folder
 
 OUTPUT = Path("skanomaly-out")
 

@@ -3,7 +3,8 @@
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from skanomaly.cli._files import load_data, save_detector, whole_file
+from skanomaly._files import whole_file
+from skanomaly.cli._files import load_data, save_detector
 from skanomaly.cli._grid import make_candidates, read_grid
 from skanomaly.cli._printing import print_json, print_note, print_table, progress, shows_progress
 

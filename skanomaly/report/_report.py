@@ -3,9 +3,11 @@
 from datetime import datetime
 from math import inf, isfinite
 from numbers import Integral, Real
+from pathlib import Path
 
 import numpy as np
 
+from skanomaly._files import naming, whole_file
 from skanomaly._heat_maps import (
     check_limits,
     check_map,
@@ -14,7 +16,6 @@ from skanomaly._heat_maps import (
     to_rgb,
 )
 from skanomaly._images import read_image
-from skanomaly.report._files import write_whole
 from skanomaly.report._page import load_template, render
 from skanomaly.report._pictures import (
     Picture,
@@ -228,7 +229,9 @@ class Report:
             map_threshold=self.map_threshold,
             summary=summary,
         )
-        return write_whole(path, page)
+        with whole_file(path) as unfinished, naming(path), open(unfinished, "wb") as file:
+            file.writelines(page)
+        return Path(path)
 
     def _levels(self, score_map, small):
         """What the limits need to know of a map; None where both are given."""

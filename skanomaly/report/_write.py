@@ -3,12 +3,12 @@
 from sklearn.utils import gen_batches
 from tqdm import tqdm
 
+from skanomaly._files import check_target
 from skanomaly._heat_maps import limits_of_good
 from skanomaly._images import check_images, titles
 from skanomaly._validation import read_labels
 from skanomaly.pipeline import check_nearest_good, decisions_and_maps, nearest_good, outermost
 from skanomaly.regions import map_regions
-from skanomaly.report._files import check_target
 from skanomaly.report._report import Report
 
 
