@@ -1,6 +1,6 @@
 """GlobalLocal: what shared work saves, and how long a training and a picture take.
 
-    python benchmarks/bench_global_local.py [--root DATA] [--dtype bfloat16]
+    python benchmarks/bench_global_local.py [--root DATA] [--dtype bfloat16] [--modes dense]
 
 Shared work, on a picture of 256 x 256, median of three:
     Local-Net on the whole picture against cropping every patch (in batches)
@@ -85,6 +85,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--root", type=Path, help="folder of data sets")
     parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--modes", nargs="+", default=["dense", "exact"])
+    parser.add_argument("--output", type=Path, default=RESULT, help="JSON file")
     options = parser.parse_args()
     if options.root:
         good = real_images(options.root, N_TRAINING)
@@ -103,15 +105,14 @@ def main():
     for name in ("local_cropped_s", "exact_masked_s"):
         fast = name.replace("cropped", "dense").replace("masked", "shared")
         print(f"{name} / {fast}: {record[name] / record[fast]:.1f}", flush=True)
-    for mode in ("dense", "exact"):
+    for mode in options.modes:
         record[mode] = whole(good, mode, options.dtype)
         found = record[mode]
         print(
             f"{mode}: {found['training_s']:.0f} s of training, {found['score_ms']:.0f} ms a picture"
         )
-    RESULT.parent.mkdir(exist_ok=True)
-    RESULT.write_text(json.dumps(record) + "\n")
-    print(f"written to {RESULT}")
+        options.output.write_text(json.dumps(record) + "\n")
+    print(f"written to {options.output}")
 
 
 if __name__ == "__main__":
