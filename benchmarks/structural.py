@@ -16,6 +16,7 @@ import numpy as np
 from skanomaly import FilterBank, GlobalLocal, PaDiM, PatchCore, Pipeline
 from skanomaly.datasets import make_defects, make_textures
 from skanomaly.metrics import image_roc_auc_score, pixel_roc_auc_score
+from skanomaly.pipeline import scores_and_maps
 
 SIZE, N_TRAINING, N_GOOD, N_BAD = 128, 60, 40, 30
 KINDS = ("missing", "misaligned", "bent")
@@ -69,7 +70,7 @@ def main():
         else:
             detector.fit(good)
             trained = detector
-        scores, maps = trained.score_samples_and_map(images)
+        scores, maps = scores_and_maps(trained, images)
         row = {}
         for kind in KINDS:
             among = np.isin(kinds, ["", kind])
