@@ -49,8 +49,9 @@ def workshop(tmp_path_factory):
 def test_python_of_a_page_runs_from_its_top(name, workshop, monkeypatch):
     monkeypatch.chdir(workshop)
     monkeypatch.setattr(plt, "show", lambda: None)
-    run_python(PAGES[name])
+    names = run_python(PAGES[name])  # raises where a block does
     plt.close("all")
+    assert names.keys() > {"__builtins__"}  # some block has run
 
 
 @pytest.mark.parametrize("name", PAGES)

@@ -134,6 +134,8 @@ def test_thumbnails_are_drawn(visit, path):
     page = visit(path)
     page.wait_for_function("() => document.querySelectorAll('.thumb').length === 6")
     page.wait_for_function("() => [...document.images].every((image) => image.naturalWidth > 0)")
+    widths = page.evaluate("() => [...document.images].map((image) => image.naturalWidth)")
+    assert len(widths) >= 6 and min(widths) > 0
 
 
 def test_sorting(visit, path):
