@@ -9,7 +9,8 @@ from skanomaly._images import titles
 from skanomaly.cli._files import fingerprint, load_data
 from skanomaly.cli._judging import colour_limits
 from skanomaly.cli._printing import print_json
-from skanomaly.pipeline import check_nearest_good, nearest_good, outermost
+from skanomaly.pipeline import check_nearest_good, outermost
+from skanomaly.report._reasons import Reasons
 
 SCORES_FILE = "scores.csv"
 N_PEAKS = 3  # hot spots of a picture that a report explains, at most
@@ -46,30 +47,20 @@ class HtmlResults:
         vmin, vmax = colour_limits(model)
         threshold = float(model.map_offset_)
         self.report = Report(note=note, map_threshold=threshold, vmin=vmin, vmax=vmax)
-        self.path, self.model = path, model
-        self.good = None if good is None else _good_pictures(model, good)
-        self.good_names = None if good is None else titles(self.good, None)
+        self.path, self.reasons = path, None
+        if good is not None:
+            self.reasons = Reasons(model, _good_pictures(model, good), None, N_PEAKS)
 
     def add(self, pictures):
-        neighbours = self._neighbours(pictures)
-        names = titles([picture.image for picture in pictures], None)
+        images = [picture.image for picture in pictures]
+        names, neighbours = titles(images, None), [[] for _ in images]
+        if self.reasons is not None:
+            defects = [i for i, picture in enumerate(pictures) if picture.decision < 0]
+            neighbours = self.reasons.of(images, defects)
         for picture, name, spots in zip(pictures, names, neighbours, strict=True):
             image, decision, score_map, regions = picture
             about = {"name": name, "regions": regions, "neighbours": spots}
             self.report.add(image, score_map, decision, **about)
-
-    def _neighbours(self, pictures):
-        """Hot spots of defective pictures beside the good places nearest to them, by picture."""
-        spots = [[] for _ in pictures]
-        defects = [i for i, picture in enumerate(pictures) if picture.decision < 0]
-        if self.good is None or not defects:
-            return spots
-        images = [pictures[i].image for i in defects]
-        for spot in nearest_good(self.model, images, n_peaks=N_PEAKS):
-            place = spot["good_image"]
-            about = {"good": self.good[place], "good_name": self.good_names[place]}
-            spots[defects[spot["image"]]].append({**spot, **about})
-        return spots
 
     def finish(self):
         self.report.save(self.path)

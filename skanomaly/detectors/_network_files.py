@@ -1,10 +1,11 @@
 """Files of trained networks: arrays, and a line of JSON that says what they are. No pickle."""
 
 import json
-import os
 import zipfile
 
 import numpy as np
+
+from skanomaly._files import naming, whole_file
 
 FORMAT = 1
 _HEAD = "registration network"  # name of the line among the arrays
@@ -13,9 +14,8 @@ _HEAD = "registration network"  # name of the line among the arrays
 def write_file(path, arrays, head):
     """Write arrays by name and a dict of what JSON can hold; whole or not at all."""
     text = json.dumps({"format": FORMAT, **head}, default=lambda number: number.item())  # of numpy
-    with open(f"{path}.partial", "wb") as file:
+    with whole_file(path) as unfinished, naming(path), open(unfinished, "wb") as file:
         np.savez(file, **arrays, **{_HEAD: np.array(text)})
-    os.replace(f"{path}.partial", path)
 
 
 def read_file(path):

@@ -1,7 +1,6 @@
 """Torch modules of the detectors that train, and the one loop that trains them."""
 
 import math
-import os
 from pathlib import Path
 
 import torch
@@ -9,6 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 from tqdm.auto import tqdm
 
+from skanomaly._files import naming, whole_file
 from skanomaly.detectors._transforms import IDENTITIES, inverse, matrices, warp
 
 LOCALISATION_CHANNELS = (64, 16)
@@ -249,11 +249,10 @@ def _place_of_least(values):
 def _save(path, identity, state, network, optimiser, scheduler):
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
     parts = {"network": network, "optimiser": optimiser, "scheduler": scheduler}
     states = {name: part.state_dict() for name, part in parts.items()}
-    torch.save({"identity": identity, **state, **states}, partial)
-    os.replace(partial, path)
+    with whole_file(path) as unfinished, naming(path):
+        torch.save({"identity": identity, **state, **states}, unfinished)
 
 
 def _resume(path, identity, network, optimiser, scheduler):

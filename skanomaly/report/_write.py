@@ -7,8 +7,9 @@ from skanomaly._files import check_target
 from skanomaly._heat_maps import limits_of_good
 from skanomaly._images import check_images, titles
 from skanomaly._validation import read_labels
-from skanomaly.pipeline import check_nearest_good, decisions_and_maps, nearest_good, outermost
+from skanomaly.pipeline import decisions_and_maps, outermost
 from skanomaly.regions import map_regions
+from skanomaly.report._reasons import Reasons
 from skanomaly.report._report import Report
 
 
@@ -99,7 +100,7 @@ def write(
         return report.save(path)
     images = check_images(X)
     names, labels = titles(images, names), read_labels(y, len(images))
-    reasons = None if good is None else _Reasons(estimator, good, good_names, n_peaks)
+    reasons = None if good is None else Reasons(estimator, good, good_names, n_peaks)
     with tqdm(total=len(images), desc="pictures", disable=not verbose) as bar:
         for part in gen_batches(len(images), batch_size):
             places = range(part.start, part.stop)
@@ -117,10 +118,7 @@ def _add(report, places, images, names, labels, estimator, threshold, reasons):
     for region in [] if threshold is None else map_regions(maps, threshold):
         regions[region["image"]].append(region)
     odd = [k for k in range(len(batch)) if decisions[k] < 0 or truth[k] == -1]
-    neighbours = [[] for _ in batch]
-    if reasons is not None and odd:
-        for spot in reasons.of([batch[k] for k in odd]):
-            neighbours[odd[spot["image"]]].append(spot)
+    neighbours = [[] for _ in batch] if reasons is None else reasons.of(batch, odd)
     for k, i in enumerate(places):
         report.add(
             images[i],
@@ -131,29 +129,6 @@ def _add(report, places, images, names, labels, estimator, threshold, reasons):
             regions=regions[k],
             neighbours=neighbours[k],
         )
-
-
-class _Reasons:
-    """Hot spots and the good images that they are compared with."""
-
-    def __init__(self, estimator, good, good_names, n_peaks):
-        check_nearest_good(estimator)
-        self.estimator, self.n_peaks = estimator, n_peaks
-        self.good = check_images(good)
-        self.names = titles(self.good, good_names)
-
-    def of(self, images):
-        """Records for Report.add, by place in images."""
-        spots = nearest_good(self.estimator, images, n_peaks=self.n_peaks)
-        for spot in spots:
-            place = spot["good_image"]
-            if place >= len(self.good):
-                raise ValueError(
-                    f"expected the good image of place {place}, got {len(self.good)} images as "
-                    "good; pass the X of the estimator's fit, in the same order"
-                )
-            spot.update(good=self.good[place], good_name=self.names[place])
-        return spots
 
 
 def _limits(estimator):
