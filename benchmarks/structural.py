@@ -35,26 +35,41 @@ def make():
         images.append(changed)
         masks.append(where)
         kinds += [kind] * N_BAD
-    return good[:N_TRAINING], np.concatenate(images), np.r_[[""] * N_GOOD, kinds], masks
+    return (
+        good[:N_TRAINING],
+        np.concatenate(images),
+        np.r_[[""] * N_GOOD, kinds],
+        np.concatenate(masks),
+    )
 
 
-def detectors(dtype):
-    """Name -> detector; those of patches in a pipeline with FilterBank."""
-
-    def pipeline(detector):
+def fitted(good, dtype):
+    """(name, detector) of each; GlobalLocal, trained once, with either score alone as well."""
+    detector = GlobalLocal(image_size=SIZE, dtype=dtype, verbose=1).fit(good)
+    yield "GlobalLocal", detector
+    yield "GlobalLocal, IAD alone", detector.set_params(iad_weight=1.0)
+    yield "GlobalLocal, DAD alone", detector.set_params(iad_weight=0.0)
+    for name, detector in (
+        ("PatchCore", PatchCore(image_score="map_max", random_state=0)),
+        ("PatchCore, single cells", PatchCore(patch_size=1, image_score="map_max", random_state=0)),
+        ("PaDiM", PaDiM(random_state=0)),
+    ):
         features = FilterBank(image_size=SIZE, random_state=0)
-        return Pipeline([("features", features), ("detector", detector)])
+        yield name, Pipeline([("features", features), ("detector", detector)]).fit(good)
 
-    return {
-        "GlobalLocal": GlobalLocal(image_size=SIZE, dtype=dtype, verbose=1),
-        "GlobalLocal, IAD alone": GlobalLocal(image_size=SIZE, dtype=dtype, iad_weight=1.0),
-        "GlobalLocal, DAD alone": GlobalLocal(image_size=SIZE, dtype=dtype, iad_weight=0.0),
-        "PatchCore": pipeline(PatchCore(image_score="map_max", random_state=0)),
-        "PatchCore, single cells": pipeline(
-            PatchCore(image_score="map_max", patch_size=1, random_state=0)
-        ),
-        "PaDiM": pipeline(PaDiM(random_state=0)),
-    }
+
+def measure(kinds, masks, scores, maps):
+    """Image and pixel AUROC by kind of defect, each among all good plates, and of all."""
+    row = {}
+    for name, among in [(k, np.isin(kinds, ["", k])) for k in KINDS] + [
+        ("all", np.full(len(kinds), True))
+    ]:
+        labels = np.where(kinds[among] == "", 1, -1)
+        row[name] = {
+            "image_auroc": 100 * image_roc_auc_score(labels, -scores[among]),
+            "pixel_auroc": 100 * pixel_roc_auc_score(masks[among], maps[among]),
+        }
+    return row
 
 
 def main():
@@ -62,32 +77,16 @@ def main():
     parser.add_argument("--dtype", default="float32")
     options = parser.parse_args()
     good, images, kinds, masks = make()
-    masks = np.concatenate(masks)
-    table, trained = {}, None
-    for name, detector in detectors(options.dtype).items():
-        if isinstance(detector, GlobalLocal) and trained is not None:
-            trained.set_params(iad_weight=detector.iad_weight)  # the networks are the same
-        else:
-            detector.fit(good)
-            trained = detector
-        scores, maps = scores_and_maps(trained, images)
-        row = {}
-        for kind in KINDS:
-            among = np.isin(kinds, ["", kind])
-            labels = np.where(kinds[among] == "", 1, -1)
-            row[kind] = {
-                "image_auroc": 100 * image_roc_auc_score(labels, -scores[among]),
-                "pixel_auroc": 100 * pixel_roc_auc_score(masks[among], maps[among]),
-            }
-        labels = np.where(kinds == "", 1, -1)
-        row["all"] = {
-            "image_auroc": 100 * image_roc_auc_score(labels, -scores),
-            "pixel_auroc": 100 * pixel_roc_auc_score(masks, maps),
-        }
-        table[name] = row
-        cells = [f"{k} {v['image_auroc']:.1f} / {v['pixel_auroc']:.1f}" for k, v in row.items()]
+    table = {}
+    for name, detector in fitted(good, options.dtype):
+        table[name] = measure(kinds, masks, *scores_and_maps(detector, images))
+        cells = [
+            f"{kind} {one['image_auroc']:.1f} / {one['pixel_auroc']:.1f}"
+            for kind, one in table[name].items()
+        ]
         print(f"{name:<24}" + "   ".join(cells), flush=True)
     record = {"benchmark": "structural", "dtype": options.dtype, "size": SIZE, "table": table}
+    RESULT.parent.mkdir(exist_ok=True)
     RESULT.write_text(json.dumps(record) + "\n")
     print(f"written to {RESULT}")
 
