@@ -312,10 +312,12 @@ def test_ranges_of_stains_are_kept_to():
 
 def test_scores_are_the_formula_of_both_networks(good):
     fitted = GlobalLocal(**SMALL, iad_weight=0.8).fit(good)
-    raw = fitted._glances.raw_scores(good[:2].astype(np.float32) / 255)[0]
+    pixels = good[:2].astype(np.float32) / 255
+    raw = fitted._glances.patch_scores(pixels, logs=False)[0]
     assert raw.shape == (2, 9, 9, 2)
     (iad_mean, iad_std), (dad_mean, dad_std) = fitted.statistics_[0]
-    score = 0.8 * (raw[..., 0] - iad_mean) / iad_std + 0.2 * (raw[..., 1] - dad_mean) / dad_std
+    iad, dad = np.log(raw[..., 0]), -np.log(1 - raw[..., 1])
+    score = 0.8 * (iad - iad_mean) / iad_std + 0.2 * (dad - dad_mean) / dad_std
     grid = PatchGrid(33, 64, 64, 4)
     expected = np.stack([grid.spread(one) for one in score])
     found, _ = fitted._score_batch(fitted._check_X(good[:2], reset=False))
@@ -326,15 +328,31 @@ def test_scores_are_the_formula_of_both_networks(good):
 def test_standardised_on_images_that_no_network_learned(good):
     detector = GlobalLocal(image_size=64, n_iter=4).fit(good)
     chosen = np.random.default_rng(0).permutation(len(good))[:1]
-    raw = detector._glances.raw_scores(good[chosen].astype(np.float32) / 255)[0].reshape(-1, 2)
-    np.testing.assert_allclose(detector.statistics_[0, :, 0], raw.mean(axis=0), rtol=1e-4)
-    np.testing.assert_allclose(detector.statistics_[0, :, 1], raw.std(axis=0), rtol=1e-4)
+    pixels = good[chosen].astype(np.float32) / 255
+    logs = detector._glances.patch_scores(pixels, logs=True)[0].reshape(-1, 2)
+    np.testing.assert_allclose(detector.statistics_[0, :, 0], logs.mean(axis=0), rtol=1e-4)
+    np.testing.assert_allclose(detector.statistics_[0, :, 1], logs.std(axis=0), rtol=1e-4)
+
+
+def test_logs_of_the_scores_stay_finite_where_the_classifier_is_sure():
+    glance, image = Glance(33, 3, "dense", seed=0).eval(), torch.rand(1, 3, 64, 64)
+    grid = PatchGrid(33, 64, 64, 8)
+    with torch.inference_mode():
+        moderate = glance.scores(image, grid, logs=True)
+        raw = glance.scores(image, grid, logs=False)
+        expected = torch.stack([raw[..., 0].log(), -(1 - raw[..., 1]).log()], dim=-1)
+        torch.testing.assert_close(moderate, expected, rtol=1e-4, atol=1e-5)
+        glance.head[-1].bias.copy_(torch.tensor([0.0, 500.0]))
+        sure = glance.scores(image, grid, logs=True)[..., 1]
+        torch.testing.assert_close(sure, moderate[..., 1] + 500, rtol=0, atol=2)
+        glance.local_vectors = glance.global_vectors
+        assert torch.isfinite(glance.scores(image, grid, logs=True)).all()
 
 
 def test_raw_scores_are_added_as_in_the_paper(good):
     detector = GlobalLocal(image_size=64, n_iter=4, iad_weight=0.8, standardize=False)
-    assert detector.fit(good).statistics_.tolist() == [[[0, 1], [0, 1]]]
-    raw = detector._glances.raw_scores(good[:1].astype(np.float32) / 255)[0]
+    assert detector.fit(good).statistics_ is None
+    raw = detector._glances.patch_scores(good[:1].astype(np.float32) / 255, logs=False)[0]
     expected = PatchGrid(33, 64, 64, 4).spread(0.8 * raw[0, ..., 0] + 0.2 * raw[0, ..., 1])
     found, _ = detector._score_batch(detector._check_X(good[:1], reset=False))
     np.testing.assert_allclose(found[0], expected, rtol=1e-4)
@@ -426,7 +444,7 @@ def test_several_patch_sizes_are_averaged(good):
 
 def test_exact_mode_judges_holes_a_stride_apart(good):
     detector = GlobalLocal(global_mode="exact", n_iter=2, hole_stride=56).fit(good[:2])
-    raw = detector._glances.raw_scores(np.zeros((1, 256, 256, 3), np.float32))[0]
+    raw = detector._glances.patch_scores(np.zeros((1, 256, 256, 3), np.float32), logs=False)[0]
     assert raw.shape == (1, 5, 5, 2)
     assert detector.score_map(good[:1]).shape == (1, 64, 64)
 

@@ -2,8 +2,8 @@
 
 Z_l   Local-Net's vector of the patch
 Z_g   Global-Net's vector from all but the patch
-IAD   mean (Z_l - Z_g)^2
-DAD   1 - C(Z_l, Z_g), C the probability that the patch is clean
+IAD   mean (Z_l - Z_g)^2, or the logarithm of it
+DAD   1 - C(Z_l, Z_g), C the probability that the patch is clean, or -log C
 """
 
 import torch
@@ -22,6 +22,7 @@ from skanomaly.feature_extraction._backbones import seeded
 HEAD_UNITS = 128
 HEAD_SLOPE = 0.01
 CLEAN, STAINED = 0, 1  # classes of the DAD head
+SMALLEST_IAD = 1e-12  # where its logarithm is taken
 
 
 class Glance(nn.Module):
@@ -72,10 +73,14 @@ class Glance(nn.Module):
         answers = [self.context.holes(one, origins, self.side) for one in images]
         return torch.stack(answers).reshape(len(images), *grid.shape, N_FEATURES)
 
-    def scores(self, images, grid):
-        """s_IAD and s_DAD of all patches, (b, rows, columns, 2)."""
+    def scores(self, images, grid, logs):
+        """s_IAD and s_DAD of all patches, or log s_IAD and -log C, (b, rows, columns, 2)."""
         found, expected = self.local_vectors(images, grid), self.global_vectors(images, grid)
-        return torch.stack([iad(found, expected), self.dad(found, expected)], dim=-1)
+        difference = iad(found, expected)
+        if not logs:
+            return torch.stack([difference, self.dad(found, expected)], dim=-1)
+        clean = self.logits(found, expected).log_softmax(dim=-1)[..., CLEAN]
+        return torch.stack([difference.clamp_min(SMALLEST_IAD).log(), -clean], dim=-1)
 
     def dad(self, found, expected):
         """Probability that patches are stained, 1 - C."""

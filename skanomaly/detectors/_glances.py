@@ -12,7 +12,7 @@ from skanomaly.feature_extraction import _backbones as backbones
 from skanomaly.feature_maps import FeatureMaps
 
 PIXELS = "pixels"  # the layer that images are
-SMALLEST_DEVIATIONS = 1e-12, 1e-3  # of s_IAD, and of a probability, which may be sure of itself
+SMALLEST_DEVIATION = 1e-3  # of a score's logarithm: a classifier may be sure of itself
 SMALLEST_SCALE = 1e-3  # of brightness, where a channel is the same everywhere
 
 
@@ -84,37 +84,38 @@ class Glances:
             self.networks.append(backbones.from_arrays(network, arrays).eval())
         return self
 
-    def raw_scores(self, pixels):
-        """s_IAD and s_DAD of patches, for each size (n, rows, columns, 2) float64."""
+    def patch_scores(self, pixels, logs):
+        """Of each size, both scores of patches or their logs, (n, rows, columns, 2) float64."""
         answer = []
         with torch.inference_mode():
             for network, grid in zip(self.networks, self.grids, strict=True):
                 # One by one: no image's scores depend on its company.
                 images = (ready(self.standardised(one[None])) for one in pixels)
-                scores = [network.scores(image, grid)[0].numpy() for image in images]
+                scores = [network.scores(image, grid, logs)[0].numpy() for image in images]
                 answer.append(np.stack(scores).astype(np.float64))
         return answer
 
     def scores(self, pixels, statistics, iad_weight):
         """Scores of all cells of 4 x 4 pixels, (n, H / 4, W / 4) float32, high for a defect.
 
-        lambda s_IAD + (1 - lambda) s_DAD, both in deviations from their mean, and the mean over
-        patch sizes.
+        lambda s_IAD + (1 - lambda) s_DAD, and the mean over patch sizes; with ``statistics``, of
+        their logs, in deviations from the mean.
         """
+        scores = self.patch_scores(pixels, logs=statistics is not None)
+        if statistics is not None:
+            pairs = zip(scores, statistics, strict=True)
+            scores = [(found - one[:, 0]) / one[:, 1] for found, one in pairs]
         weights, maps = np.array([iad_weight, 1 - iad_weight]), []
-        raw = self.raw_scores(pixels)
-        for grid, found, one in zip(self.grids, raw, statistics, strict=True):
-            mean, deviation = one.T
-            mixed = ((found - mean) / deviation) @ weights  # (n, rows, columns)
-            maps.append([grid.spread(image) for image in mixed])
+        for grid, found in zip(self.grids, scores, strict=True):
+            maps.append([grid.spread(image) for image in found @ weights])
         return np.mean(maps, axis=0).astype(np.float32)
 
     def statistics(self, pixels):
-        """Mean and deviation of s_IAD and s_DAD over all patches, (sizes, 2, 2)."""
+        """Mean and deviation of log s_IAD and -log C over all patches, (sizes, 2, 2)."""
         answer = []
-        for scores in self.raw_scores(pixels):
+        for scores in self.patch_scores(pixels, logs=True):
             flat = scores.reshape(-1, 2)
-            deviation = np.maximum(flat.std(axis=0), SMALLEST_DEVIATIONS)
+            deviation = np.maximum(flat.std(axis=0), SMALLEST_DEVIATION)
             answer.append(np.stack([flat.mean(axis=0), deviation], axis=1))
         return np.stack(answer)
 

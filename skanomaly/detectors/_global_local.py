@@ -4,7 +4,8 @@ Z_l     Local-Net's vector of a patch: what it looks like
 Z_g     Global-Net's vector from all but the patch: what its surroundings say it looks like
 s_IAD   mean (Z_l - Z_g)^2
 s_DAD   1 - C(Z_l, Z_g), C the probability that the patch is clean
-s       lambda s_IAD + (1 - lambda) s_DAD: score of a patch; the map's maximum is the image's
+s       lambda s_IAD + (1 - lambda) s_DAD: score of a patch; the map's maximum is the image's;
+        standardised, of log s_IAD and -log C
 """
 
 from numbers import Integral, Real
@@ -65,8 +66,9 @@ class GlobalLocal(BaseDetector):
         mean half axis; "softness" of its edge, of the longer one; "values" of its channels. Those
         not given are (0.01, 0.12), (0.3, 0.7), (0, 0.15) and (0, 1).
     standardize : bool, default=True
-        Both scores count in standard deviations from their mean over the patches of a tenth of
-        the images, on which no network is trained. False: raw as in the paper, and all train.
+        log s_IAD and -log C count, in standard deviations from their mean over the patches of a
+        tenth of the images, on which no network is trained: sure and surer differ, and a few
+        large differences do not outweigh all. False: raw as in the paper, and all images train.
     hole_stride : int, default=8
         Pixels from one patch to the next in the "exact" mode, a multiple of 8.
     image_size : int or (int, int), default=256
@@ -93,8 +95,8 @@ class GlobalLocal(BaseDetector):
         "33-fine-tuning", "33-joint".
     teacher_ : FeatureExtractor or FilterBank
     mean_, scale_ : ndarray of shape (C,), of the images' channels
-    statistics_ : ndarray of shape (sizes, 2, 2)
-        Mean and standard deviation of s_IAD and of s_DAD on held-out good patches, or 0 and 1.
+    statistics_ : ndarray of shape (sizes, 2, 2) or None
+        Mean and standard deviation of log s_IAD and of -log C on held-out good patches.
     n_channels_in_ : int, channels of the images; grey counts as RGB
     offset_ : float
 
@@ -271,9 +273,7 @@ class GlobalLocal(BaseDetector):
             if not self._glances.can_judge(error.history):
                 raise
         self.state_ = self._glances.state()
-        self.statistics_ = np.tile([0.0, 1.0], (len(self._grids), 2, 1))
-        if n_held_out:
-            self.statistics_ = self._glances.statistics(held_out)
+        self.statistics_ = self._glances.statistics(held_out) if n_held_out else None
 
     def _untrained(self):
         return Glances(self._grids, self._shape, self.mean_, self.scale_)
