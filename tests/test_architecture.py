@@ -61,6 +61,7 @@ FILES_WITH_TORCH = {
     "_local_network.py",
     "_global_networks.py",
     "_glance.py",
+    "_glance_joint.py",
     "_glance_training.py",
     "_glances.py",
     "_teachers.py",

@@ -196,6 +196,23 @@ def test_holes_with_shared_work_equal_a_masked_pass_each(size, side):
     torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-5)
 
 
+def test_holes_with_shared_work_teach_the_network_the_same():
+    torch.manual_seed(1)
+    net, image = ExactGlobalNet(3), torch.rand(3, 256, 256)
+    origins = torch.tensor([[0, 0], [40, 96], [48, 104], [223, 150]])
+    masks = torch.ones(len(origins), 1, 256, 256)
+    for mask, (y, x) in zip(masks, origins.tolist(), strict=True):
+        mask[:, y : y + 33, x : x + 33] = 0
+    gradients = []
+    for answer in (net.holes(image, origins, 33), net(image.expand(4, -1, -1, -1), masks)):
+        net.zero_grad()
+        answer.square().sum().backward()
+        gradients.append([parameter.grad.clone() for parameter in net.parameters()])
+    for together, alone in zip(*gradients, strict=True):
+        assert alone.any()
+        torch.testing.assert_close(together, alone, rtol=1e-3, atol=1e-4 * alone.abs().max())
+
+
 @pytest.mark.parametrize("side", LAYERS)
 def test_dense_prediction_sees_nothing_of_its_patch_and_all_around_it(side):
     torch.manual_seed(0)
@@ -376,6 +393,13 @@ def test_the_same_random_state_trains_the_same_networks(fitted, good):
     other = GlobalLocal(**SMALL, random_state=1).fit(good)
     assert np.array_equal(again.score_samples(good), fitted.score_samples(good))
     assert not np.array_equal(other.score_samples(good), fitted.score_samples(good))
+
+
+def test_the_exact_networks_training_repeats_itself_bit_by_bit(good):
+    options = {"global_mode": "exact", "n_iter": (1, 0, 3), "hole_stride": 16}
+    states = [GlobalLocal(**options).fit(good[:3]).state_ for _ in range(2)]
+    for name, array in states[0].items():
+        assert np.array_equal(array, states[1][name]), name
 
 
 def test_an_image_scores_alike_alone_and_in_company(fitted, good):

@@ -114,3 +114,8 @@ class Glance(nn.Module):
 def iad(found, expected):
     """Mean squared difference of Z_l and Z_g over their entries."""
     return (found - expected).square().mean(dim=-1)
+
+
+def ready(pictures):
+    """As the networks take them: float32, channels last in memory."""
+    return pictures.float().contiguous(memory_format=torch.channels_last)

@@ -7,12 +7,15 @@ joint          Local-Net is frozen; Global-Net and the DAD head learn from clean
 """
 
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
 from torch import nn
 
 from skanomaly._cache import digest
+from skanomaly.detectors._glance import ready
+from skanomaly.detectors._glance_joint import Patches
 from skanomaly.detectors._local_network import (
     N_FEATURES,
     compactness_loss,
@@ -21,7 +24,6 @@ from skanomaly.detectors._local_network import (
     reach,
 )
 from skanomaly.detectors._networks import TrainingError, train
-from skanomaly.detectors._stains import stain
 from skanomaly.detectors._teachers import TAUGHT_STRIDE, taught_grid
 from skanomaly.feature_extraction._backbones import seeded
 
@@ -31,7 +33,6 @@ NOT_OF_LOCAL_NET = (
 EPOCH = 25  # iterations; after each the checkpoint is written
 PHASES = ("distillation", "fine-tuning", "joint")
 CROP_MARGIN = 32  # pixels by which crops are larger than what is read of a patch: 5 x 5 of them
-N_STAINS = 32  # patches of each image that are stained
 
 
 @dataclass(frozen=True)
@@ -39,17 +40,14 @@ class Schedule:
     """How long and how fast the three phases run."""
 
     n_iter: tuple
-    batch_size: tuple  # crops, crops, and images (dense) or holes (exact)
+    batch_size: tuple  # crops, crops, images
     rates: tuple  # of Local-Net, of Global-Net, of the DAD head
     falling: bool  # along a cosine, to 0
 
 
-PAPER = Schedule((50_000, 50_000, 200_000), (64, 16, 64), (2e-4, 1e-4, 1e-5), False)
 SCHEDULES = {
-    ("quick", "dense"): Schedule((1000, 200, 2000), (16, 16, 4), (1e-3, 1e-3, 1e-3), True),
-    ("quick", "exact"): Schedule((1000, 200, 1200), (16, 16, 48), (1e-3, 1e-3, 1e-3), True),
-    ("paper", "dense"): PAPER,
-    ("paper", "exact"): PAPER,
+    "quick": Schedule((1000, 200, 2000), (16, 16, 4), (1e-3, 1e-3, 1e-3), True),
+    "paper": Schedule((50_000, 50_000, 200_000), (64, 16, 64), (2e-4, 1e-4, 1e-5), False),
 }
 
 
@@ -98,13 +96,13 @@ class Training:
         history[name] = answer["loss"]
 
 
-def schedule_of(preset, mode, n_iter):
+def schedule_of(preset, n_iter):
     """A preset's schedule, with other numbers of iterations where they are given.
 
     Raises ValueError where these are neither one nor three.
     """
     if n_iter is None:
-        return SCHEDULES[preset, mode]
+        return SCHEDULES[preset]
     numbers = np.asarray(n_iter)
     if numbers.shape not in ((), (3,)) or numbers.dtype.kind not in "iu" or numbers.min() < 0:
         raise ValueError(
@@ -112,7 +110,7 @@ def schedule_of(preset, mode, n_iter):
             f"training, got {n_iter!r}"
         )
     n_iter = tuple(np.broadcast_to(numbers, 3).tolist())
-    return replace(SCHEDULES[preset, mode], n_iter=n_iter)
+    return replace(SCHEDULES[preset], n_iter=n_iter)
 
 
 def identities_of(settings, schedule, *seen):
@@ -197,80 +195,17 @@ def _teach(student, side, pictures, taught, training, phase, history):
 
 def _join(glance, grid, pictures, standard, training, history):
     """Joint training of Global-Net and the DAD head."""
-    rng = np.random.default_rng([training.seed, len(PHASES)])
-    n_patches = grid.shape[0] * grid.shape[1]
-    n_stains = min(N_STAINS, n_patches)
-    # Each patch once: gradients of a place taken twice would add up in any order.
-    chosen = [rng.choice(n_patches, n_stains, replace=False) for _ in pictures]
-    places = np.stack(np.divmod(chosen, grid.shape[1]), axis=-1)  # (n, stains, 2)
-    stained = _stained(glance, grid, pictures, standard, places, training, rng)  # (n, stains, 128)
-    clean = _all_clean(glance, grid, pictures)  # (n, rows, columns, 128)
-    size, dad = training.schedule.batch_size[2], training.dad_weight
-    places = torch.from_numpy(places)
-
-    def draw_images(rng):
-        return torch.from_numpy(rng.integers(len(pictures), size=size))
-
-    def dense_loss(which):
-        expected = glance.global_vectors(ready(pictures[which]), grid)
-        of_stained = torch.cat(
-            [one[here[:, 0], here[:, 1]] for one, here in zip(expected, places[which], strict=True)]
-        )
-        found = clean[which].float().flatten(0, 2)
-        return glance.loss(
-            found, stained[which].flatten(0, 1), expected.flatten(0, 2), of_stained, dad
-        )
-
-    def draw_holes(rng):
-        return draw_images(rng), torch.from_numpy(rng.integers(n_stains, size=size))
-
-    def exact_loss(batch):
-        which, hole = batch
-        here = places[which, hole]  # (b, 2)
-        masks = torch.ones(len(which), 1, *pictures.shape[2:])
-        for mask, (y, x) in zip(masks, (grid.stride * here).tolist(), strict=True):
-            mask[:, y : y + grid.side, x : x + grid.side] = 0
-        expected = glance.context(ready(pictures[which]), masks)
-        found = clean[which, here[:, 0], here[:, 1]].float()
-        return glance.loss(found, stained[which, hole], expected, expected, dad)
-
+    patches = Patches.of(glance, grid, pictures, standard, training)
     draw, loss_of = (
-        (draw_images, dense_loss) if glance.mode == "dense" else (draw_holes, exact_loss)
+        (patches.draw_images, patches.dense_loss)
+        if glance.mode == "dense"
+        else (patches.draw_holes, patches.exact_loss)
     )
     _, rate, head_rate = training.schedule.rates
     groups = [
         {"params": glance.context.parameters(), "lr": rate},
         {"params": glance.head.parameters(), "lr": head_rate},
     ]
+    draw = partial(draw, size=training.schedule.batch_size[2])
+    loss_of = partial(loss_of, dad_weight=training.dad_weight)
     training.run(2, grid.side, glance, loss_of, draw, groups, history)
-
-
-def _stained(glance, grid, pictures, standard, places, training, rng):
-    """Z_l of patches at places (n, stains, 2) after each has got a stain, (n, stains, 128)."""
-    side, answer = grid.side, []
-    mean, scale = standard
-    for picture, here in zip(pictures, grid.stride * places, strict=True):
-        image = picture.float().permute(1, 2, 0).numpy() * scale + mean  # (H, W, C) in [0, 1]
-        # What of a patch is beyond the image is not read by Local-Net.
-        image = np.pad(image, ((0, side), (0, side), (0, 0)), mode="edge")
-        patches = np.stack([image[y : y + side, x : x + side] for y, x in here])
-        image_side, n_read = min(grid.height, grid.width), reach(side)
-        patches = stain(patches, rng, image_side, n_read, **training.stains)
-        patches = torch.from_numpy((patches - mean) / scale).float().permute(0, 3, 1, 2)
-        with torch.inference_mode():
-            answer.append(glance.local(ready(patches))[:, :, 0, 0])
-    return torch.stack(answer).clone()
-
-
-def _all_clean(glance, grid, pictures):
-    """Z_l of all patches, (n, rows, columns, 128) float16."""
-    answer = torch.empty(len(pictures), *grid.shape, N_FEATURES, dtype=torch.float16)
-    with torch.inference_mode():
-        for i, picture in enumerate(pictures):
-            answer[i] = glance.local_vectors(ready(picture[None]), grid)[0]
-    return answer
-
-
-def ready(pictures):
-    """As the networks take them: float32, channels last in memory."""
-    return pictures.float().contiguous(memory_format=torch.channels_last)

@@ -4,8 +4,8 @@ import numpy as np
 import torch
 
 from skanomaly._images import load_batches
-from skanomaly.detectors._glance import Glance
-from skanomaly.detectors._glance_training import PHASES, ready, train_glance
+from skanomaly.detectors._glance import Glance, ready
+from skanomaly.detectors._glance_training import PHASES, train_glance
 from skanomaly.detectors._networks import TrainingError
 from skanomaly.detectors._teachers import moments, taught_vectors
 from skanomaly.feature_extraction import _backbones as backbones

@@ -225,7 +225,7 @@ class GlobalLocal(BaseDetector):
         self._validate_params()
         size = ImageFit.from_size(self.image_size, self.resize)
         grids = grids_of(self.patch_size, size, self.global_mode, self.hole_stride)
-        schedule_of(self.preset, self.global_mode, self.n_iter)
+        schedule_of(self.preset, self.n_iter)
         check_stains(self.stains)
         check_teacher(self.teacher, size)
         # What is fitted stays as it is, whatever parameters are set later.
@@ -279,7 +279,7 @@ class GlobalLocal(BaseDetector):
         return Glances(self._grids, self._shape, self.mean_, self.scale_)
 
     def _training(self, pixels):
-        schedule = schedule_of(self.preset, self.global_mode, self.n_iter)
+        schedule = schedule_of(self.preset, self.n_iter)
         identities = None
         if self.checkpoint is not None:
             seen = self.teacher_._identity(), image_keys(pixels)

@@ -154,10 +154,8 @@ def _between(places, first, last):
 
 def _cut(maps, start, shape):
     """Windows (n, C, h, w) of maps (1, C, H, W) and of their mask, from corners (n, 2)."""
-    height, width = shape
-    rows = start[:, 0, None] + torch.arange(height)
-    columns = start[:, 1, None] + torch.arange(width)
-    return tuple(one[0][:, rows[:, :, None], columns[:, None, :]].transpose(0, 1) for one in maps)
+    rows, columns = (start[:, i, None] + torch.arange(shape[i]) for i in (0, 1))
+    return tuple(_taken(one, torch.zeros(1, dtype=torch.int64), rows, columns) for one in maps)
 
 
 def _inserted(around, window, offset):
@@ -169,12 +167,22 @@ def _inserted(around, window, offset):
         places.append(place.clamp(0, n_known - 1))
         inside.append(_between(place, 0, n_known - 1))
     inside = inside[0][:, None, :, None] & inside[1][:, None, None, :]
-    which = torch.arange(len(offset))[:, None, None]
-    rows, columns = places[0][:, :, None], places[1][:, None, :]
+    which = torch.arange(len(offset))
     return tuple(
-        torch.where(inside, new[which, :, rows, columns].permute(0, 3, 1, 2), old)
+        torch.where(inside, _taken(new, which, *places), old)
         for old, new in zip(around, window, strict=True)
     )
+
+
+def _taken(maps, which, rows, columns):
+    """Windows (n, C, h, w): of maps (b, C, H, W) those at which (n,), rows (n, h), columns (n, w).
+
+    As a table of vectors is looked up: indices' gradients would add up in any order.
+    """
+    _, n_channels, height, width = maps.shape
+    places = (which[:, None, None] * height + rows[:, :, None]) * width + columns[:, None, :]
+    table = maps.permute(0, 2, 3, 1).reshape(-1, n_channels)
+    return F.embedding(places, table).permute(0, 3, 1, 2)
 
 
 class DenseGlobalNet(nn.Module):
