@@ -45,7 +45,7 @@ SMALL = {"image_size": 64, "n_iter": 4}
 def small_batches():
     """Trainings of seconds: the schedules' batches and the steps between checkpoints, cut down."""
     small = {
-        key: replace(schedule, batch_size=(3, 3, 2))
+        key: replace(schedule, batch_size=(3, 3, 2, 2))
         for key, schedule in _glance_training.SCHEDULES.items()
     }
     with pytest.MonkeyPatch.context() as patch:

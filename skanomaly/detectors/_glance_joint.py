@@ -14,7 +14,7 @@ from skanomaly.detectors._local_network import N_FEATURES, PatchGrid, reach
 from skanomaly.detectors._stains import stain
 
 N_STAINS = 32  # patches of each image that are stained
-N_HOLES = 32  # that the exact network cuts out of an image at once
+N_HOLES = 16  # that the exact network cuts out of an image at once
 
 
 @dataclass(frozen=True)

@@ -40,14 +40,14 @@ class Schedule:
     """How long and how fast the three phases run."""
 
     n_iter: tuple
-    batch_size: tuple  # crops, crops, images
+    batch_size: tuple  # crops, crops, images (dense), images (exact)
     rates: tuple  # of Local-Net, of Global-Net, of the DAD head
     falling: bool  # along a cosine, to 0
 
 
 SCHEDULES = {
-    "quick": Schedule((1000, 200, 2000), (16, 16, 4), (1e-3, 1e-3, 1e-3), True),
-    "paper": Schedule((50_000, 50_000, 200_000), (64, 16, 64), (2e-4, 1e-4, 1e-5), False),
+    "quick": Schedule((1000, 200, 2000), (16, 16, 4, 8), (1e-3, 1e-3, 1e-3), True),
+    "paper": Schedule((50_000, 50_000, 200_000), (64, 16, 64, 64), (2e-4, 1e-4, 1e-5), False),
 }
 
 
@@ -196,16 +196,17 @@ def _teach(student, side, pictures, taught, training, phase, history):
 def _join(glance, grid, pictures, standard, training, history):
     """Joint training of Global-Net and the DAD head."""
     patches = Patches.of(glance, grid, pictures, standard, training)
-    draw, loss_of = (
-        (patches.draw_images, patches.dense_loss)
+    *_, n_dense, n_exact = training.schedule.batch_size
+    draw, size, loss_of = (
+        (patches.draw_images, n_dense, patches.dense_loss)
         if glance.mode == "dense"
-        else (patches.draw_holes, patches.exact_loss)
+        else (patches.draw_holes, n_exact, patches.exact_loss)
     )
     _, rate, head_rate = training.schedule.rates
     groups = [
         {"params": glance.context.parameters(), "lr": rate},
         {"params": glance.head.parameters(), "lr": head_rate},
     ]
-    draw = partial(draw, size=training.schedule.batch_size[2])
+    draw = partial(draw, size=size)
     loss_of = partial(loss_of, dad_weight=training.dad_weight)
     training.run(2, grid.side, glance, loss_of, draw, groups, history)
