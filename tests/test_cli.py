@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 import tomllib
+from functools import partial
 from pathlib import Path
 
 import joblib
@@ -181,8 +182,10 @@ def test_ctrl_c_leaves_nothing_half_written(number, part, tmp_path):
     command = [sys.executable, "-m", "skanomaly", "fit", part, "-o", "part.joblib"]
     path = {"PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(
-        list(map(str, command)), cwd=tmp_path, stderr=subprocess.PIPE, env={**os.environ, **path}
-    )
+        list(map(str, command)), cwd=tmp_path, stderr=subprocess.PIPE, env={**os.environ, **path},
+        # A shell's background jobs, and all that they start, ignore the first of the signals.
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
     while not unfinished(tmp_path) and process.poll() is None:
         time.sleep(0.02)
     process.send_signal(number)
