@@ -558,6 +558,18 @@ def test_trainings_that_differ_in_the_joint_one_share_local_net(good, tmp_path, 
     assert np.array_equal(shared.score_samples(good), once.score_samples(good))
 
 
+def test_another_schedule_is_another_joint_training(good, tmp_path, monkeypatch):
+    options = SMALL | {"checkpoint": tmp_path / "part"}
+    GlobalLocal(**options).fit(good)
+    quick = replace(_glance_training.SCHEDULES["quick"], batch_size=(3, 3, 1, 2))
+    monkeypatch.setitem(_glance_training.SCHEDULES, "quick", quick)
+    shared = GlobalLocal(**options).fit(good)
+    assert len(list(tmp_path.iterdir())) == 4  # Local-Net's two and a joint training each
+    assert np.array_equal(
+        shared.score_samples(good), GlobalLocal(**SMALL).fit(good).score_samples(good)
+    )
+
+
 def test_a_diverging_joint_training_keeps_its_last_good_state(good, monkeypatch):
     loss, calls = Glance.loss, []
 

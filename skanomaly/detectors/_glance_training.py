@@ -6,7 +6,7 @@ joint          Local-Net is frozen; Global-Net and the DAD head learn from clean
                the same patches stained
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -121,7 +121,7 @@ def identities_of(settings, schedule, *seen):
     """
     of_local = {k: v for k, v in settings.items() if k not in NOT_OF_LOCAL_NET}
     phases = schedule.n_iter[:2], schedule.batch_size[:2], schedule.rates[0], schedule.falling
-    return digest(of_local, *phases, *seen), digest(settings, *seen)
+    return digest(of_local, *phases, *seen), digest(settings, astuple(schedule), *seen)
 
 
 def train_glance(glance, grid, pictures, taught, standard, training, history):
