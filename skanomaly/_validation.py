@@ -1,5 +1,7 @@
 """Refuse bad input with a good sentence; the only importer of scikit-learn's private names."""
 
+from contextlib import contextmanager
+
 import numpy as np
 from sklearn.base import _fit_context
 from sklearn.utils._param_validation import Interval, StrOptions
@@ -18,7 +20,25 @@ __all__ = [
     "holds_masks",
     "is_images",
     "read_labels",
+    "unchanged_on_error",
 ]
+
+
+@contextmanager
+def unchanged_on_error(estimator, but=()):
+    """What an estimator has learned outlives a fit that is refused or interrupted.
+
+    ``but`` are kinds of errors that leave a state worth keeping.
+    """
+    before = dict(vars(estimator))
+    try:
+        yield
+    except but:
+        raise
+    except BaseException:
+        vars(estimator).clear()
+        vars(estimator).update(before)
+        raise
 
 
 def check_array_input(estimator, X, *, reset):

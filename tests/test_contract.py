@@ -348,6 +348,46 @@ def test_bad_features_are_refused(detector, X, message):
         clone(detector).fit(X)
 
 
+@each_detector
+def test_a_fit_that_is_refused_or_interrupted_loses_nothing(detector, monkeypatch):
+    detector = clone(detector).fit(features())
+    before = detector.decision_function(features(5, seed=1))
+    for X, _ in BAD_FEATURES.values():
+        with pytest.raises(ValueError):
+            detector.fit(X)
+    with pytest.raises(ValueError, match="every image"):
+        detector.fit(features(), -np.ones(24))
+
+    def interrupt(self, maps):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(detector), "_set_offset", interrupt)  # what comes last
+        with pytest.raises(KeyboardInterrupt):
+            detector.fit(features(12, seed=2))
+    assert np.array_equal(detector.decision_function(features(5, seed=1)), before)
+
+
+def test_a_refused_fit_of_images_loses_nothing():
+    detector = RegAD(image_size=64).fit(images(3))
+    before = detector.decision_function(images(2))
+    for X in ([], ["missing.png"], [np.full((72, 72), np.nan)]):
+        with pytest.raises((ValueError, OSError)):
+            detector.fit(X)
+        assert np.array_equal(detector.decision_function(images(2)), before)
+
+
+@each_extractor
+def test_a_refused_fit_of_an_extractor_loses_nothing(extractor):
+    extractor = clone(extractor).fit(images())
+    before = extractor.transform(images(2)).arrays()
+    for X in ([], ["missing.png"], [np.full((72, 72), np.nan)]):
+        with contextlib.suppress(ValueError, OSError):  # one that learns nothing may not look
+            extractor.fit(X)
+        for name, maps in extractor.transform(images(2)).arrays().items():
+            assert np.array_equal(maps, before[name])
+
+
 @pytest.mark.parametrize(
     "detector", [PatchCore(), PaDiM(), SPADE()], ids=lambda d: type(d).__name__
 )

@@ -1,6 +1,9 @@
 """GlobalLocal: its networks against slow loops, its training, and what a user meets."""
 
+import copy
 import pickle
+import re
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -65,10 +68,23 @@ def fitted(good):
 
 
 # GlobalLocal takes images, which no array of shape (n, d) is; the tag two_d_array=False says so,
-# and scikit-learn runs the checks that need no table. The tests below hold it to the rest.
+# and of scikit-learn's checks only that of cloning is left. The tests below hold it to the others.
 @parametrize_with_checks([GlobalLocal()])
 def test_passes_the_checks_that_need_no_table(estimator, check):
     check(estimator)
+
+
+def test_fit_answers_the_detector_and_changes_no_parameter(good):
+    detector = GlobalLocal(**SMALL)
+    before = detector.get_params()
+    assert detector.fit(good) is detector
+    assert all(detector.get_params()[name] is value for name, value in before.items())
+    learned = {name for name in vars(detector) if name.endswith("_") and name[0] != "_"}
+    assert learned == {
+        "history_", "mean_", "n_channels_in_", "scale_", "state_", "statistics_", "teacher_",
+    }  # fmt: skip
+    verdicts = clone(detector).fit_predict(good)
+    assert np.array_equal(verdicts, detector.predict(good))
 
 
 # --- Local-Net --------------------------------------------------------------------------------
@@ -183,7 +199,10 @@ def test_holes_with_shared_work_equal_a_masked_pass_each(size, side):
     net, image = ExactGlobalNet(3).eval(), torch.rand(3, *size)
     for parameter in net.parameters():
         parameter.data *= 2  # so that a hole tells on the answer
-    origins = PatchGrid(side, *size, 44).origins()
+    # The last hole of the usual grid lies on the border, or leaves the image.
+    origins = np.concatenate(
+        [PatchGrid(side, *size, 44).origins(), PatchGrid(side, *size, 8).origins()[-1:]]
+    )
     with torch.inference_mode():
         together = net.holes(image, torch.from_numpy(origins), side)
         answers = []
@@ -194,6 +213,19 @@ def test_holes_with_shared_work_equal_a_masked_pass_each(size, side):
         alone = torch.cat(answers)
     assert alone.std(dim=0).mean() > 1e-3 * alone.abs().mean()
     torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("height", [264, 272, 296, 304])
+def test_a_hole_in_the_corner_that_later_layers_do_not_read(height):
+    torch.manual_seed(1)
+    net, image = ExactGlobalNet(3).eval(), torch.rand(3, height, 256)
+    origins = PatchGrid(17, height, 256, 8).origins()[-1:]
+    y, x = origins[0]
+    mask = torch.ones(1, 1, height, 256)
+    mask[:, :, y : y + 17, x : x + 17] = 0
+    with torch.inference_mode():
+        shared, alone = net.holes(image, torch.from_numpy(origins), 17), net(image[None], mask)
+    torch.testing.assert_close(shared, alone, rtol=1e-5, atol=1e-5)
 
 
 def test_holes_with_shared_work_teach_the_network_the_same():
@@ -284,6 +316,13 @@ def test_a_stained_patch_scores_higher_after_training(good):
     middle = np.s_[:, 28:36, 28:36]
     before, after = detector.score_map(good)[middle], detector.score_map(spoilt)[middle]
     assert after.mean() > before.mean() + before.mean(axis=(1, 2)).std()
+
+
+def test_stains_of_no_size_cover_the_pixel_of_their_centre():
+    patches = np.zeros((50, 33, 33, 3), np.float32)
+    ranges = check_stains({"axes": (0, 0), "values": (1, 1)})
+    found = stain(patches, np.random.default_rng(0), 256, 30, **ranges)
+    assert np.isfinite(found).all() and np.all(found.max(axis=(1, 2, 3)) > 0.5)
 
 
 def test_stains_cover_part_of_each_patch_with_one_colour():
@@ -579,7 +618,7 @@ def test_a_diverging_joint_training_keeps_its_last_good_state(good, monkeypatch)
 
     monkeypatch.setattr(Glance, "loss", diverging)
     detector = GlobalLocal(image_size=64, n_iter=(4, 0, 12))
-    with pytest.raises(TrainingError, match="loss is nan in epoch 2") as caught:
+    with pytest.raises(TrainingError, match=r"nan in epoch 2; lower dad_weight.* kept") as caught:
         detector.fit(good)
     assert len(detector.history_["33-joint"]) == 1
     assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
@@ -593,11 +632,47 @@ def test_a_diverging_joint_training_keeps_its_last_good_state(good, monkeypatch)
 
 
 def test_a_diverging_distillation_leaves_nothing_fitted(good):
-    with pytest.raises(TrainingError, match="lower distillation"):
-        detector = GlobalLocal(image_size=64, n_iter=4, distillation=1e39)
+    detector = GlobalLocal(image_size=64, n_iter=4, distillation=1e39)
+    with pytest.raises(TrainingError, match=r"lower distillation .* pictures\.$"):
         detector.fit(good)
     with pytest.raises(NotFittedError):
         detector.predict(good)
+
+
+def test_a_refused_fit_loses_nothing(good, fitted):
+    detector = copy.deepcopy(fitted)
+    before = detector.decision_function(good)
+    spoilt = good.astype(np.float32) / 255
+    spoilt[:, 5, 5] = np.nan
+    features = FeatureMaps({"layer": np.zeros((4, 8, 8, 3), np.float32)})
+    for X, y in (([], None), ("folder", None), (features, None), (good[:1], None), (spoilt, None),
+                 (good, -np.ones(6))):  # fmt: skip
+        with pytest.raises((ValueError, TypeError)):
+            detector.fit(X, y)
+        assert np.array_equal(detector.decision_function(good), before)
+    with pytest.raises(TrainingError):
+        detector.set_params(distillation=1e39).fit(good)
+    assert np.array_equal(detector.decision_function(good), before)
+
+
+def test_a_training_shows_one_bar_for_each_phase(good, capsys):
+    GlobalLocal(**SMALL | {"n_iter": 9}, verbose=1).fit(good)
+    shown = capsys.readouterr().err
+    for phase in ("distillation", "fine-tuning", "joint"):
+        last = re.findall(rf"33-{phase}.*?9/9.*?loss=[\d.]+", shown)
+        assert last, phase
+    assert shown.count("\n") == 3
+
+
+def test_threads_draw_the_same_weights():
+    def weights(_):
+        return Glance(17, 3, "dense").local[0].weight.detach().numpy()
+
+    expected, before = weights(0), torch.get_rng_state()
+    with ThreadPoolExecutor(4) as pool:
+        for found in pool.map(weights, range(40)):
+            assert np.array_equal(found, expected)
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 # --- bad input --------------------------------------------------------------------------------
@@ -612,7 +687,7 @@ def test_a_diverging_distillation_leaves_nothing_fitted(good):
         ({"patch_size": [[17, 33]]}, "patch_size"),
         ({"n_iter": (10.5, 1, 1)}, "whole number"),
         ({"patch_size": ()}, "patch_size"),
-        ({"image_size": 32}, "at least the patch of 33"),
+        ({"image_size": 32}, "at least 48 .* a patch of 33"),
         ({"image_size": 60}, "multiples of 8"),
         ({"global_mode": "exact"}, "at least 243"),
         ({"global_mode": "exact", "image_size": 256, "hole_stride": 12}, "multiple of 8"),
@@ -627,6 +702,13 @@ def test_a_diverging_distillation_leaves_nothing_fitted(good):
 def test_parameters_that_cannot_be(good, parameters, message):
     with pytest.raises(ValueError, match=message):
         GlobalLocal(**SMALL | parameters).fit(good)
+
+
+def test_a_teacher_of_other_channels(good):
+    teacher = FilterBank(image_size=64).fit(good)
+    four = np.concatenate([good, good[..., :1]], axis=3)
+    with pytest.raises(ValueError, match=r"with 4 channels, got one that was fitted on 3"):
+        GlobalLocal(teacher, **SMALL).fit(four)
 
 
 def test_a_teacher_that_sees_but_a_part_of_the_input(good):

@@ -32,6 +32,7 @@ NOT_OF_LOCAL_NET = (
 )  # fmt: skip
 EPOCH = 25  # iterations; after each the checkpoint is written
 PHASES = ("distillation", "fine-tuning", "joint")
+WEIGHTS = ("distillation or compactness", "distillation or compactness", "dad_weight")  # of losses
 CROP_MARGIN = 32  # pixels by which crops are larger than what is read of a patch: 5 x 5 of them
 
 
@@ -88,7 +89,7 @@ class Training:
             answer = train(
                 network, loss_of, batches_of, optimiser, scheduler, n_epochs,
                 identity=identity, checkpoint=checkpoint, name=name, verbose=self.verbose,
-                way_out="lower distillation or compactness, and look at the pictures",
+                way_out=f"lower {WEIGHTS[phase]}, and look at the pictures",
             )  # fmt: skip
         except TrainingError as error:
             history[name] = error.history["loss"]

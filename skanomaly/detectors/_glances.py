@@ -48,7 +48,8 @@ class Glances:
         TrainingError
             With the losses so far.
         """
-        pictures = self.standardised(pixels).half()
+        # One by one, so that only their halves are held.
+        pictures = torch.stack([self.standardised(one[None])[0].half() for one in pixels])
         standard, history = (self.mean, self.scale), {}
         for grid in self.grids:
             taught = taught_vectors(teacher, pixels, grid.side)
@@ -123,6 +124,23 @@ class Glances:
         """(n, H, W, C) in [0, 1] -> tensor (n, C, H, W)."""
         images = (pixels - self.mean) / self.scale
         return torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
+
+
+def pixels_of(X, share, seed):
+    """Pixels of images held out of a training, and of all others: (n, H, W, C) float32 each.
+
+    At least one is held out, or with a share of 0 none: then the first is None. Raises ValueError
+    where nothing is left to learn from.
+    """
+    n_held_out = max(1, round(share * len(X))) if share else 0
+    if len(X) <= n_held_out:
+        raise ValueError(
+            f"expected at least {n_held_out + 1} good images, of which {n_held_out} are held "
+            f"out to standardize the scores, got {len(X)}"
+        )
+    order = np.random.default_rng(seed).permutation(len(X))
+    parts = (np.sort(part) for part in np.split(order, [n_held_out]))
+    return tuple(X[rows].arrays()[PIXELS] if len(rows) else None for rows in parts)
 
 
 def standard_of(pixels):

@@ -11,14 +11,12 @@ s       lambda s_IAD + (1 - lambda) s_DAD: score of a patch; the map's maximum i
 from numbers import Integral, Real
 from pathlib import Path
 
-import numpy as np
-
 from skanomaly._image_fit import ImageFit
 from skanomaly._images import channels_of, check_images
 from skanomaly._validation import Interval, StrOptions
 from skanomaly.base import BaseDetector
 from skanomaly.detectors._glance_training import Training, identities_of, schedule_of
-from skanomaly.detectors._glances import PIXELS, Glances, pixel_maps, standard_of
+from skanomaly.detectors._glances import PIXELS, Glances, pixel_maps, pixels_of, standard_of
 from skanomaly.detectors._kept import clone_keeping
 from skanomaly.detectors._local_network import grids_of
 from skanomaly.detectors._networks import TrainingError
@@ -27,7 +25,7 @@ from skanomaly.detectors._teachers import check_teacher, usual_teacher
 from skanomaly.feature_extraction._base import BaseExtractor, image_keys
 from skanomaly.feature_maps import FeatureMaps
 
-HELD_OUT = 0.1  # of the good images, at least one: what scores of unseen good patches are like
+HELD_OUT = 0.1  # of the good images: what scores of unseen good patches are like
 _NOT_OF_TRAINING = (
     "checkpoint", "contamination", "iad_weight", "image_score", "sigma", "teacher", "verbose",
 )  # fmt: skip
@@ -51,7 +49,7 @@ class GlobalLocal(BaseDetector):
         a network of rings around the patches that answers for all of them in one pass; nothing of
         a patch reaches the prediction of it, but it sees the rest less sharply.
     preset : {"quick", "paper"}, default="quick"
-        Length and rates of the training: minutes, or days on two cores.
+        Length, batches and rates of the training: minutes, or days on two cores.
     n_iter : int, (int, int, int) or None, default=None
         Iterations of distillation, fine-tuning and joint training instead of the preset's.
     distillation, compactness : float, default=1.0
@@ -72,15 +70,16 @@ class GlobalLocal(BaseDetector):
     hole_stride : int, default=8
         Pixels from one patch to the next in the "exact" mode, a multiple of 8.
     image_size : int or (int, int), default=256
-        Height and width in pixels that images are brought to, multiples of 8; at least 243 for
-        "exact".
+        Height and width in pixels that images are brought to, multiples of 8, and 15 or more
+        above the patch; at least 243 for "exact".
     resize, image_score, sigma, contamination :
         As in FilterBank and RegAD: an image's score is the maximum of its smoothed score map.
     dtype : {"float32", "bfloat16"}, default="float32"
         Of the nets' convolutions: the second is faster where processors know it.
     checkpoint : str, Path or None, default=None
         Beginning of the names of files written while training, from which the same fit goes on;
-        one that differs in the joint training alone takes Local-Net from them.
+        one that differs in the joint training alone takes Local-Net from them. They stay until
+        they are deleted.
     random_state : int, default=0
         Draws weights, patches and stains.
     verbose : int, default=0
@@ -102,8 +101,12 @@ class GlobalLocal(BaseDetector):
 
     Notes
     -----
-    The paper distils Local-Net on ImageNet before the good images; here both phases see the good
-    images alone. Local-Net reads 30 of a patch's 33 pixels, 16 of 17 and 58 of 65.
+    Where this is not the paper: it distils Local-Net on ImageNet before the good images; here both
+    phases see the good images alone, standardised. Its joint training draws a place and a stain
+    anew each time; here 32 patches of each image are stained once, and "exact" cuts 16 holes out of
+    an image at a time. Of images larger than 256 its network would have a map, which is averaged.
+    The score map is bilinear between patches. Distillation's loss is a mean over the teacher's
+    channels, not a sum. Local-Net reads 30 of a patch's 33 pixels, 16 of 17 and 58 of 65.
 
     References
     ----------
@@ -216,21 +219,13 @@ class GlobalLocal(BaseDetector):
         Raises
         ------
         ValueError
-            An image cannot be used; they are too few; the input is smaller than the patch; the
-            teacher is not fitted; a checkpoint is of another training.
+            An image cannot be used; they are too few; the input leaves nothing around the patch;
+            the teacher is not fitted; a file of a checkpoint is damaged.
         TrainingError
             A loss is no longer a number. Where the networks of all sizes have learned something in
-            the joint training, the detector is fitted with their last good state.
+            the joint training, the detector is fitted with their last good state; else it stays as
+            it was before the fit.
         """
-        self._validate_params()
-        size = ImageFit.from_size(self.image_size, self.resize)
-        grids = grids_of(self.patch_size, size, self.global_mode, self.hole_stride)
-        schedule_of(self.preset, self.n_iter)
-        check_stains(self.stains)
-        check_teacher(self.teacher, size)
-        # What is fitted stays as it is, whatever parameters are set later.
-        self.__dict__.pop("_offset", None)
-        self._grids, self._size, self._failure = grids, size, None
         super().fit(X, y)
         failure, self._failure = self._failure, None
         if failure is not None:
@@ -246,47 +241,47 @@ class GlobalLocal(BaseDetector):
             )
         images = check_images(X)
         if reset:
-            self.n_channels_in_ = channels_of(images)
+            size = ImageFit.from_size(self.image_size, self.resize)
+            return pixel_maps(images, size, channels_of(images))
         return pixel_maps(images, self._size, self.n_channels_in_)
 
     def _fit(self, X):
-        n_held_out = max(1, round(HELD_OUT * len(X))) if self.standardize else 0
-        if len(X) <= n_held_out:
-            raise ValueError(
-                f"expected at least {n_held_out + 1} good images, of which {n_held_out} are held "
-                f"out to standardize the scores, got {len(X)}"
-            )
-        pixels = X.arrays()[PIXELS]  # (n, H, W, C)
-        order = np.random.default_rng(self.random_state).permutation(len(X))
-        held_out, learned = np.sort(order[:n_held_out]), np.sort(order[n_held_out:])
-        held_out, pixels = pixels[held_out], pixels[learned]
-        self.mean_, self.scale_ = standard_of(pixels)
+        # What is fitted stays as it is, whatever parameters are set later.
+        self._size, (_, _, self.n_channels_in_) = X.image_fit, X.layer_shapes[PIXELS]
+        self._grids = grids_of(self.patch_size, self._size, self.global_mode, self.hole_stride)
         self._shape = self.n_channels_in_, self.global_mode, self.dtype
+        check_teacher(self.teacher, self._size, self.n_channels_in_)
+        schedule, stains = schedule_of(self.preset, self.n_iter), check_stains(self.stains)
+        share = HELD_OUT if self.standardize else 0
+        held_out, pixels = pixels_of(X, share, self.random_state)  # (n, H, W, C) each
+        self.mean_, self.scale_ = standard_of(pixels)
         self.teacher_ = self.teacher
         if self.teacher is None:
             self.teacher_ = usual_teacher(pixels, self.random_state)
-        self._glances = self._untrained()
+        training = self._training(schedule, stains, pixels)
+        self._glances, self._failure = self._untrained(), None
         try:
-            self.history_ = self._glances.train(pixels, self.teacher_, self._training(pixels))
+            self.history_ = self._glances.train(pixels, self.teacher_, training)
         except TrainingError as error:
-            self.history_, self._failure = error.history, error
             if not self._glances.can_judge(error.history):
                 raise
+            self.history_ = error.history
+            # Another error than the one that holds on to all that was being trained on.
+            self._failure = TrainingError(f"{error} The last good state is kept.", error.history)
         self.state_ = self._glances.state()
-        self.statistics_ = self._glances.statistics(held_out) if n_held_out else None
+        self.statistics_ = self._glances.statistics(held_out) if self.standardize else None
 
     def _untrained(self):
         return Glances(self._grids, self._shape, self.mean_, self.scale_)
 
-    def _training(self, pixels):
-        schedule = schedule_of(self.preset, self.n_iter)
+    def _training(self, schedule, stains, pixels):
         identities = None
         if self.checkpoint is not None:
             seen = self.teacher_._identity(), image_keys(pixels)
             identities = identities_of(self._settings(_NOT_OF_TRAINING), schedule, *seen)
         return Training(
             schedule, self.distillation, self.compactness, self.dad_weight,
-            check_stains(self.stains), self.random_state, identities, self.checkpoint, self.verbose,
+            stains, self.random_state, identities, self.checkpoint, self.verbose,
         )  # fmt: skip
 
     def _score_batch(self, X):

@@ -132,7 +132,8 @@ class ExactGlobalNet(nn.Module):
             size = torch.tensor(after[0].shape[2:])
             first = (first - kernel + stride).div(stride, rounding_mode="floor").clamp(min=0)
             last = torch.minimum(last.div(stride, rounding_mode="floor"), size - 1)
-            n_changed = (last - first + 1).amax(dim=0)  # (2,)
+            # A hole on the border that no later window reads has nothing to change there.
+            n_changed = (last - first + 1).amax(dim=0).clamp(min=1)  # (2,)
             new_start = torch.minimum(first, size - n_changed)
             shape = tuple(((n_changed - 1) * stride + kernel).tolist())
             around = _cut(before, new_start * stride, shape)

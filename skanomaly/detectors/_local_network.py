@@ -17,6 +17,7 @@ from skanomaly._image_fit import linear_weights
 N_FEATURES = 128
 SLOPE = 0.005  # of LeakyReLU below 0
 EXACT_SIDE = 243  # pixels of an image's side that the exact Global-Net reads
+LEAST_SURROUNDINGS = 15  # pixels: with fewer, there are patches around which nothing is seen
 CELL = 4  # pixels: patches begin at multiples of it, or at every second one
 
 # Kernel and channels of each convolution by the patch's side, None for a pooling by two.
@@ -112,10 +113,11 @@ def grids_of(patch_size, image_fit, mode, hole_stride):
         raise ValueError(
             f"expected patch_size as one of {list(LAYERS)}, or several of them, got {patch_size!r}"
         )
-    if height % 8 or width % 8 or min(height, width) < max(sides):
+    smallest = max(sides) + LEAST_SURROUNDINGS
+    if height % 8 or width % 8 or min(height, width) < smallest:
         raise ValueError(
-            f"expected image_size in multiples of 8, at least the patch of {max(sides)} pixels, "
-            f"got {height} x {width}"
+            f"expected image_size in multiples of 8, at least {smallest} so that there is "
+            f"something around a patch of {max(sides)} pixels, got {height} x {width}"
         )
     if mode == "exact" and min(height, width) < EXACT_SIDE:
         raise ValueError(

@@ -150,7 +150,7 @@ def cosine_descent(network, learning_rate, head_learning_rate, momentum, n_epoch
 def train(
     network, loss_of, batches_of, optimiser, scheduler, n_epochs, *, identity,
     checkpoint=None, validate=None, patience=None, name="training", verbose=0,
-    way_out="lower the learning rate",
+    way_out="lower the learning rate; the last good state is kept",
 ):  # fmt: skip
     """Train a network epoch by epoch; go on where an interrupted training of the same kind stopped.
 
@@ -195,45 +195,50 @@ def train(
     if checkpoint is not None and Path(checkpoint).exists():
         state = _resume(checkpoint, identity, network, optimiser, scheduler)
     history = state["history"]
-    while state["epoch"] < n_epochs and not _is_stale(history, patience):
-        last_good = {key: value.clone() for key, value in network.state_dict().items()}
-        network.train()
-        losses = []
-        epoch = f"{name} {state['epoch'] + 1}/{n_epochs}"
-        with tqdm(batches_of(state["epoch"]), epoch, unit="batch", disable=not verbose) as batches:
-            for batch in batches:
-                optimiser.zero_grad()
-                loss = loss_of(batch)
-                losses.append(loss.item())
-                if not torch.isfinite(loss):
-                    _give_up(network, last_good, f"the loss is {losses[-1]}", state, way_out)
-                loss.backward()
-                optimiser.step()
-                batches.set_postfix(loss=f"{sum(losses) / len(losses):.4f}")
-        if not all(torch.isfinite(v).all() for v in network.state_dict().values()):
-            _give_up(network, last_good, "a weight is not finite", state, way_out)
-        scheduler.step()
-        state["epoch"] += 1
-        history["loss"].append(sum(losses) / len(losses))
-        if validate is not None:
-            network.eval()
-            history.setdefault("validation", []).append(validate())
-            if history["validation"][-1] == min(history["validation"]):
-                state["best"] = {k: v.clone() for k, v in network.state_dict().items()}
-        if checkpoint is not None:
-            _save(checkpoint, identity, state, network, optimiser, scheduler)
+    with tqdm(desc=name, unit="batch", disable=not verbose) as bar:
+        while state["epoch"] < n_epochs and not _is_stale(history, patience):
+            batches = batches_of(state["epoch"])
+            bar.total = bar.n + len(batches) * (n_epochs - state["epoch"])
+            last_good = {key: value.clone() for key, value in network.state_dict().items()}
+            try:
+                loss = _one_epoch(network, loss_of, batches, optimiser, bar)
+            except FloatingPointError as error:
+                network.load_state_dict(last_good)
+                message = f"{error} in epoch {state['epoch'] + 1}; {way_out}."
+                raise TrainingError(message, history) from None
+            scheduler.step()
+            state["epoch"] += 1
+            history["loss"].append(loss)
+            if validate is not None:
+                network.eval()
+                history.setdefault("validation", []).append(validate())
+                if history["validation"][-1] == min(history["validation"]):
+                    state["best"] = {k: v.clone() for k, v in network.state_dict().items()}
+            if checkpoint is not None:
+                _save(checkpoint, identity, state, network, optimiser, scheduler)
     if state["best"] is not None:
         network.load_state_dict(state["best"])
     network.eval()
     return history
 
 
-def _give_up(network, last_good, what, state, way_out):
-    network.load_state_dict(last_good)
-    raise TrainingError(
-        f"{what} in epoch {state['epoch'] + 1}; {way_out}. The last good state is kept.",
-        state["history"],
-    )
+def _one_epoch(network, loss_of, batches, optimiser, bar):
+    """Mean loss; raises FloatingPointError where it or a weight is no longer a number."""
+    network.train()
+    losses = []
+    for batch in batches:
+        optimiser.zero_grad()
+        loss = loss_of(batch)
+        losses.append(loss.item())
+        if not torch.isfinite(loss):
+            raise FloatingPointError(f"the loss is {losses[-1]}")
+        loss.backward()
+        optimiser.step()
+        bar.set_postfix(loss=f"{sum(losses) / len(losses):.4f}", refresh=False)
+        bar.update()
+    if not all(torch.isfinite(v).all() for v in network.state_dict().values()):
+        raise FloatingPointError("a weight is not finite")
+    return sum(losses) / len(losses)
 
 
 def _is_stale(history, patience):

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from skanomaly._images import check_images, load_batch
-from skanomaly._validation import Interval, good_rows, is_images
+from skanomaly._validation import Interval, good_rows, is_images, unchanged_on_error
 from skanomaly.base import BaseDetector
 from skanomaly.density import PositionwiseGaussian
 from skanomaly.detectors._kept import check_fitted, clone_keeping
@@ -154,16 +154,16 @@ class RegAD(BaseDetector):
         """
         self._validate_params()
         check_odd(self.patch_size)
-        self.extractor_ = self._support = None
-        if is_images(X):
-            images = check_images(X)
-            images = [images[i] for i in good_rows(y, len(images))]
-            self.extractor_ = self._fitted_extractor(images)
-            X, y, self._support = images, None, images
-        try:
-            return super().fit(X, y)
-        finally:
-            self._support = None
+        with unchanged_on_error(self):
+            self.extractor_ = self._support = None
+            if is_images(X):
+                images = check_images(X)
+                images = [images[i] for i in good_rows(y, len(images))]
+                self.extractor_ = self._fitted_extractor(images)
+                X, y, self._support = images, None, images
+            super().fit(X, y)
+        self._support = None
+        return self
 
     def _fitted_extractor(self, images):
         unknown = set(self.variants) - set(VARIANTS)

@@ -6,6 +6,7 @@ import numpy as np
 from scipy.signal import resample
 
 N_CORNERS = 20  # of a contour before it is smoothed
+SMALLEST_HALF_AXIS = 1e-6  # of a pixel: an ellipse of none has no directions
 GREY = 1e-3  # by which the channels of grey pictures may differ
 N_DIRECTIONS = 160  # in which the smooth contour is known
 STAINS = {
@@ -53,7 +54,7 @@ def stain(patches, rng, image_side, n_read, *, axes, irregularity, softness, val
         Of which each stain draws its own, see ``STAINS``.
     """
     n, side, _, n_channels = patches.shape
-    half_axes = image_side * rng.uniform(*axes, (n, 2))
+    half_axes = np.maximum(image_side * rng.uniform(*axes, (n, 2)), SMALLEST_HALF_AXIS)
     contour = _contours(half_axes, rng.uniform(*irregularity, n), rng)  # (n, directions)
     centre = rng.uniform(0, n_read - 1, (n, 2))
     edge = np.maximum(rng.uniform(*softness, n) * half_axes.max(axis=1), 1)

@@ -12,11 +12,16 @@ TAUGHT_STRIDE = 8  # pixels between the patches that the teacher describes
 N_STANDARD = 64  # images on which the teacher's vectors are standardised, evenly spaced
 
 
-def check_teacher(teacher, image_fit):
-    """Raises ValueError unless a teacher is fitted, or None, and sees all of the input."""
+def check_teacher(teacher, image_fit, n_channels):
+    """Raises ValueError unless a teacher is fitted on such images and sees all of the input."""
     if teacher is None:
         return
     check_fitted(teacher, "teacher", "fit it on good pictures first, or leave it out")
+    if teacher.n_channels_in_ != n_channels:
+        raise ValueError(
+            f"expected a teacher of images with {n_channels} channels, got one that was fitted on "
+            f"{teacher.n_channels_in_}; fit it on these images, or leave it out"
+        )
     size = teacher.image_fit
     if size.resize != "stretch" and size.height * image_fit.width != size.width * image_fit.height:
         raise ValueError(

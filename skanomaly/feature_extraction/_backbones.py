@@ -3,6 +3,7 @@
 import copy
 import hashlib
 import re
+import threading
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -44,6 +45,7 @@ _BUILD_ARGUMENTS = {  # as these two are built when they are given pretrained we
     "googlenet": {"transform_input": True, "aux_logits": False, "init_weights": False},
     "inception_v3": {"transform_input": True, "aux_logits": False, "init_weights": False},
 }
+_ONE_AT_A_TIME = threading.RLock()  # of the threads that draw from torch's generator
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -167,7 +169,8 @@ def trim(network, layers):
 @contextmanager
 def seeded(seed):
     """Draw torch's random numbers from a seed, and leave the caller's generators as they were."""
-    with torch.random.fork_rng(devices=[]):
+    # All threads draw from the same generator.
+    with _ONE_AT_A_TIME, torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         yield
 
