@@ -1,6 +1,6 @@
 """Refuse bad input with a good sentence; the only importer of scikit-learn's private names."""
 
-from contextlib import contextmanager
+import functools
 
 import numpy as np
 from sklearn.base import _fit_context
@@ -16,29 +16,43 @@ __all__ = [
     "check_layers",
     "check_length",
     "choose_layers",
+    "fitting",
     "good_rows",
     "holds_masks",
     "is_images",
     "read_labels",
-    "unchanged_on_error",
 ]
 
 
-@contextmanager
-def unchanged_on_error(estimator, but=()):
-    """What an estimator has learned outlives a fit that is refused or interrupted.
+def fitting(*, nested=False, but=()):
+    """Decorator of ``fit``: parameters are checked, and a fit that fails loses nothing.
 
-    ``but`` are kinds of errors that leave a state worth keeping.
+    Whatever it raises, an interrupt as well, the estimator is then as it was before.
+
+    Parameters
+    ----------
+    nested : bool
+        Whether parameters of the estimators that this one fits are checked once more.
+    but : tuple of exceptions
+        Those after which what was learned so far is kept.
     """
-    before = dict(vars(estimator))
-    try:
-        yield
-    except but:
-        raise
-    except BaseException:
-        vars(estimator).clear()
-        vars(estimator).update(before)
-        raise
+
+    def decorate(fit):
+        @functools.wraps(fit)
+        def careful(self, *args, **kwargs):
+            before = dict(vars(self))
+            try:
+                return fit(self, *args, **kwargs)
+            except but:
+                raise
+            except BaseException:
+                vars(self).clear()
+                vars(self).update(before)
+                raise
+
+        return _fit_context(prefer_skip_nested_validation=not nested)(careful)
+
+    return decorate
 
 
 def check_array_input(estimator, X, *, reset):

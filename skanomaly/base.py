@@ -12,11 +12,10 @@ from skanomaly._threads import lone_products
 from skanomaly._validation import (
     Interval,
     StrOptions,
-    _fit_context,
     check_array_input,
     check_layers,
+    fitting,
     good_rows,
-    unchanged_on_error,
 )
 from skanomaly.feature_maps import FeatureMaps
 
@@ -49,7 +48,7 @@ class BaseDetector(OutlierMixin, BaseEstimator):
         tags.input_tags.three_d_array = True
         return tags
 
-    @_fit_context(prefer_skip_nested_validation=True)
+    @fitting()
     def fit(self, X, y=None):
         """Learn from good images.
 
@@ -71,19 +70,18 @@ class BaseDetector(OutlierMixin, BaseEstimator):
             X is empty, holds NaN, or is images instead of features; y marks every image as a
             defect, or marks fewer or more images than X has.
         """
-        with unchanged_on_error(self):
-            maps = self._check_X(X, reset=True)
-            rows, n_images = good_rows(y, len(maps)), len(maps)
-            maps = maps[rows]
-            self.__dict__.pop("_offset", None)
-            self._waiting = None
-            self._fit_identity = self._digest(maps) if maps.cache is not None else None
-            self._fit(maps)
-            self._number_images(maps, rows, n_images)
-            if self._fit_identity is None:
-                self._set_offset(maps)
-            else:
-                self._waiting = maps, self.get_params(deep=False)
+        maps = self._check_X(X, reset=True)
+        rows, n_images = good_rows(y, len(maps)), len(maps)
+        maps = maps[rows]
+        self.__dict__.pop("_offset", None)
+        self._waiting = None
+        self._fit_identity = self._digest(maps) if maps.cache is not None else None
+        self._fit(maps)
+        self._number_images(maps, rows, n_images)
+        if self._fit_identity is None:
+            self._set_offset(maps)
+        else:
+            self._waiting = maps, self.get_params(deep=False)
         return self
 
     @property

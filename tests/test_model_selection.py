@@ -442,6 +442,16 @@ def test_thresholds_are_order_statistics_of_held_out_images():
     assert np.array_equal(model.score_map(X), whole.score_map(X))
 
 
+def test_a_refused_fit_keeps_model_and_threshold_together():
+    X = features(20)
+    model = HeldOutThreshold(PatchCore(random_state=0), target_fpr=0.1, cv=2, random_state=0).fit(X)
+    before, interval = model.decision_function(X), model.fpr_interval_
+    with pytest.raises(ValueError):  # after the model in use has learned from the three
+        model.set_params(cv=5).fit(features(3))
+    assert np.array_equal(model.decision_function(X), before)
+    assert model.fpr_interval_ == interval and len(model.good_images_) == 20
+
+
 def test_the_promise_is_kept_on_scores_of_known_distribution():
     """A score uniform in [0, 1] falls below a threshold at a rate that is the threshold."""
     rng, rates, covered = np.random.default_rng(0), [], []

@@ -275,6 +275,22 @@ def test_a_killed_training_goes_on_from_its_checkpoint(tmp_path):
     assert not list(tmp_path.glob("*.partial"))
 
 
+def test_a_refused_or_interrupted_training_loses_nothing(monkeypatch):
+    model = network(n_epochs=1).fit(pictures(), GROUPS)
+    before = model.transform(pictures(2)).arrays()
+
+    def interrupt(self, *args):
+        raise KeyboardInterrupt
+
+    with pytest.raises(ValueError, match="groups"):
+        model.fit(pictures(), GROUPS[:-1])
+    monkeypatch.setattr(Registration, "loss", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(pictures(seed=1), GROUPS)
+    for name, maps in model.transform(pictures(2)).arrays().items():
+        assert np.array_equal(maps, before[name])
+
+
 def test_a_loss_that_diverges_stops_with_the_last_good_state():
     model = network(learning_rate=1e30).set_params(n_epochs=5)
     with pytest.raises(TrainingError, match="lower the learning rate"):

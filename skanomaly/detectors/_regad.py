@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from skanomaly._images import check_images, load_batch
-from skanomaly._validation import Interval, good_rows, is_images, unchanged_on_error
+from skanomaly._validation import Interval, fitting, good_rows, is_images
 from skanomaly.base import BaseDetector
 from skanomaly.density import PositionwiseGaussian
 from skanomaly.detectors._kept import check_fitted, clone_keeping
@@ -132,6 +132,7 @@ class RegAD(BaseDetector):
     def __sklearn_clone__(self):
         return clone_keeping(self, "registration")
 
+    @fitting(nested=True)
     def fit(self, X, y=None):
         """Learn from a handful of good images.
 
@@ -152,16 +153,14 @@ class RegAD(BaseDetector):
             An image cannot be used; the registration is not fitted; or there is one image and no
             variant of it.
         """
-        self._validate_params()
         check_odd(self.patch_size)
-        with unchanged_on_error(self):
-            self.extractor_ = self._support = None
-            if is_images(X):
-                images = check_images(X)
-                images = [images[i] for i in good_rows(y, len(images))]
-                self.extractor_ = self._fitted_extractor(images)
-                X, y, self._support = images, None, images
-            super().fit(X, y)
+        self.extractor_ = self._support = None
+        if is_images(X):
+            images = check_images(X)
+            images = [images[i] for i in good_rows(y, len(images))]
+            self.extractor_ = self._fitted_extractor(images)
+            X, y, self._support = images, None, images
+        super().fit(X, y)
         self._support = None
         return self
 

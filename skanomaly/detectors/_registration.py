@@ -9,7 +9,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from skanomaly._cache import digest, open_cache
 from skanomaly._images import check_images
-from skanomaly._validation import Interval, StrOptions, _fit_context, unchanged_on_error
+from skanomaly._validation import Interval, StrOptions, fitting
 from skanomaly.detectors._categories import draw_batches, load_pictures, members_of, support_shares
 from skanomaly.detectors._network_files import read_file, write_file
 from skanomaly.detectors._networks import Registration, TrainingError, cosine_descent, train
@@ -155,7 +155,7 @@ features.12 (3, 3, 512))
         self.random_state = random_state
         self.verbose = verbose
 
-    @_fit_context(prefer_skip_nested_validation=True)
+    @fitting(but=TrainingError)
     def fit(self, X, groups=None):
         """Train on good pictures of several categories.
 
@@ -177,32 +177,31 @@ features.12 (3, 3, 512))
         TrainingError
             The loss is no longer a number. The state before that epoch is kept.
         """
-        with unchanged_on_error(self, but=TrainingError):
-            images = check_images(X)
-            open_cache(self.cache, create=True)
-            members = members_of(groups, len(images), self.validation_group)
-            self.n_channels_in_ = 3
-            self.stages_ = check_stages(self.backbone, self.stages)
-            network = self._build(backbones.load_network(self.backbone, self.weights, 0))
-            pictures = load_pictures(images, self.image_fit)
-            held_out = members.pop(self.validation_group, None)
-            rates = self.learning_rate, self.head_learning_rate
-            try:
-                self.history_ = train(
-                    network,
-                    lambda batch: self._loss(network, pictures, *batch),
-                    lambda epoch: self._batches(list(members.values()), epoch),
-                    *cosine_descent(network, *rates, self.momentum, self.n_epochs), self.n_epochs,
-                    identity=self._training_identity(images, groups) if self.checkpoint else "",
-                    checkpoint=self.checkpoint,
-                    validate=self._validation(network, pictures, held_out), patience=self.patience,
-                    name="registration", verbose=self.verbose,
-                )  # fmt: skip
-            except TrainingError as error:
-                self.history_ = error.history
-                raise
-            finally:
-                self._keep(network)  # or its last good state
+        images = check_images(X)
+        open_cache(self.cache, create=True)
+        members = members_of(groups, len(images), self.validation_group)
+        self.n_channels_in_ = 3
+        self.stages_ = check_stages(self.backbone, self.stages)
+        network = self._build(backbones.load_network(self.backbone, self.weights, 0))
+        pictures = load_pictures(images, self.image_fit)
+        held_out = members.pop(self.validation_group, None)
+        rates = self.learning_rate, self.head_learning_rate
+        try:
+            self.history_ = train(
+                network,
+                lambda batch: self._loss(network, pictures, *batch),
+                lambda epoch: self._batches(list(members.values()), epoch),
+                *cosine_descent(network, *rates, self.momentum, self.n_epochs), self.n_epochs,
+                identity=self._training_identity(images, groups) if self.checkpoint else "",
+                checkpoint=self.checkpoint,
+                validate=self._validation(network, pictures, held_out), patience=self.patience,
+                name="registration", verbose=self.verbose,
+            )  # fmt: skip
+        except TrainingError as error:
+            self.history_ = error.history
+            raise
+        finally:
+            self._keep(network)  # in its last good state where there was an error
         return self
 
     def _keep(self, network):

@@ -11,7 +11,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from skanomaly._cache import digest, open_cache
 from skanomaly._images import check_images
-from skanomaly._validation import Interval, StrOptions, _fit_context
+from skanomaly._validation import Interval, StrOptions, fitting
 from skanomaly.feature_extraction import _backbones as backbones
 from skanomaly.feature_extraction._base import BaseExtractor
 from skanomaly.feature_extraction._packing import can_pack, has_fast_bfloat16, pack
@@ -126,7 +126,7 @@ class FeatureExtractor(BaseExtractor):
         self.random_state = random_state
         self.verbose = verbose
 
-    @_fit_context(prefer_skip_nested_validation=True)
+    @fitting()
     def fit(self, X=None, y=None):
         """Load the network; the images are not looked at.
 

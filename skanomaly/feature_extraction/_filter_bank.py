@@ -22,7 +22,7 @@ from sklearn.utils import check_random_state
 
 from skanomaly._cache import digest, open_cache
 from skanomaly._images import channels_of, check_images, load_batch
-from skanomaly._validation import Interval, _fit_context, good_rows
+from skanomaly._validation import Interval, fitting, good_rows
 from skanomaly.feature_extraction._base import BaseExtractor, image_keys
 from skanomaly.feature_extraction._filters import average, convolve, learn_filters
 from skanomaly.feature_extraction._threads import map_images
@@ -118,7 +118,7 @@ class FilterBank(BaseExtractor):
         self.random_state = random_state
         self.verbose = verbose
 
-    @_fit_context(prefer_skip_nested_validation=True)
+    @fitting()
     def fit(self, X, y=None):
         """Learn the filters from good images.
 

@@ -17,7 +17,7 @@ def threshold_rank(n, target_fpr):
             f"{1 / (n + 1):.2g} of unseen good images are expected to fall below; add good images "
             "or raise target_fpr",
             UserWarning,
-            stacklevel=4,  # past fit and the wrapper that checks its parameters
+            stacklevel=5,  # past fit and the wrappers around it
         )
     return max(k, 1)
 

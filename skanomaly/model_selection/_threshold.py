@@ -10,7 +10,7 @@ from sklearn.utils.parallel import Parallel, delayed
 from sklearn.utils.validation import check_is_fitted
 from tqdm.auto import tqdm
 
-from skanomaly._validation import Interval, _fit_context
+from skanomaly._validation import Interval, fitting
 from skanomaly.base import BaseDetector
 from skanomaly.feature_maps import BATCH_SIZE
 from skanomaly.model_selection._conformal import rate_interval, threshold_rank
@@ -158,7 +158,7 @@ class HeldOutThreshold(MetaEstimatorMixin, BaseDetector):
         """As the fitted estimator has them."""
         return self.estimator_.feature_names_in_
 
-    @_fit_context(prefer_skip_nested_validation=False)
+    @fitting(nested=True)
     def fit(self, X, y=None, groups=None):
         """Learn from the good images and set the thresholds.
 
