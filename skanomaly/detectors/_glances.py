@@ -138,9 +138,10 @@ def pixels_of(X, share, seed):
             f"expected at least {n_held_out + 1} good images, of which {n_held_out} are held "
             f"out to standardize the scores, got {len(X)}"
         )
+    pixels = X.arrays()[PIXELS]  # all at once: a bad image is named by its number
     order = np.random.default_rng(seed).permutation(len(X))
     parts = (np.sort(part) for part in np.split(order, [n_held_out]))
-    return tuple(X[rows].arrays()[PIXELS] if len(rows) else None for rows in parts)
+    return tuple(pixels[rows] if len(rows) else None for rows in parts)
 
 
 def standard_of(pixels):
