@@ -10,7 +10,6 @@ from sklearn.utils.validation import validate_data
 __all__ = [
     "Interval",
     "StrOptions",
-    "_fit_context",
     "check_array_input",
     "check_decisions",
     "check_layers",
@@ -27,13 +26,14 @@ __all__ = [
 def fitting(*, nested=False, but=()):
     """Decorator of ``fit``: parameters are checked, and a fit that fails loses nothing.
 
-    Whatever it raises, an interrupt as well, the estimator is then as it was before.
+    Whatever it raises, an interrupt as well, the estimator then has the attributes it had before;
+    what was changed in place stays changed.
 
     Parameters
     ----------
     nested : bool
         Whether parameters of the estimators that this one fits are checked once more.
-    but : tuple of exceptions
+    but : kind of exception, or tuple of them
         Those after which what was learned so far is kept.
     """
 

@@ -446,7 +446,7 @@ def test_a_refused_fit_keeps_model_and_threshold_together():
     X = features(20)
     model = HeldOutThreshold(PatchCore(random_state=0), target_fpr=0.1, cv=2, random_state=0).fit(X)
     before, interval = model.decision_function(X), model.fpr_interval_
-    with pytest.raises(ValueError):  # after the model in use has learned from the three
+    with pytest.raises(ValueError, match="each fold"):  # the new model has learned by then
         model.set_params(cv=5).fit(features(3))
     assert np.array_equal(model.decision_function(X), before)
     assert model.fpr_interval_ == interval and len(model.good_images_) == 20

@@ -13,7 +13,7 @@ import numpy as np
 from sklearn.utils import check_random_state
 from tqdm.auto import tqdm
 
-from skanomaly._validation import Interval, StrOptions, _fit_context, good_rows
+from skanomaly._validation import Interval, StrOptions, fitting, good_rows
 from skanomaly.base import BaseDetector
 from skanomaly.density import PositionwiseGaussian
 from skanomaly.feature_maps import BATCH_SIZE, check_odd, local_mean
@@ -141,7 +141,7 @@ class PaDiM(BaseDetector):
         )
         self._learn(X)
 
-    @_fit_context(prefer_skip_nested_validation=True)
+    @fitting()
     def partial_fit(self, X, y=None):
         """Learn from further good images, in addition to those before.
 
