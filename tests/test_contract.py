@@ -380,7 +380,7 @@ def test_a_refused_fit_of_images_loses_nothing():
 @pytest.mark.parametrize(
     ("extractor", "X", "parameters"),
     [
-        (EXTRACTORS[0], np.full((3, 72, 72, 4), np.nan), {}),
+        (EXTRACTORS[0], [np.full((72, 72, 4), value) for value in (0.5, np.nan)], {}),
         (EXTRACTORS[1], images(), {"layers": "none such"}),
     ],
     ids=["FilterBank", "FeatureExtractor"],
@@ -388,9 +388,11 @@ def test_a_refused_fit_of_images_loses_nothing():
 def test_a_refused_fit_of_an_extractor_loses_nothing(extractor, X, parameters):
     extractor = clone(extractor).fit(images())
     before = extractor.transform(images(2)).arrays()
+    learned = {name: value for name, value in vars(extractor).items() if name.endswith("_")}
     with pytest.raises(ValueError, match=r"NaN|none such"):
         extractor.set_params(**parameters).fit(X)
-    after = extractor.transform(images(2)).arrays()
+    assert all(vars(extractor)[name] is value for name, value in learned.items())
+    after = pickle.loads(pickle.dumps(extractor)).transform(images(2)).arrays()
     assert list(after) == list(before)
     for name, maps in after.items():
         assert np.array_equal(maps, before[name])
