@@ -1,12 +1,12 @@
-"""Published few-shot image AUROC in %, to be printed beside ours (Huang et al., ECCV 2022).
+"""Published few-shot image AUROC in %, for comparison (Huang et al., ECCV 2022).
 
-Each category of MVTec AD and MPDD: TDG+, DiffNet+ and RegAD with 2, 4 and 8 good pictures, means of
-ten supports. RegAD's checkpoints were chosen on the test pictures.
+Each category of MVTec AD and MPDD: TDG+, DiffNet+ and RegAD with 2, 4 and 8 good images, means of
+ten supports. RegAD's checkpoints were selected on the test images, so it is optimistically biased.
 """
 
 METHODS = ("TDG+", "DiffNet+", "RegAD")
 SHOTS = (2, 4, 8)
-# category: the three methods with 2 pictures, with 4, with 8
+# category: the three methods with 2 images, with 4, with 8
 TABLE = {
     "bottle": (69.3, 99.3, 99.4, 69.6, 99.3, 99.4, 70.3, 99.4, 99.8),
     "cable": (68.3, 85.3, 65.1, 70.3, 85.2, 76.1, 74.7, 87.9, 80.6),
@@ -33,7 +33,7 @@ TABLE = {
 
 
 def published(category, n_shots):
-    """{method: image AUROC} of a category, empty where nothing was published."""
+    """{method: image AUROC} of a category, empty if nothing was published."""
     if category not in TABLE or n_shots not in SHOTS:
         return {}
     first = 3 * SHOTS.index(n_shots)

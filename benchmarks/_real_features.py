@@ -18,7 +18,7 @@ STD = (0.229, 0.224, 0.225)
 
 
 def real_features(root, weights, n_images, dataset=None):
-    """Features of good training images, kept in a temporary folder between runs.
+    """Features of good training images, cached in a temporary folder between runs.
 
     Parameters
     ----------
@@ -27,9 +27,9 @@ def real_features(root, weights, n_images, dataset=None):
     weights : path
         State dict of torchvision's squeezenet1_1.
     n_images : int
-        Images, taken evenly over the data sets and evenly within each.
+        Number of images, spread evenly over the data sets and within each.
     dataset : str or None
-        Only this data set.
+        Use only this data set.
 
     Returns
     -------
@@ -64,7 +64,7 @@ def _paths(root, n_images, dataset):
 
 
 def _network(weights):
-    """The trunk of SqueezeNet 1.1 up to the last layer used."""
+    """SqueezeNet 1.1 up to the last layer used."""
     network = torchvision.models.squeezenet1_1(weights=None)
     state = torch.load(weights, map_location="cpu", weights_only=True)
     network.load_state_dict({name: value.float() for name, value in state.items()})
@@ -72,7 +72,7 @@ def _network(weights):
 
 
 def _read(path):
-    """One image as a normalised tensor of shape (3, SIZE, SIZE), stretched to a square."""
+    """One image as a normalized tensor of shape (3, SIZE, SIZE), stretched to a square."""
     image = Image.open(path).convert("RGB").resize((SIZE, SIZE), Image.Resampling.BILINEAR)
     pixels = (np.asarray(image, dtype=np.float32) / 255 - MEAN) / STD  # (H, W, 3)
     return torch.from_numpy(pixels.transpose(2, 0, 1).astype(np.float32))

@@ -3,8 +3,7 @@
 import numpy as np
 
 from skanomaly import load_folder
-from skanomaly._image_fit import ImageFit
-from skanomaly._images import load_batch
+from skanomaly.images import ImageFit, load_batch
 
 
 def real_images(root, n_images, dataset=None):

@@ -1,15 +1,15 @@
-"""Times of calls that take turns, for the benchmarks."""
+"""Timing of alternating calls, for the benchmarks."""
 
 import statistics
 import time
 
 import torch
 
-ROUNDS = 3  # so that a busy moment of the machine hits every call
+ROUNDS = 3  # so that a busy moment of the machine affects every call
 
 
 def ms_per_image(calls, n_images, seconds):
-    """Median time of each named call after two warm-up calls, each run for so many seconds."""
+    """Median time of each named call, run for `seconds` after two warm-up calls."""
     times = {name: [] for name in calls}
     with torch.inference_mode():
         for call in calls.values():

@@ -4,9 +4,9 @@
     python benchmarks/accuracy.py --root DATA --features squeezenet1_1 --weights FILE \\
         --detector SPADE --layers features.4 features.7 features.12
 
-Fits on train/good, scores test/, and prints per set, each the mean over the random states: image
-AUROC of the paper's score and of the map's maximum, pixel AUROC and AUPRO at a false alarm rate
-of 0.3 (in the images' own pixels, where there are masks). Times are other scripts' business.
+Fits on train/good, scores test/, and prints per set the means over the random states: image AUROC
+of the paper's score and of the map's maximum and, if there are masks, pixel AUROC and AUPRO up to a
+false positive rate of 0.3, in the images' own pixels. Other scripts measure times.
 """
 
 import argparse
@@ -27,7 +27,7 @@ COLUMNS = ("image_auroc", "map_max_auroc", "pixel_auroc", "aupro")
 
 
 def build(options, random_state):
-    """The pipeline that the options describe; GlobalLocal has features for a teacher."""
+    """The pipeline that the options describe; GlobalLocal uses the features as its teacher."""
     shape = {"image_size": options.image_size, "resize": options.resize}
     if options.features == "filter_bank":
         extractor = FilterBank(random_state=random_state, **shape)
@@ -75,7 +75,7 @@ def measure(pipe, data):
 
 
 def mean(rows, column):
-    """Mean of a column over the rows that have it, or None."""
+    """Mean of a column over the rows that have a value, or None."""
     values = [row[column] for row in rows if row[column] is not None]
     return float(np.mean(values)) if values else None
 
@@ -90,7 +90,7 @@ def parameter(text):
     name, _, value = text.partition("=")
     try:
         return name, ast.literal_eval(value)
-    except (ValueError, SyntaxError):  # a word
+    except (ValueError, SyntaxError):  # a string
         return name, value
 
 

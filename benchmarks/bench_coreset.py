@@ -1,7 +1,7 @@
-"""Greedy coreset of real features against the ways others choose it.
+"""Greedy coreset of real features against other implementations.
 
 python benchmarks/bench_coreset.py --root DATA --weights squeezenet1_1.pth
-All methods choose from the same projected rows, on the same number of threads.
+All methods select from the same projected rows, with the same number of threads.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from skanomaly.coreset import RandomProjection, greedy_order  # noqa: E402
 
 RATIO = 0.1
 N_PROJECTIONS = 128
-TIMED_PICKS = 300  # of the slow methods, whose picks all cost the same
+TIMED_PICKS = 300  # of the slow methods, whose time per pick is constant
 WARM_UP_PICKS = 20
 COMPARED_PICKS = 5_000
 REPEATS = 3
@@ -77,14 +77,14 @@ def main():
 
 
 def timed(function):
-    """Seconds and answer of one call."""
+    """Seconds and result of one call."""
     begin = time.perf_counter()
     answer = function()
     return time.perf_counter() - begin, answer
 
 
 def best_of(repeats, function):
-    """Least seconds, and the answer."""
+    """Shortest time in seconds, and the result."""
     runs = [timed(function) for _ in range(repeats)]
     return min(seconds for seconds, _ in runs), runs[0][1]
 
@@ -103,7 +103,7 @@ def gemv_greedy(Z, n_picks):
 
 
 def anomalib_per_pick(features):
-    """Seconds per pick of anomalib's KCenterGreedy, which makes a projection of its own first."""
+    """Seconds per pick of anomalib's KCenterGreedy, without its own initial projection."""
     try:
         from anomalib.models.components.sampling.k_center_greedy import KCenterGreedy
     except ImportError:
@@ -119,7 +119,7 @@ def anomalib_per_pick(features):
 
 
 def compare(Z, picks):
-    """Part of the first picks that are those of the plain loop."""
+    """Share of the first picks that equal those of the plain loop."""
     n_picks = min(COMPARED_PICKS, len(picks))
     part = float((gemv_greedy(Z, n_picks) == picks[:n_picks]).mean())
     print(f"same rows in the same places as gemv among the first {n_picks}: {part:.4f}")

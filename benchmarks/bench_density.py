@@ -1,8 +1,8 @@
-"""PaDiM's Gaussians against a loop over positions, and anomalib's where it is installed.
+"""PaDiM's Gaussians against a loop over positions, and against anomalib if it is installed.
 
-Made-up features of the size of PaDiM with ResNet-18: correlated numbers on a 56 x 56 grid. Times
-are single-threaded. The peak of memory is that of a process of its own, which fits a stream of
-few or of many images.
+Generated features of the size of PaDiM with ResNet-18: correlated values on a 56 x 56 grid. Times
+are single-threaded. Peak memory is measured in a separate process, which fits a stream of few or
+of many images.
 
     python benchmarks/bench_density.py
 """
@@ -29,8 +29,8 @@ TRAIN, TEST = 208, 16  # images
 BATCH = 16
 EPSILON = 0.01
 REPEATS = 3
-LOOP_POSITIONS = 392  # the loop runs on these alone: its time grows in proportion
-LOW_RANK = (44, 448)  # vectors and channels: two images, each in 22 variants
+LOOP_POSITIONS = 392  # the loop runs on these only: its time is proportional
+LOW_RANK = (44, 448)  # vectors and channels: two images, each augmented to 22
 LOW_RANK_GRID = 14
 PEAK_IMAGES = (200, 2000)
 PEAK_GROWTH = 1.1
@@ -39,14 +39,14 @@ RESULT = Path(__file__).parent / "results" / "bench_density.json"
 
 
 def features(n, rng, channels=CHANNELS, grid=GRID):
-    """Maps (n, grid, grid, channels) float32, channels correlated with their neighbours."""
+    """Maps (n, grid, grid, channels) float32, channels correlated with their neighbors."""
     maps = rng.standard_normal((n, grid, grid, channels), dtype=np.float32)
     maps[..., 1:] += maps[..., :-1]
     return maps
 
 
 def seconds(call, repeats=REPEATS):
-    """Least seconds of several runs, and the answer."""
+    """Shortest time of several runs in seconds, and the result."""
     times = []
     for _ in range(repeats):
         start = time.perf_counter()
@@ -56,7 +56,7 @@ def seconds(call, repeats=REPEATS):
 
 
 def fitted(maps, **parameters):
-    """A Gaussian that has learned in batches and is ready to score."""
+    """A Gaussian fitted in batches and ready to score."""
     gaussian = PositionwiseGaussian(epsilon=EPSILON, **parameters)
     for first in range(0, len(maps), BATCH):
         gaussian.partial_fit(maps[first : first + BATCH])
@@ -65,7 +65,7 @@ def fitted(maps, **parameters):
 
 
 def loop_fit(vectors):
-    """Mean and covariance by a loop over positions; the inverses are left to each scoring."""
+    """Mean and covariance by a loop over positions; the inverses are computed when scoring."""
     d = vectors.shape[2]
     covariances = np.empty((d, d, vectors.shape[1]))
     for i in range(vectors.shape[1]):
@@ -83,7 +83,7 @@ def loop_score(vectors, mean, covariances):
 
 
 def against_the_loop(train, test):
-    """Times of ours and of the loop on a part of the positions, and how far they differ."""
+    """Times of ours and of the loop on some of the positions, and the difference of the results."""
     fit_s, gaussian = seconds(lambda: fitted(train))
     batch_s, ours = seconds(lambda: gaussian.mahalanobis(test))
     single_s, _ = seconds(lambda: gaussian.mahalanobis(test[:1]))
@@ -106,7 +106,7 @@ def against_the_loop(train, test):
 
 
 def against_anomalib(train, test, ours):
-    """The same with anomalib's Gaussian, or None where it is not installed."""
+    """The same with anomalib's Gaussian, or None if it is not installed."""
     try:
         import torch
         from anomalib.models.components import MultiVariateGaussian
@@ -130,7 +130,7 @@ def against_anomalib(train, test, ours):
 
 
 def low_rank(rng):
-    """Both forms on few vectors of many channels."""
+    """Low-rank and dense form on few vectors of many channels."""
     n, channels = LOW_RANK
     train = features(n, rng, channels, LOW_RANK_GRID)
     test = features(1, rng, channels, LOW_RANK_GRID)
@@ -161,7 +161,7 @@ def held_bytes(gaussian):
 
 
 def stream(n_images):
-    """Fit a stream of images and print this process's peak of memory in megabytes."""
+    """Fit a stream of images and print the peak memory of this process in megabytes."""
     rng = np.random.default_rng(0)
     gaussian = PositionwiseGaussian(epsilon=EPSILON)
     for first in range(0, n_images, BATCH):
@@ -173,7 +173,7 @@ def stream(n_images):
 
 
 def peak(n_images):
-    """Megabytes at the peak of a process that fits so many images."""
+    """Peak memory in megabytes of a process that fits `n_images` images."""
     command = [sys.executable, __file__, "--stream", str(n_images)]
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
@@ -186,8 +186,8 @@ def rounded(tree):
 
 
 def main():
-    """Run, print, keep as JSON; fail if answers differ or memory grows."""
-    # First of all: a child's peak counts from its parent's size.
+    """Run, print, write JSON; fail if the results differ or memory grows."""
+    # This comes first: the peak of a child process starts from the size of its parent.
     peaks = {str(n): peak(n) for n in PEAK_IMAGES}
     rng = np.random.default_rng(0)
     train, test = features(TRAIN, rng), features(TEST, rng)

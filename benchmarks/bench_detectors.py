@@ -1,12 +1,12 @@
-"""PaDiM beside anomalib's, and SPADE beside its definition written plainly in torch.
+"""PaDiM against anomalib's, and SPADE against its definition in plain torch.
 
     python benchmarks/bench_detectors.py --root DATA
 
-PaDiM: one ResNet-18 with one set of random weights, the same 100 channels and the same images for
-both; fit and scoring end to end, images in, scores and maps out. SPADE: K = 50 good images, layers
-1 to 3 of a ResNet-50 with random weights at 224 x 224; all methods get the same features. Its
-definition is written twice: with the differences of all pairs of patches, which is timed on a few
-positions of each layer and scaled up, and with torch.cdist. One JSON goes to benchmarks/results.
+PaDiM: one ResNet-18 with random weights, the same 100 channels and the same images for both; fit
+and scoring end to end, from images to scores and maps. SPADE: K = 50 good images, layers 1 to 3 of
+a ResNet-50 with random weights at 224 x 224; all methods get the same features. Its definition is
+implemented twice: with the differences of all pairs of patches, timed on a few positions of each
+layer and scaled up, and with torch.cdist. Results are written to benchmarks/results as JSON.
 """
 
 import argparse
@@ -37,7 +37,7 @@ RESULT = Path(__file__).parent / "results" / "bench_detectors.json"
 
 
 def timed(function):
-    """Seconds and answer of one call."""
+    """Seconds and result of one call."""
     began = time.perf_counter()
     answer = function()
     return time.perf_counter() - began, answer
@@ -51,7 +51,7 @@ def normalised(images):
 
 
 def anomalib_padim(network, channels):
-    """anomalib's model with the same network and channels, or None where it is not installed."""
+    """anomalib's model with the same network and channels, or None if it is not installed."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -179,12 +179,12 @@ def transcription(features, X, distances):
 
 
 def with_cdist(rows, gallery):
-    """Distance of each row to its nearest."""
+    """Distance of each row to its nearest gallery row."""
     return torch.cat([torch.cdist(part, gallery).amin(1) for part in rows.split(CDIST_ROWS)])
 
 
 def all_differences(features, X):
-    """Seconds for one image, from a few positions of each layer."""
+    """Seconds for one image, extrapolated from a few positions of each layer."""
     total = 0.0
     for _, rows, gallery in galleries(features, X):
         few = rows[:: len(rows) // TIMED_POSITIONS][:TIMED_POSITIONS]

@@ -1,11 +1,10 @@
-"""How fast are a backbone's features, beside the eager module that computes the same layers?
+"""Speed of a backbone's features, against the eager module that computes the same layers.
 
     python benchmarks/bench_extraction.py
 
-Random weights serve for time. The competitor is torchvision's own feature extractor around the
-network as it comes (float32, no folding, default memory format), on images that are normalised
-already; ours starts from images in [0, 1] and ends at numpy arrays. One JSON goes to
-benchmarks/results.
+Weights are random. The competitor is torchvision's feature extractor around the unchanged network
+(float32, no folding, default memory format), on normalized images; ours starts from images in
+[0, 1] and ends at numpy arrays. Results are written to benchmarks/results as JSON.
 """
 
 import json
@@ -23,7 +22,7 @@ from skanomaly import FeatureExtractor
 BACKBONES = ("resnet18", "wide_resnet50_2")
 LAYERS = ("layer2", "layer3")
 BATCH_SIZES = (1, 16)
-SECONDS = 5.0  # each method is run for so long, after two warm-up calls
+SECONDS = 5.0  # per method, after two warm-up calls
 RESULT = Path(__file__).parent / "results" / "bench_extraction.json"
 
 

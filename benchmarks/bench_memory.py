@@ -1,12 +1,12 @@
-"""Memory and time of a fit against the number of images, under a memory limit.
+"""Memory and time of a fit by number of images, under a memory limit.
 
     python benchmarks/bench_memory.py [--limit 2GB] [--images 100 500 1000 2000 4000]
 
-Each fit runs in a process of its own, on generated pictures: FilterBank + PatchCore, coreset 1 %,
-both steps with the same limit. Reported is the peak of the process's memory above what it held
-after importing everything and compiling the kernels in a small fit. A fit that is refused, as its
-forecast is above the limit, is run again with twice the limit, and said to be. One JSON goes to
-benchmarks/results.
+Each fit runs in a separate process, on generated images: FilterBank + PatchCore, coreset 1 %, both
+steps with the same limit. The reported value is the peak memory of the process above that after
+importing everything and compiling the kernels in a small fit. A fit that is refused, because its
+forecast exceeds the limit, is reported and repeated with twice the limit. Results are written to
+benchmarks/results as JSON.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from skanomaly._memory import parse_memory
+from skanomaly.utils.memory_budget import parse_memory
 
 N_IMAGES = (100, 500, 1000, 2000, 4000)
 SIZE = 256
@@ -27,8 +27,8 @@ CORESET_RATIO = 0.01
 RESULT = Path(__file__).parent / "results" / "bench_memory.json"
 
 
-class Pictures:
-    """n pictures made when they are asked for, so that they take no memory themselves."""
+class Images:
+    """n images generated on access, so that they take no memory themselves."""
 
     def __init__(self, n):
         self.n = n
@@ -41,8 +41,8 @@ class Pictures:
             return [self[i] for i in np.arange(self.n)[key]]
         rng = np.random.default_rng(key)
         coarse = rng.integers(60, 200, (SIZE // 16, SIZE // 16, 3), dtype=np.uint8)
-        picture = coarse.repeat(16, 0).repeat(16, 1)
-        return picture + rng.integers(0, 40, picture.shape, dtype=np.uint8)
+        image = coarse.repeat(16, 0).repeat(16, 1)
+        return image + rng.integers(0, 40, image.shape, dtype=np.uint8)
 
 
 def peak():
@@ -50,7 +50,7 @@ def peak():
 
 
 def fit(n_images, limit, answers):
-    """In a process of its own: bytes above the baseline, and seconds."""
+    """Runs in a separate process: bytes above the baseline, seconds and forecast."""
     from skanomaly import FilterBank, PatchCore, Pipeline, estimate_memory
 
     def pipeline():
@@ -58,12 +58,12 @@ def fit(n_images, limit, answers):
         detector = PatchCore(coreset_ratio=CORESET_RATIO, memory_limit=limit, random_state=0)
         return Pipeline([("features", features), ("detector", detector)])
 
-    pipeline().fit(Pictures(20))
+    pipeline().fit(Images(20))
     baseline = peak()
-    forecast = estimate_memory(pipeline(), Pictures(n_images))["total"]
+    forecast = estimate_memory(pipeline(), Images(n_images))["total"]
     began = time.perf_counter()
     try:
-        pipeline().fit(Pictures(n_images))
+        pipeline().fit(Images(n_images))
     except MemoryError as refusal:
         print(f"{n_images:5} images: refused: {refusal}", flush=True)
         answers.put(None)
@@ -72,7 +72,7 @@ def fit(n_images, limit, answers):
 
 
 def measure(n_images, limit):
-    """The answer of a fit in a process of its own, None where it was refused."""
+    """The result of a fit in a separate process, None if it was refused."""
     context = multiprocessing.get_context("spawn")
     answers = context.Queue()
     process = context.Process(target=fit, args=(n_images, limit, answers))

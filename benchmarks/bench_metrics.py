@@ -1,7 +1,7 @@
 """Pixel and region metrics against scikit-learn and the usual loop over 200 thresholds.
 
-Made-up score maps of the size of a real test set: smooth noise, raised on round defects. Every
-call runs once to warm up, then `REPEATS` times; the median counts. Single-threaded throughout.
+Generated score maps of the size of a real test set: smooth noise, raised on round defects. Every
+call runs once to warm up, then `REPEATS` times; the median is reported. Single-threaded.
 
     python benchmarks/bench_metrics.py
 """
@@ -23,7 +23,7 @@ N_DEFECTIVE = 80
 SIZE = 224
 BLOBS = 3
 REPEATS = 3
-LOOP_IMAGES = 12  # the loop runs on these alone: it is slow, and its time grows in proportion
+LOOP_IMAGES = 12  # the loop runs on these only: it is slow, and its time is proportional
 LOOP_THRESHOLDS = 200
 MAX_FPR = 0.3
 N_BINS = 65_536
@@ -44,7 +44,7 @@ def make_set(random_state):
 
 
 def aupro_by_loop(masks, maps):
-    """AUPRO from evenly spaced thresholds, looking at every region at each of them."""
+    """AUPRO from evenly spaced thresholds, with a pass over all regions for each."""
     labels = [ndimage.label(mask, np.ones((3, 3)))[0] for mask in masks]
     good = ~masks
     points = [(0.0, 0.0)]
@@ -72,7 +72,7 @@ def streamed(masks, maps):
 
 
 def timed(call, *arguments):
-    """Median seconds and the answer."""
+    """Median seconds and the result."""
     answer, seconds = call(*arguments), []
     for _ in range(REPEATS):
         start = time.perf_counter()
@@ -94,7 +94,7 @@ def compare(name, ours, theirs):
 
 
 def main():
-    """Run, print, keep as JSON; fail if an exact value differs from the competitor's."""
+    """Run, print, write JSON; fail if an exact value differs from the competitor's."""
     masks, maps = make_set(0)
     flat = masks.ravel(), maps.ravel()
     few = masks[:LOOP_IMAGES], maps[:LOOP_IMAGES]

@@ -1,10 +1,10 @@
-"""How fast are the nearest rows found, beside faiss, scikit-learn, pynndescent and anomalib?
+"""Speed of the nearest-neighbor search, against faiss, scikit-learn, pynndescent and anomalib.
 
     python benchmarks/bench_neighbors.py [--data FOLDER --weights SQUEEZENET_STATE_DICT]
 
 Real features (a coreset of SqueezeNet patches as bank, patches of other images as queries) need a
 folder of data sets and weights; without them only random data are timed. Competitors that are not
-installed are named and left out. One JSON goes to benchmarks/results.
+installed are named and skipped. Results are written to benchmarks/results as JSON.
 """
 
 import argparse
@@ -17,29 +17,29 @@ import time
 from pathlib import Path
 
 import numpy as np
-import torch  # imported first: the 8-bit screen is only considered where torch is there
+import torch  # imported first: the 8-bit screen is only considered if torch is loaded
 from sklearn.neighbors import NearestNeighbors
 from threadpoolctl import threadpool_limits
 
 from skanomaly.neighbors import PatchIndex
 
 N_IMAGES = 240
-QUERY_IMAGE_EVERY = 6  # every sixth image is asked for, the others make the bank
+QUERY_IMAGE_EVERY = 6  # every sixth image is a query, the others form the bank
 PATCHES = 729
 COLUMNS = 768
 BANK_ROWS = (1_000, 15_000, 100_000)
-N_QUERIES = 4_096  # of the random banks
-QUERY_EVERY = 7  # of the real queries, for the random banks
+N_QUERIES = 4_096  # for the random banks
+QUERY_EVERY = 7  # of the real queries, for the banks of random rows
 N_NEIGHBORS = (1, 9)
 THREADS = (1, 2)
 REPEATS = 3
 GRAPH_ROWS = 15_000  # larger banks: building the graph takes minutes
-SLOW_QUERIES = 512  # for competitors that are far slower, scaled up
+SLOW_QUERIES = 512  # for much slower competitors, extrapolated
 RESULT = Path(__file__).parent / "results" / "bench_neighbors.json"
 
 
 def main():
-    """Time every bank, thread count and number of neighbours; print and keep the figures."""
+    """Time every bank, thread count and number of neighbors; print and save the results."""
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     arguments.add_argument("--data", help="folder of data sets, each with train/good")
     arguments.add_argument("--weights", help="state dict of torchvision's squeezenet1_1")
@@ -77,7 +77,7 @@ def banks(options):
 
 
 def real_banks(options):
-    """A coreset of a tenth, and random rows of the training patches at the sizes asked for."""
+    """A coreset of a tenth, and random rows of the training patches at the requested sizes."""
     from _real_features import real_features
 
     from skanomaly.coreset import greedy_coreset
@@ -95,7 +95,7 @@ def real_banks(options):
 
 
 def measure(rows, queries, n_neighbors, n_threads):
-    """Seconds of every search for one bank, with the recall of the approximate one."""
+    """Seconds of every search on one bank, and the recall of the approximate one."""
     torch.set_num_threads(n_threads)
     seconds = {}
     with threadpool_limits(n_threads):
@@ -151,7 +151,7 @@ def time_anomalib(rows, queries, n_neighbors):
 
 
 def time_graph(rows, queries, n_neighbors, n_threads, truth, seconds):
-    """pynndescent: seconds to build and to ask, and the share of true neighbours found."""
+    """pynndescent: seconds to build and to query, and the share of true neighbors found."""
     start = time.perf_counter()
     index = PatchIndex("pynndescent", n_jobs=n_threads, random_state=0).fit(rows)
     found = index.kneighbors(queries, n_neighbors)[1]
@@ -162,7 +162,7 @@ def time_graph(rows, queries, n_neighbors, n_threads, truth, seconds):
 
 
 def report(figures):
-    """One line: seconds, and how many times longer the others take."""
+    """Print one line: seconds, and how many times longer the others take."""
     seconds = figures["seconds"]
     ours = seconds["skanomaly"]
     others = ", ".join(

@@ -1,11 +1,11 @@
-"""PatchCore end to end, beside anomalib's: images in, scores and maps out.
+"""PatchCore against anomalib's, end to end: from images to scores and maps.
 
     python benchmarks/bench_patchcore.py --root DATA
 
-One Wide ResNet-50-2 with one set of random weights for both. The memory bank holds 16,384 patches
-of 1,536 numbers: a greedy coreset of that network's features of real images from DATA, so that
+One Wide ResNet-50-2 with random weights for both. The memory bank holds 16,384 patch vectors of
+1,536 features: a greedy coreset of that network's features of real images from DATA, so that
 distances are distributed as in real use. anomalib gets the same network and the same bank. Images
-are in memory and of the input's size already. One JSON goes to benchmarks/results.
+are in memory and already have the input's size. Results are written to benchmarks/results as JSON.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from torchvision import models
 
 from skanomaly import FeatureExtractor, PatchCore
 
-N_IMAGES = 210  # good images the bank is chosen from: 784 patches each
+N_IMAGES = 210  # good images the bank is selected from: 784 patches each
 BANK_ROWS = 16_384
 BATCH_SIZES = (1, 16)
 LAYERS = ("layer2", "layer3")
@@ -32,7 +32,7 @@ RESULT = Path(__file__).parent / "results" / "bench_patchcore.json"
 
 
 def fitted(images, weights):
-    """Extractors in both precisions and a detector with the bank."""
+    """Extractors in both precisions and a detector with the memory bank."""
     extractors = {
         dtype: FeatureExtractor("wide_resnet50_2", weights=weights, dtype=dtype, device="cpu").fit()
         for dtype in ("float32", "bfloat16")
@@ -44,7 +44,7 @@ def fitted(images, weights):
 
 
 def anomalibs(weights, bank):
-    """anomalib's model with the same network and bank, or None where it is not installed."""
+    """anomalib's model with the same network and bank, or None if it is not installed."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -63,7 +63,7 @@ def anomalibs(weights, bank):
 
 
 class Plain(torch.nn.Module):
-    """anomalib's model with a tuple of tensors as its answer, which can be traced."""
+    """anomalib's model, returning a tuple of tensors so that it can be traced."""
 
     def __init__(self, model):
         super().__init__()
@@ -75,7 +75,7 @@ class Plain(torch.nn.Module):
 
 
 def openvinos(model, tensor, precision):
-    """anomalib's model as OpenVINO runs it, or None where it is not installed."""
+    """anomalib's model compiled by OpenVINO, or None if it is not installed."""
     try:
         import openvino
     except ImportError as error:
@@ -89,7 +89,7 @@ def openvinos(model, tensor, precision):
 
 
 def measure(images, extractors, detector, model):
-    """One batch size: time of each method, and how far the scores lie apart."""
+    """One batch size: time of each method, and the difference of the scores."""
 
     def ours(dtype):
         return detector.score_samples_and_map(extractors[dtype].transform(images))

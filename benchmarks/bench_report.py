@@ -1,13 +1,13 @@
-"""A report of a thousand pictures: how large, how long to write, and how soon it can be used.
+"""A report of a thousand images: its size, and the time to write and to open it.
 
     python benchmarks/bench_report.py [--images 1000] [--sides 256 640]
 
-Pictures are made up: textures, a fifth of them with defects, of each side length. Their score maps
+Images are generated: textures, a fifth of them with defects, of each side length. Their score maps
 are blurred differences from a texture without defects, so that encoding is timed and no detector.
 The file is opened in headless Chromium, each round in a new browser: seconds until the overview
-takes clicks and keys, until its first thumbnails are drawn, and until the whole file is parsed. All
-crops of nearest good patches are there too, one pair for each picture called defective. One JSON
-goes to benchmarks/results.
+accepts clicks and keys, until its first thumbnails are drawn, and until the whole file is parsed.
+It includes the crops of nearest good patches, one pair for each image predicted as defective.
+Results are written to benchmarks/results as JSON.
 """
 
 import argparse
@@ -27,16 +27,16 @@ from skanomaly.regions import map_regions
 from skanomaly.report import Report
 
 N_IMAGES = 1000
-SIDES = (256, 640)  # of the pictures; a report keeps them as they are up to 640
-N_DIFFERENT = 50  # textures made; the others are these, turned and mirrored
+SIDES = (256, 640)  # of the images; up to 640 a report does not resize them
+N_DIFFERENT = 50  # textures generated; the other images are rotated copies
 SHARE_DEFECTS = 0.2
-THRESHOLD = 12.0  # of the maps, in grey levels
+THRESHOLD = 12.0  # of the maps, in gray levels
 ROUNDS = 5
 RESULT = Path(__file__).parent / "results" / "bench_report.json"
 
 
-def pictures(n_images, side):
-    """(image, score map, decision) of each picture."""
+def records(n_images, side):
+    """(image, score map, decision) of each image."""
     good = make_textures(N_DIFFERENT, size=(side, side), random_state=0)
     bad, _, _ = make_defects(good, random_state=0)
     rng = np.random.default_rng(0)
@@ -51,21 +51,21 @@ def pictures(n_images, side):
 
 
 def add_all(report, n_images, side):
-    """Seconds that Report.add takes for all pictures, without making them."""
+    """Seconds that Report.add takes for all images, without generating them."""
     seconds = 0.0
-    for i, (image, score_map, decision) in enumerate(pictures(n_images, side)):
+    for i, (image, score_map, decision) in enumerate(records(n_images, side)):
         regions = map_regions([score_map], THRESHOLD)
         began = time.perf_counter()
         spots = [nearest(image, score_map)] if decision < 0 else []
         report.add(
-            image, score_map, decision, name=f"part {i:04}", regions=regions, neighbours=spots
+            image, score_map, decision, name=f"part {i:04}", regions=regions, nearest_good=spots
         )
         seconds += time.perf_counter() - began
     return seconds
 
 
 def nearest(image, score_map):
-    """A hot spot, and some place as the good patch nearest to it."""
+    """A hot spot, and an arbitrary region as the good patch nearest to it."""
     row, column = np.unravel_index(score_map.argmax(), score_map.shape)
     cell = len(score_map) // 32
     top, left = (int(n) // cell * cell for n in (row, column))
@@ -120,7 +120,7 @@ def main():
             }
             results.append(result)
             print(
-                f"{options.images} pictures of {side} x {side}: {result['megabytes']:.1f} MB, "
+                f"{options.images} images of {side} x {side}: {result['megabytes']:.1f} MB, "
                 f"written in {seconds:.1f} + {result['seconds_saving']:.1f} s; in Chromium usable "
                 f"after {result['seconds_interactive']:.2f} s, first thumbnails after "
                 f"{result['seconds_first_thumbnails']:.2f} s, all parsed after "

@@ -1,13 +1,13 @@
-"""What a search over 24 settings costs with the feature cache, beside one single setting.
+"""Time of a search over 24 settings with the feature cache, against a single setting.
 
     python benchmarks/bench_search.py --root DATA [--weights SQUEEZENET_STATE_DICT]
 
-GridSearchCV with 5 folds over 4 coreset ratios x 2 numbers of neighbours x 3 sigmas of PatchCore
-on 200 real images of 640 x 640 (150 good ones, 50 with defects), judged by image AUROC of the map's
-maximum alone, or by AUPRO as well, which takes its time for each of the 24 settings whatever is
-cached. Timed: the largest setting alone over the same folds without a cache; the search with an
-empty cache; the search again with the cache it left. Unless --no-plain is given, the search without
-a cache too, whose results must be the same. What is not run now keeps the figures of its last run.
+GridSearchCV with 5 folds over 4 coreset ratios x 2 numbers of neighbors x 3 sigmas of PatchCore
+on 200 real images of 640 x 640 (150 good, 50 defective). The default --metrics are image AUROC of
+the map's maximum and AUPRO; the latter is computed for each of the 24 settings whatever is cached.
+Timed: the largest setting alone over the same folds without a cache; the search with an empty
+cache; the search again with the cache it left; and, unless --no-plain is given, the search without
+a cache, whose results must be the same. Previous results of configurations not run now are kept.
 """
 
 import argparse
@@ -37,7 +37,7 @@ RESULT = Path(__file__).parent / "results" / "bench_search.json"
 
 
 def load(root):
-    """Images, and as y their masks."""
+    """Images, and their masks as y."""
     data = load_folder(root / DATASET)
     defects = np.flatnonzero(np.asarray(data.test.target) == -1)[:N_DEFECTS]
     images = [*data.train.images[:N_GOOD], *(data.test.images[i] for i in defects)]
@@ -69,7 +69,7 @@ def search(weights, metrics, X, y, cache=None):
 
 
 def measure(weights, metrics, X, y, has_plain):
-    """All timings for one kind of features and metrics."""
+    """All timings for one kind of features and one set of metrics."""
     largest = pipeline(weights).set_params(**LARGEST)
     options = {"cv": GoodOnlyKFold(FOLDS), "scoring": scorers(*metrics)}
     cross_validate(largest, X, y, **options)  # warm-up: compiles

@@ -1,15 +1,15 @@
-"""Does HeldOutThreshold keep its promise? False alarms on good images that it has not seen.
+"""False alarm rate of HeldOutThreshold on unseen good images, against its target.
 
     python benchmarks/bench_threshold.py --root DATA [--sets NAME ...] [--folds 5]
 
-For each data set the features of all its good images are computed once. Then, time and again, the
-images are split at random in two halves: a threshold for `TARGET_FPR` is learned on one half and
-the false alarms are counted on the other. Counted are the splits in which the observed rate lies
-in `fpr_interval_` (`in_interval`), or at least not above it (`not_above`). The count on m images
-varies by itself, even at a known rate: so `as_predicted` are those in which it lies in the
-interval that the beta-binomial distribution gives for m images. In the same run, on the same
-scores: the rate at the detector's own `contamination`. One JSON goes to benchmarks/results, a
-picture to docs.
+For each data set the features of all its good images are computed once. The images are then split
+at random into two halves `N_SPLITS` times: a threshold for `TARGET_FPR` is fitted on one half, and
+the false alarms are counted on the other. Reported are the shares of splits in which the observed
+rate lies in `fpr_interval_` (`in_interval`), or not above it (`not_above`). Since the count on m
+images varies even at a known rate, `as_predicted` is the share in which it lies in the interval
+that the beta-binomial distribution gives for m images. In the same run, on the same scores: the
+rate at the detector's own `contamination`. Results are written to benchmarks/results as JSON, and
+a figure to docs.
 """
 
 import argparse
@@ -33,11 +33,11 @@ COLUMNS = (
     *("in_interval", "not_above", "as_predicted", "map_as_predicted", "contamination_as_predicted"),
 )
 DRAWN = {"held_out_fpr": "HeldOutThreshold", "contamination_fpr": "contamination"}
-PICTURE = Path(__file__).parents[1] / "docs" / "images" / "false_alarms.png"
+FIGURE = Path(__file__).parents[1] / "docs" / "images" / "false_alarms.png"
 
 
 def good_features(folder):
-    """Features of all good images of a data set, those for training and those for testing."""
+    """Features of all good images of a data set, for training and for testing."""
     data = load_folder(folder, missing_masks="ignore")
     of_test = [data.test.images[i] for i in np.flatnonzero(data.test.target == 1)]
     return FilterBank(image_size=IMAGE_SIZE, random_state=0).fit_transform(
@@ -46,7 +46,7 @@ def good_features(folder):
 
 
 def one_split(X, n_folds, random_state):
-    """Rates on the half that was not learned, and whether they are as promised."""
+    """Rates on the half that was not used for fitting, and whether they are as predicted."""
     order = np.random.default_rng(random_state).permutation(len(X))
     half, other = np.sort(order[: len(X) // 2]), np.sort(order[len(X) // 2 :])
     detector = PatchCore(
@@ -96,7 +96,7 @@ def show(name, row):
 
 
 def draw(table, n_folds):
-    """A dot for each split, against the rate asked for."""
+    """A dot for each split, against the target rate."""
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(figsize=(7, 3.2), layout="constrained")
@@ -107,10 +107,10 @@ def draw(table, n_folds):
             axes.plot(across, rates, ".", color=f"C{i}", label=label if place == 0 else None)
     axes.axhline(100 * TARGET_FPR, color="grey", linewidth=1, label="asked for")
     axes.set_xticks(range(len(table)), list(table))
-    axes.set_ylabel("false alarms on unseen\ngood pictures, %")
+    axes.set_ylabel("false alarms on unseen\ngood images, %")
     axes.set_ylim(bottom=-1)
     figure.legend(loc="outside upper center", ncols=3, frameon=False)
-    figure.savefig(PICTURE, dpi=150)
+    figure.savefig(FIGURE, dpi=150)
 
 
 def main():
@@ -122,7 +122,7 @@ def main():
     sets = options.sets or sorted(p.name for p in options.root.iterdir() if p.is_dir())
     print(f"{'set, folds':<18}" + "".join(f"{c:>{len(c) + 2}}" for c in COLUMNS))
     table = json.loads(RESULT.read_text())["table"] if RESULT.exists() else {}
-    for name in sets:  # what is not run now keeps the figures of its last run
+    for name in sets:  # previous results of sets that are not run are kept
         row = measure(good_features(options.root / name), options.folds)
         table.setdefault(name, {})[f"cv={options.folds}"] = row
         show(f"{name} {options.folds}", row)
@@ -138,7 +138,7 @@ def main():
     RESULT.parent.mkdir(parents=True, exist_ok=True)
     RESULT.write_text(json.dumps(record) + "\n")
     draw(table, options.folds)
-    print(f"written to {RESULT} and {PICTURE}")
+    print(f"written to {RESULT} and {FIGURE}")
 
 
 if __name__ == "__main__":

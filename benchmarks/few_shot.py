@@ -1,16 +1,16 @@
-"""Few good pictures: RegAD beside detectors fitted on the same support.
+"""Few good images: RegAD against other detectors fitted on the same support.
 
     python benchmarks/few_shot.py --root DATA --weights SQUEEZENET_STATE_DICT [--epochs 3]
 
 Leave one category out: for each data set of DATA a registration network is trained on the good
-training pictures of all others, then ten random supports of k = 2, 4, 8 good pictures of that set
-are drawn. On each support are fitted: RegAD with the trained network; with one trained without
-transformers (--ablation), without training, without variants; on FilterBank features; and PaDiM,
-PatchCore and SPADE on the same 22 variants of each picture and the features of the same backbone,
-unregistered. Printed: image AUROC of the test pictures, mean and standard deviation over the
-supports, and pixel AUROC where there are masks. At most --test pictures of a set, evenly spaced,
-are judged. Where DATA holds the categories of MVTec AD or MPDD, published figures are printed
-beside ours. One JSON goes to benchmarks/results, the curves of the losses to docs.
+training images of all others, then ten random supports of k = 2, 4, 8 good images of that set are
+drawn. The detectors fitted on each support are RegAD with the trained network; with one trained
+without transformers (--ablation), without training, without augmentation; on FilterBank features;
+and PaDiM, PatchCore and SPADE on the same 22 augmented images for each image and the features of
+the same backbone, unregistered. Printed are the image AUROC on the test images, mean and standard
+deviation over the supports, and the pixel AUROC if there are masks. At most --test images of a set,
+evenly spaced, are scored. If DATA holds categories of MVTec AD or MPDD, published results are
+printed too. Results are written to benchmarks/results as JSON, and the loss curves to docs.
 """
 
 import argparse
@@ -25,15 +25,15 @@ from _published import published
 from sklearn.base import clone
 
 from skanomaly import SPADE, FeatureMaps, PaDiM, PatchCore, RegAD, RegistrationNetwork, load_folder
-from skanomaly._images import load_batch
-from skanomaly.detectors._transforms import variants
 from skanomaly.feature_maps import concatenate
+from skanomaly.images import load_batch
 from skanomaly.metrics import image_roc_auc_score, pixel_roc_auc_score
 from skanomaly.model_selection import GoodOnlyShuffleSplit
+from skanomaly.training import augment
 
-PICKED = 0.02  # coreset of PatchCore, whose 22 variants of a picture are much alike
+PICKED = 0.02  # coreset of PatchCore: the 22 augmented copies of an image are very similar
 RESULT = Path(__file__).parent / "results" / "few_shot.json"
-PICTURE = Path(__file__).parents[1] / "docs" / "images" / "registration_loss.png"
+FIGURE = Path(__file__).parents[1] / "docs" / "images" / "registration_loss.png"
 
 
 def networks(options, data, target):
@@ -58,20 +58,20 @@ def networks(options, data, target):
     return nets
 
 
-def with_variants(network, images):
-    """Features of all variants of some pictures, (22 n,)."""
+def with_augmentations(network, images):
+    """Features of all augmented copies of some images, (22 n,)."""
     pieces = []
     for i in range(len(images)):
         batch, _ = load_batch(images, [i], network.image_fit, 3)
-        every = variants(torch.from_numpy(batch[0].transpose(2, 0, 1).copy()))
+        every = augment(torch.from_numpy(batch[0].transpose(2, 0, 1).copy()))
         pieces.append(FeatureMaps(network._features(every.permute(0, 2, 3, 1).numpy())))
     maps = concatenate(pieces)
     return FeatureMaps(maps.arrays(), maps.frames, network.image_fit)
 
 
 def detectors(nets, support):
-    """{name: (fitted detector, name of the features it judges by)}."""
-    plain = with_variants(nets["untrained"], support)
+    """{name: (fitted detector, name of the features it scores)}."""
+    plain = with_augmentations(nets["untrained"], support)
     without = {}
     if "no transformers" in nets:
         detector = RegAD(nets["no transformers"]).fit(support)
@@ -80,7 +80,10 @@ def detectors(nets, support):
         "RegAD": (RegAD(nets["trained"]).fit(support), "trained"),
         **without,
         "RegAD, no training": (RegAD(nets["untrained"]).fit(support), "untrained"),
-        "RegAD, no variants": (RegAD(nets["trained"], variants=()).fit(support), "trained"),
+        "RegAD, no augmentations": (
+            RegAD(nets["trained"], augmentations=()).fit(support),
+            "trained",
+        ),
         "RegAD, FilterBank": (RegAD(random_state=0).fit(support), None),
         "PaDiM": (PaDiM(random_state=0).fit(plain), "untrained"),
         "PatchCore": (
@@ -91,7 +94,7 @@ def detectors(nets, support):
     }
 
 
-def judge(options, nets, data):
+def evaluate(options, nets, data):
     """{k: {detector: [(image AUROC, pixel AUROC or None), ...]}} over the supports."""
     step = max(1, len(data.test.images) // options.test)
     test = data.test.images[::step]
@@ -126,7 +129,7 @@ def draw(table):
     axes.set(xlabel="epoch", ylabel="loss: -1 where all match")
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.legend(frameon=False)
-    figure.savefig(PICTURE, dpi=150)
+    figure.savefig(FIGURE, dpi=150)
 
 
 def main():
@@ -138,7 +141,7 @@ def main():
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--head-learning-rate", type=float, default=3e-2)
-    parser.add_argument("--every", type=int, default=1, help="train on every so many-th picture")
+    parser.add_argument("--every", type=int, default=1, help="train on every so many-th image")
     parser.add_argument("--ablation", action="store_true", help="one more training for each set")
     parser.add_argument("--shots", type=int, nargs="+", default=[2, 4, 8])
     parser.add_argument("--supports", type=int, default=10)
@@ -156,7 +159,7 @@ def main():
         nets = networks(options, data, target)
         seconds = time.perf_counter() - began
         print(f"{target:<16} trained in {seconds:.0f} s", flush=True)
-        table = judge(options, nets, data[target])
+        table = evaluate(options, nets, data[target])
         record["table"][target] = {
             "training_s": seconds,  # of all networks of this target
             "history": nets["trained"].history_,
@@ -174,7 +177,7 @@ def main():
         RESULT.parent.mkdir(exist_ok=True)
         RESULT.write_text(json.dumps(record) + "\n")
     draw(record["table"])
-    print(f"written to {RESULT} and {PICTURE}")
+    print(f"written to {RESULT} and {FIGURE}")
 
 
 if __name__ == "__main__":

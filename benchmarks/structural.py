@@ -1,10 +1,10 @@
-"""What is missing, askew or bent on made-up plates: GlobalLocal against detectors of patches alone.
+"""Missing, misaligned and bent structures on generated plates: GlobalLocal, PatchCore and PaDiM.
 
     python benchmarks/structural.py [--dtype bfloat16]
 
-Image and pixel AUROC in %, by kind of defect, on drilled plates of 128 x 128: 60 good ones to learn
-from, 40 good ones and 30 of each kind to judge. All detectors have FilterBank features, for
-GlobalLocal as its teacher.
+Image and pixel AUROC in %, by kind of defect, on generated drilled plates of 128 x 128: 60 good
+ones for training, 40 good ones and 30 of each kind for testing. All detectors use FilterBank
+features, GlobalLocal as its teacher.
 """
 
 import argparse
@@ -16,7 +16,7 @@ import numpy as np
 from skanomaly import FilterBank, GlobalLocal, PaDiM, PatchCore, Pipeline
 from skanomaly.datasets import make_defects, make_textures
 from skanomaly.metrics import image_roc_auc_score, pixel_roc_auc_score
-from skanomaly.pipeline import scores_and_maps
+from skanomaly.utils.unwrapping import scores_and_maps
 
 SIZE, N_TRAINING, N_GOOD, N_BAD = 128, 60, 40, 30
 KINDS = ("missing", "misaligned", "bent")
@@ -24,7 +24,7 @@ RESULT = Path(__file__).parent / "results" / "structural.json"
 
 
 def make():
-    """Plates to learn from; plates to judge, their kinds ("" is good) and masks."""
+    """Plates for training; plates for testing, their kinds ("" is good) and masks."""
     n_bad = N_BAD * len(KINDS)
     plates = make_textures(N_TRAINING + N_GOOD + n_bad, kind="grid", size=SIZE, random_state=0)
     good, bad = plates[: N_TRAINING + N_GOOD], plates[N_TRAINING + N_GOOD :]
@@ -44,7 +44,7 @@ def make():
 
 
 def fitted(good, dtype):
-    """(name, detector) of each; GlobalLocal, trained once, with either score alone as well."""
+    """(name, detector) of each; GlobalLocal, trained once, also with either score alone."""
     detector = GlobalLocal(image_size=SIZE, dtype=dtype, verbose=1).fit(good)
     yield "GlobalLocal", detector
     yield "GlobalLocal, IAD alone", detector.set_params(iad_weight=1.0)
@@ -59,7 +59,7 @@ def fitted(good, dtype):
 
 
 def measure(kinds, masks, scores, maps):
-    """Image and pixel AUROC by kind of defect, each among all good plates, and of all."""
+    """Image and pixel AUROC by kind of defect, each against all good plates, and overall."""
     row = {}
     for name, among in [(k, np.isin(kinds, ["", k])) for k in KINDS] + [
         ("all", np.full(len(kinds), True))

@@ -8,7 +8,13 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+sys.path.insert(0, str(ROOT / "docs"))
+
+from registry_pages import write_pages  # noqa: E402
+
 import skanomaly  # noqa: E402  (the checkout, wherever else the package is installed)
+
+write_pages()
 
 project = "skanomaly"
 author = "The skanomaly developers"
@@ -61,6 +67,7 @@ html_theme_options = {
 html_sidebars = {
     "index": [],
     "quickstart": [],
+    "extending": [],
     "migration": [],
     "design": [],
     "contributing": [],

@@ -1,14 +1,14 @@
 """
-A detector from four good pictures
-==================================
+A detector from four good images
+================================
 
-RegAD learns from a handful of good pictures and of what they might have looked like too: each is
-rotated, shifted, mirrored and turned grey, 22 pictures in all. Here on made-up parts, with the
-features of a FilterBank, which need no training.
+RegAD is fitted on a handful of good images and their augmentations: each is rotated, shifted,
+mirrored and converted to gray, 22 images in all. Here on generated parts, with the features of a
+FilterBank, which need no training.
 """
 
 # %%
-# Many good pictures to draw supports from, and a test with 20 good and 20 defective ones.
+# Many good images to draw supports from, and a test set with 20 good and 20 defective ones.
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -24,8 +24,8 @@ data = make_inspection(30, 20, 20, kind="weave", size=128, random_state=0)
 good, test = data.train.images, data.test
 
 # %%
-# What a result owes to the choice of the support, only several draws can say. Each draw trains on
-# ``train_size`` good pictures.
+# Results depend on the choice of the support, so several supports are drawn, each of
+# ``train_size`` good images.
 
 shots = (1, 2, 4, 8)
 found = {}
@@ -41,11 +41,12 @@ figure, ax = plt.subplots(figsize=(4.5, 3.2), layout="constrained")
 for k, values in found.items():
     ax.plot([k] * len(values), values, "C0.")
 ax.plot(shots, [np.mean(found[k]) for k in shots], "C0-")
-ax.set(xlabel="good pictures", ylabel="image AUROC", xticks=shots)
+ax.set(xlabel="good images", ylabel="image AUROC", xticks=shots)
 
 # %%
-# The detector knows its eight pictures by heart: by their scores every new one would be a defect.
-# The threshold comes with the next good parts: here from the 22 that were not in the support.
+# The detector overfits its eight images: with a threshold from their scores, every new image would
+# be predicted as defective. Instead, the threshold comes from the 22 good images that are not in
+# the support.
 
 others = np.setdiff1d(np.arange(len(good)), support)
 model = HeldOutThreshold(FrozenEstimator(detector), target_fpr=0.1, cv=2).fit(good[others])

@@ -1,14 +1,14 @@
 """
-Why is this a defect?
-=====================
+Why is an image predicted as defective?
+=======================================
 
-A red spot alone convinces nobody. Two answers help: which places lie above the threshold, and which
-good place each of them was compared with.
+Two functions explain a prediction: ``score_regions`` returns the regions above the threshold, and
+``nearest_good`` the good patch that each hot spot is nearest to.
 """
 
 # %%
-# Good pictures to learn from, and a few with defects. The threshold comes from good pictures that
-# the model has not seen.
+# Good images for training, and test images with defects. The threshold comes from held-out good
+# images.
 
 import matplotlib.pyplot as plt
 
@@ -18,7 +18,7 @@ from skanomaly.display import NearestGoodDisplay
 from skanomaly.model_selection import HeldOutThreshold
 
 data = make_inspection(40, 4, 10, kind="weave", size=128, random_state=0)
-good, pictures = data.train.images, data.test.images
+good, images = data.train.images, data.test.images
 
 features = FilterBank(image_size=128, random_state=0)
 detector = PatchCore(coreset_ratio=0.05, image_score="map_max", random_state=0)
@@ -26,21 +26,21 @@ pipe = Pipeline([("features", features), ("detector", detector)])
 model = HeldOutThreshold(pipe, target_fpr=0.1, cv=2, random_state=0).fit(good)
 
 # %%
-# Where: one record for each place above the threshold on score maps, in the picture's own pixels.
+# One record for each region above the score map's threshold, in the image's own pixels.
 
-regions = score_regions(model, pictures)
+regions = score_regions(model, images)
 for region in regions[:5]:
     name = data.test.names[region["image"]]
     print(f"{name}: row {region['top']}, column {region['left']}, {region['area']} pixels")
 
 # %%
-# Drawn on the pictures, with the outline of what was really changed. A good picture among them is a
-# false alarm: with ``target_fpr=0.1`` one in ten may be.
+# The regions in red on the images, and the outline of the true defects in cyan. A good image among
+# them is a false alarm: with ``target_fpr=0.1``, one in ten may be.
 
 shown = list(dict.fromkeys(region["image"] for region in regions))[:4]
 figure, axes = plt.subplots(1, 4, figsize=(10, 3), layout="constrained")
 for ax, i in zip(axes, shown, strict=True):
-    ax.imshow(pictures[i])
+    ax.imshow(images[i])
     ax.contour(data.test.masks[i], levels=[0.5], colors="cyan", linewidths=1)
     for region in (region for region in regions if region["image"] == i):
         height, width = region["bottom"] - region["top"], region["right"] - region["left"]
@@ -50,13 +50,13 @@ for ax, i in zip(axes, shown, strict=True):
     ax.set_axis_off()
 
 # %%
-# Compared with what: the good patch that each hot spot is nearest to. If the two crops look alike,
-# the alarm is false, or the bank lacks pictures of this kind.
+# The good patch that each hot spot is nearest to. If the two crops look alike, the alarm is false,
+# or the memory bank lacks images of this kind.
 
-spot = nearest_good(model, pictures[shown[:1]])[0]
-print(f"nearest: good picture {spot['good_image']}, at row {spot['good_top']}")
+spot = nearest_good(model, images[shown[:1]])[0]
+print(f"nearest: good image {spot['good_image']}, at row {spot['good_top']}")
 
-NearestGoodDisplay.from_estimator(model, pictures[shown], good)
+NearestGoodDisplay.from_estimator(model, images[shown], good)
 plt.show()
 
 # sphinx_gallery_thumbnail_number = 2

@@ -1,10 +1,10 @@
 """
-Look at what a detector found
-=============================
+Visualize the results of a detector
+===================================
 
-1. Make an inspection task: good pictures of a fabric, and test pictures with defects.
-2. Fit a pipeline, with a threshold for the false alarms that are bearable.
-3. Draw score maps, the histogram of scores with its false alarms, and the PRO curve.
+1. Generate an inspection task: good images of a fabric, and test images with defects.
+2. Fit a pipeline, with a threshold for an acceptable false alarm rate.
+3. Plot score maps, the histogram of scores with its false alarms, and the PRO curve.
 """
 
 import matplotlib.pyplot as plt
@@ -16,15 +16,15 @@ from skanomaly.display import ProCurveDisplay, ScoreHistogramDisplay, ScoreMapDi
 from skanomaly.model_selection import HeldOutThreshold
 
 # %%
-# 1. 40 good pictures to learn from and 20 to set the threshold on; 20 good and 20 defective ones
-# to test. Masks mark the pixels that each defect changed.
+# 1. 40 good images for training and 20 for the threshold; 20 good and 20 defective ones for
+# testing. Masks mark the pixels that each defect changed.
 
 data = make_inspection(60, 20, 20, kind="weave", size=128, random_state=0)
 to_learn, held_out = data.train.images[:40], data.train.images[40:]
 
 # %%
-# 2. A detector's own threshold rests on pictures it has learned by heart: it would call almost
-# every new picture a defect. On pictures held out, at most 10 % of new good ones raise an alarm.
+# 2. A detector's own threshold comes from its training images, and almost every new image would
+# be predicted as defective. With held-out images, at most 10 % of new good ones raise an alarm.
 
 features = FilterBank(image_size=128, random_state=0)
 pipe = Pipeline([("features", features), ("detector", PatchCore(random_state=0))])
@@ -32,7 +32,7 @@ pipe.fit(to_learn)
 model = HeldOutThreshold(FrozenEstimator(pipe), target_fpr=0.1, cv=2).fit(held_out)
 
 # %%
-# 3. One scale of colours for all pictures: good ones stay dark. The cyan line is the truth.
+# 3. All heat maps share one color scale: good images stay dark. The ground truth is cyan.
 
 ScoreMapDisplay.from_estimator(
     model, data.test.images, data.test.masks, names=data.test.names, n_images=12

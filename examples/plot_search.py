@@ -1,13 +1,13 @@
 """
-Choosing settings, with and without defects
-===========================================
+Hyper-parameter search, with and without defects
+================================================
 
-A search needs defects to tell good settings from bad ones. Two ways: the few real ones at hand, or
-synthetic ones painted into good images.
+A search needs defects to rank settings: either a few real ones, or synthetic ones added to good
+images.
 """
 
 # %%
-# Thirty good parts, and two dozen defective ones, half of them put aside for the last judgement.
+# Thirty good parts, and two dozen defective ones, half of which are kept for the final test.
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -26,7 +26,7 @@ detector = PatchCore(image_score="map_max", random_state=0)
 sigmas = [0.0, 2.0, 4.0, 8.0]
 
 # %%
-# Without any defect: each held-out good image is judged as it is, and with a defect painted in.
+# Without defects: each held-out good image is scored as it is, and with a synthetic defect.
 
 without = GridSearchCV(
     Pipeline([("features", features), ("detector", detector)]),
@@ -38,9 +38,9 @@ without = GridSearchCV(
 without.fit(good)
 
 # %%
-# With the known defects: masks are given as y. Models learn from good images only; every known
-# defect is in each test part. Only the detector's settings are searched, so the features are made
-# once, by filters learned from the good images.
+# With known defects: masks are passed as y. Models are fitted on good images only; every known
+# defect is in each test fold. Only the detector's settings are searched, so the features are
+# computed once, with filters learned from the good images.
 
 features.fit(good)
 X = features.transform(np.concatenate([good, test.images[is_known]]))
@@ -55,8 +55,8 @@ known = GridSearchCV(
 known.fit(X, y)
 
 # %%
-# A search refits its best candidate on all of X, the defects too. ``HeldOutThreshold`` starts from
-# a clone of it, learns from the good images alone, and sets the threshold in the same go.
+# ``HeldOutThreshold`` fits a clone of the best estimator on the good images only and sets the
+# threshold.
 
 model = HeldOutThreshold(known.best_estimator_, target_fpr=0.1, cv=2, random_state=0).fit(X, y)
 verdicts = model.predict(features.transform(test.images[~is_known]))
@@ -66,8 +66,8 @@ print(f"good parts flagged: {np.mean(verdicts[is_good] == -1):.0%}")
 print(f"new defects found: {np.mean(verdicts[~is_good] == -1):.0%}")
 
 # %%
-# Values on synthetic defects are not those on real ones; it is the order of the settings that
-# counts.
+# Scores on synthetic defects differ from those on real ones; only the ranking of the settings
+# matters.
 
 figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), sharex=True)
 for ax, name in zip(axes, ["aupro", "image_auroc"], strict=True):

@@ -1,14 +1,14 @@
 """
-What surroundings say of a patch
-================================
+Missing and displaced structures with GlobalLocal
+=================================================
 
-GlobalLocal compares what each patch looks like with what all around it says it should look like.
-On a drilled plate every patch may be plain metal: but not where a hole belongs.
+GlobalLocal compares the embedding of each patch with its prediction from the surroundings. On a
+drilled plate, a patch of plain metal is normal, except where a hole should be.
 """
 
 # %%
-# Good plates, and plates of which a part was not made, was put in askew, or was bent. A training of
-# a minute shows the idea; the usual one takes a few more.
+# Good plates, and plates with a structure missing, misaligned or bent. A minute of training is
+# enough for this example; the default takes a few more.
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -27,7 +27,7 @@ detector = GlobalLocal(image_size=128, n_iter=(100, 0, 400)).fit(good)
 
 # %%
 # The loss of each phase, averaged over 25 iterations: Local-Net learns from its teacher, a
-# FilterBank; then Global-Net learns to foretell Local-Net's answers.
+# FilterBank; then Global-Net learns to predict Local-Net's output.
 
 figure, ax = plt.subplots(figsize=(5.5, 3), layout="constrained")
 begin = 0
@@ -39,7 +39,7 @@ ax.set(xlabel="iteration", ylabel="loss")
 ax.legend(frameon=False)
 
 # %%
-# Scores of good plates and of the others, and maps of their disagreement.
+# Scores and score maps of good and defective plates.
 
 images = np.concatenate([test_good, bad])
 labels = np.r_[np.ones(len(test_good), int), -np.ones(len(bad), int)]

@@ -2,13 +2,13 @@
 A threshold that holds on new parts
 ===================================
 
-How low may a good part score? The images that a detector has learned from do not tell: it knows
-them by heart. Here is what becomes of the two usual ways to set a threshold for 5 % false alarms,
-on good parts that come in later.
+A threshold cannot be taken from the scores of the training images: a detector overfits them. This
+example compares two ways to set a threshold for 5 % false alarms, on good parts that are inspected
+later.
 """
 
 # %%
-# Good parts to learn from, and later ones, good and defective.
+# Good parts for training, and later ones, good and defective.
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -21,8 +21,8 @@ data = make_inspection(60, 100, 20, kind="brushed", size=64, random_state=0)
 later, is_good = data.test.images, data.test.target == 1
 
 # %%
-# ``contamination`` puts the threshold so that 5 % of the learned images lie below it.
-# ``HeldOutThreshold`` has every image scored by a model that has not seen it.
+# ``contamination`` sets the threshold so that 5 % of the training images lie below it.
+# ``HeldOutThreshold`` scores every image with a model that was not fitted on it.
 
 detector = PatchCore(sigma=2.0, contamination=0.05, random_state=0)
 pipe = Pipeline([("features", FilterBank(image_size=64, random_state=0)), ("detector", detector)])
@@ -37,8 +37,8 @@ for name, offset in offsets.items():
 print("true rate of false alarms: {:.1%} to {:.1%}".format(*model.fpr_interval_))
 
 # %%
-# The same parts score lower when the model has not seen them. A threshold from the upper row
-# cuts through the good parts of tomorrow.
+# The same parts score lower if the model was not fitted on them. A threshold from the upper row
+# flags many of the later good parts.
 
 rows = {
     "learned": model.score_samples(data.train.images),
@@ -56,7 +56,7 @@ left.set(xlabel="score_samples (low = defect)", ylim=(-3.5, 0.9))
 left.legend(loc="upper left")
 
 # %%
-# The score map has a threshold of its own: at most 5 % of good parts have any pixel above it.
+# The score map has its own threshold: at most 5 % of good parts have any pixel above it.
 
 worst = np.argmin(scores)
 heat = model.score_map(later[worst : worst + 1])[0]

@@ -1,26 +1,21 @@
 """Image anomaly detection as scikit-learn estimators.
 
-Good pictures in, verdicts and heat maps out. Public names are loaded on first use, so that
+Good images in; verdicts, scores and anomaly maps out. Public names are loaded on first use, so that
 ``import skanomaly`` loads neither torch, numba nor matplotlib.
 """
 
 import importlib
+from typing import Any
+
+from skanomaly.registry import DETECTORS, EXTRACTORS
 
 __version__ = "0.1.0"
 
 # public name -> module that defines it
-_PUBLIC = {
-    "FeatureExtractor": "skanomaly.feature_extraction",
-    "FilterBank": "skanomaly.feature_extraction",
+_PUBLIC = {entry.name: entry.module for entry in (*DETECTORS, *EXTRACTORS)} | {
     "FeatureMaps": "skanomaly.feature_maps",
-    "GlobalLocal": "skanomaly.detectors",
-    "PaDiM": "skanomaly.detectors",
-    "PatchCore": "skanomaly.detectors",
     "Pipeline": "skanomaly.pipeline",
-    "RegAD": "skanomaly.detectors",
-    "RegistrationNetwork": "skanomaly.detectors",
-    "SPADE": "skanomaly.detectors",
-    "estimate_memory": "skanomaly.memory",
+    "estimate_memory": "skanomaly.forecast",
     "score_map": "skanomaly.pipeline",
     "load_folder": "skanomaly.datasets",
     "map_regions": "skanomaly.regions",
@@ -28,22 +23,32 @@ _PUBLIC = {
     "score_regions": "skanomaly.pipeline",
 }
 _SUBMODULES = (
+    "base",
     "coreset",
     "datasets",
     "density",
     "detectors",
     "display",
+    "embedding",
+    "estimator_checks",
+    "exceptions",
     "feature_extraction",
     "feature_maps",
+    "images",
+    "io",
     "metrics",
+    "model_selection",
     "neighbors",
+    "pipeline",
+    "regions",
     "report",
+    "training",
 )
 
 __all__ = [*_PUBLIC, *_SUBMODULES]
 
 
-def __getattr__(name):
+def __getattr__(name: str) -> Any:
     if name in _PUBLIC:
         return getattr(importlib.import_module(_PUBLIC[name]), name)
     if name in _SUBMODULES:
@@ -51,5 +56,5 @@ def __getattr__(name):
     raise AttributeError(f"module 'skanomaly' has no attribute {name!r}")
 
 
-def __dir__():
+def __dir__() -> list[str]:
     return sorted([*globals(), *__all__])

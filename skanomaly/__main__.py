@@ -3,14 +3,15 @@
 import signal
 import sys
 import threading
+from collections.abc import Sequence
 
 from skanomaly import cli
 
 
-def main(arguments=None):
-    """Run one command; the answer is the exit code."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
     if threading.current_thread() is threading.main_thread():
-        # To be terminated is to be interrupted: what is unfinished is tidied away.
+        # SIGTERM is handled like Ctrl-C, so that unfinished files are removed.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
     return cli.main(arguments)
 

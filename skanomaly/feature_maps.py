@@ -3,11 +3,15 @@
 Stored in memory or streamed from the images batch by batch: detectors see one loop either way.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 from sklearn.utils import gen_batches
 
-from skanomaly._cache import digest
-from skanomaly._image_fit import ImageFit, upsampling
+from skanomaly.embedding import join
+from skanomaly.images import ImageFit
+
+__all__ = ["FeatureMaps", "concatenate"]
 
 BATCH_SIZE = 16  # images; what detectors work on at a time
 
@@ -33,15 +37,12 @@ class FeatureMaps:
     layer_shapes : dict of str to tuple (h, w, C)
     frames : ndarray of shape (n, 2), or None
         None while the features are streamed: an image's frame is known once it is read.
-    keys : ndarray of shape (n,), str, or None
-        Digests of all that each image's features depend on; None without a cache.
-    cache : Cache or None
-        Where answers about these images may be kept.
 
     Notes
     -----
-    Indexing with a slice, an int array, a bool array, or the pair ``(key, Ellipsis)`` answers
-    FeatureMaps of the chosen images without copying features; an int answers those of one image.
+    Indexing with a slice, an int array, a bool array, or the pair ``(key, Ellipsis)`` returns
+    FeatureMaps of the chosen images without copying features; with an int, of one image.
+    A pickle holds the chosen images alone: their features, or what it takes to compute them.
 
     Examples
     --------
@@ -62,7 +63,7 @@ class FeatureMaps:
         n_images = lengths.pop()
         grid = next(iter(layers.values())).shape[1:3]
         self._layers = layers
-        self._stream = self._keys = self.cache = None
+        self._images = self._extract = None
         self._rows = np.arange(n_images)
         self._frames = np.tile(grid, (n_images, 1)) if frames is None else np.asarray(frames)
         self.layer_shapes = {name: maps.shape[1:] for name, maps in layers.items()}
@@ -76,13 +77,18 @@ class FeatureMaps:
         ----------
         images : sequence of images
         extract : callable
-            ``extract(images, batch_size)`` yields stored FeatureMaps of consecutive batches.
+            ``extract(images, batch_size)`` yields stored FeatureMaps of consecutive batches. To
+            be pickled it must be a function of a module, a bound method, or a partial of these.
         layer_shapes : dict of str to tuple (h, w, C)
         image_fit : ImageFit
+
+        Returns
+        -------
+        FeatureMaps of shape (n,)
         """
         maps = cls.__new__(cls)
-        maps._layers = maps._frames = maps._keys = maps.cache = None
-        maps._stream = (images, extract)
+        maps._layers = maps._frames = None
+        maps._images, maps._extract = images, extract
         maps._rows = np.arange(len(images))
         maps.layer_shapes, maps.image_fit = dict(layer_shapes), image_fit
         return maps
@@ -96,24 +102,18 @@ class FeatureMaps:
         return None if self._frames is None else self._frames[self._rows]
 
     @property
-    def keys(self):
-        return None if self._keys is None else self._keys[self._rows]
-
-    def remember(self, keys, cache):
-        """Set the keys of all images, and where answers about them are kept; answers itself."""
-        self._keys, self.cache = np.asarray(keys), cache
-        return self
-
-    @property
     def is_stored(self):
         """Whether the features lie in memory."""
-        return self._stream is None
+        return self._extract is None
 
     @property
     def nbytes(self):
         """Bytes the chosen images' features take in memory; 0 while they are streamed."""
         n_values = sum(h * w * c for h, w, c in self.layer_shapes.values())
         return 4 * n_values * len(self) if self.is_stored else 0
+
+    def __sizeof__(self):
+        return object.__sizeof__(self) + self.nbytes
 
     def __len__(self):
         return len(self._rows)
@@ -136,12 +136,13 @@ class FeatureMaps:
         return f"FeatureMaps({len(self)} images, {kind}: {layers})"
 
     def __getstate__(self):
-        """Only the chosen images travel."""
+        """State of the chosen images alone."""
         state = self.__dict__.copy()
-        if self.is_stored and len(self._rows) != len(self._frames):
-            state["_layers"] = self.arrays()
-            state["_frames"], state["_keys"] = self.frames, self.keys
-            state["_rows"] = np.arange(len(self))
+        if self.is_stored:
+            state["_layers"], state["_frames"] = self.arrays(), self.frames
+        else:
+            state["_images"] = self._chosen_images()
+        state["_rows"] = np.arange(len(self))
         return state
 
     def arrays(self):
@@ -174,42 +175,7 @@ class FeatureMaps:
             for part in gen_batches(len(self), batch_size):
                 yield self[part]
         else:
-            images, extract = self._stream
-            yield from extract([images[i] for i in self._rows], batch_size)
-
-    def answers(self, function, identity=None):
-        """What a function says of each image, computed once where there is a cache.
-
-        Parameters
-        ----------
-        function : callable
-            Stored FeatureMaps of b images in, dict of str to array of shape (b, ...) out.
-        identity : str or None
-            Digest of all that the function's answers depend on beside the image; None: unknown,
-            so that nothing is kept.
-
-        Yields
-        ------
-        frames : ndarray of shape (b, 2)
-        answers : dict of str to array of shape (b, ...)
-            Of a few consecutive images.
-        """
-        if self.cache is None or identity is None:
-            for piece in self.batches():
-                yield piece.frames, function(piece)
-            return
-        keys = [digest(identity, key) for key in self.keys.tolist()]
-        missing = np.array([i for i, key in enumerate(keys) if key not in self.cache], dtype=int)
-        done = 0
-        for piece in self[missing].batches():
-            answers = {"frame": piece.frames, **function(piece)}
-            for j, i in enumerate(missing[done : done + len(piece)]):
-                self.cache.save(keys[i], {name: values[j] for name, values in answers.items()})
-            done += len(piece)
-        for part in gen_batches(len(self), BATCH_SIZE):
-            records = [self.cache.load(key) for key in keys[part]]
-            answers = {name: np.stack([r[name] for r in records]) for name in records[0]}
-            yield answers.pop("frame"), answers
+            yield from self._extract(self._chosen_images(), batch_size)
 
     def joined(self):
         """All layers at the finest grid, side by side.
@@ -221,64 +187,18 @@ class FeatureMaps:
         """
         return join(self.arrays())
 
-
-def finest_grid(layer_shapes):
-    """Rows and columns of the finest grid among layers {layer: (h, w, C)}."""
-    return tuple(max(shape[axis] for shape in layer_shapes.values()) for axis in (0, 1))
-
-
-def join(layers):
-    """{layer: (b, h, w, C)} -> (b, H, W, D) at the finest grid; coarser ones by bilinear resize."""
-    grid = finest_grid({name: maps.shape[1:] for name, maps in layers.items()})
-    same_size = [resize_maps(maps, grid) for maps in layers.values()]
-    return same_size[0] if len(same_size) == 1 else np.concatenate(same_size, axis=-1)
+    def _chosen_images(self):
+        """The images whose features are streamed; the collection itself where all are chosen."""
+        if np.array_equal(self._rows, np.arange(len(self._images))):
+            return self._images
+        return [self._images[i] for i in self._rows]
 
 
-def resize_maps(maps, grid):
-    """(b, h, w, C) -> (b, H, W, C), bilinear with aligned edges."""
-    b, h, w, c = maps.shape
-    if (h, w) == tuple(grid):
-        return maps
-    tall = upsampling(h, grid[0]) @ maps.reshape(b, h, w * c)  # (b, H, w * C)
-    return upsampling(w, grid[1]) @ tall.reshape(b, grid[0], w, c)  # (b, H, W, C)
-
-
-def check_odd(patch_size):
-    """Raise ValueError unless a neighbourhood of so many cells a side has a middle."""
-    if patch_size % 2 == 0:
-        raise ValueError(f"patch_size must be odd, to have a middle; got {patch_size}")
-
-
-def local_mean(maps, size):
-    """Mean over size x size cells around each, with zeros beyond the border: (b, h, w, C).
-
-    A lone cell has no neighbourhood and stays as it is.
-    """
-    if maps.shape[1] == maps.shape[2] == 1:
-        return maps
-    for axis in (1, 2):
-        total = maps.copy()
-        for shift in range(1, min(size // 2, maps.shape[axis] - 1) + 1):
-            ahead, behind = _part(axis, shift, None), _part(axis, None, -shift)
-            total[behind] += maps[ahead]
-            total[ahead] += maps[behind]
-        maps = total / np.float32(size)
-    return maps
-
-
-def _part(axis, start, stop):
-    """Index of a part along one of the axes 1 and 2."""
-    return (slice(None),) * axis + (slice(start, stop),)
-
-
-def concatenate(pieces):
+def concatenate(pieces: Sequence[FeatureMaps]) -> FeatureMaps:
     """One stored FeatureMaps from several."""
     layers = {
         name: np.concatenate([piece.arrays()[name] for piece in pieces])
         for name in pieces[0].layer_shapes
     }
     frames = np.concatenate([piece.frames for piece in pieces])
-    maps = FeatureMaps(layers, frames, pieces[0].image_fit)
-    if pieces[0].keys is not None:
-        maps.remember(np.concatenate([piece.keys for piece in pieces]), pieces[0].cache)
-    return maps
+    return FeatureMaps(layers, frames, pieces[0].image_fit)

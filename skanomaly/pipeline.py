@@ -1,22 +1,21 @@
-"""From a Pipeline, a search or a wrapper to what the detector within says of places in images."""
+"""Pipeline with score maps, and the same functions for whatever a detector is wrapped in."""
 
-from sklearn.frozen import FrozenEstimator
+from typing import Any
+
+import numpy as np
 from sklearn.pipeline import Pipeline as _SklearnPipeline
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
 from skanomaly.regions import map_regions
+from skanomaly.utils.unwrapping import (
+    check_nearest_good,
+    innermost,
+    outermost,
+    places_of_good_images,
+)
 
-__all__ = [
-    "Pipeline",
-    "check_nearest_good",
-    "decisions_and_maps",
-    "nearest_good",
-    "outermost",
-    "score_map",
-    "score_regions",
-    "scores_and_maps",
-]
+__all__ = ["Pipeline", "nearest_good", "score_map", "score_regions"]
 
 
 def _final_has_score_map(pipeline):
@@ -54,7 +53,7 @@ class Pipeline(_SklearnPipeline):
         return score_map(self, X)
 
 
-def score_map(estimator, X):
+def score_map(estimator: Any, X: Any) -> np.ndarray | list[np.ndarray]:
     """Heat maps of a detector, or of the one inside a Pipeline, a search or a frozen estimator.
 
     Parameters
@@ -84,25 +83,13 @@ def score_map(estimator, X):
     >>> score_map(pipe, good[:2]).shape
     (2, 64, 64)
     """
-    detector, X = _innermost(estimator, X)
+    detector, X = innermost(estimator, X)
     return detector.score_map(X)
 
 
-def scores_and_maps(estimator, X):
-    """``score_samples`` and ``score_map`` of the detector within, its features made once."""
-    detector, X = _innermost(estimator, X)
-    if hasattr(detector, "score_samples_and_map"):
-        return detector.score_samples_and_map(X)
-    return detector.score_samples(X), detector.score_map(X)
-
-
-def decisions_and_maps(estimator, X):
-    """``decision_function`` and ``score_map``, the features made once."""
-    scores, maps = scores_and_maps(estimator, X)
-    return scores - outermost(estimator, "offset_"), maps
-
-
-def score_regions(estimator, X, threshold=None, *, as_frame=False):
+def score_regions(
+    estimator: Any, X: Any, threshold: float | None = None, *, as_frame: bool = False
+) -> Any:
     """Table of the regions of images whose scores lie above a threshold.
 
     Parameters
@@ -148,7 +135,7 @@ def score_regions(estimator, X, threshold=None, *, as_frame=False):
     return map_regions(score_map(estimator, X), threshold, as_frame=as_frame)
 
 
-def nearest_good(estimator, X, *, n_peaks=1, as_frame=False):
+def nearest_good(estimator: Any, X: Any, *, n_peaks: int = 1, as_frame: bool = False) -> Any:
     """For each hot spot of images the good patch it is nearest to, and where that comes from.
 
     Parameters
@@ -183,63 +170,15 @@ def nearest_good(estimator, X, *, n_peaks=1, as_frame=False):
     >>> [spot["good_image"] for spot in nearest_good(pipe, good)]  # each is its own nearest
     [0, 1, 2, 3, 4, 5]
     """
-    detector, X = _innermost(estimator, X)
+    detector, X = innermost(estimator, X)
     check_nearest_good(detector)
     spots = detector.nearest_good(X, n_peaks=n_peaks, as_frame=as_frame)
-    for places in _places(estimator):
+    for places in places_of_good_images(estimator):
         if as_frame:
             spots["good_image"] = places[spots["good_image"]]
         else:
             spots = [{**spot, "good_image": int(places[spot["good_image"]])} for spot in spots]
     return spots
-
-
-def _innermost(estimator, X):
-    """The detector within, and X as the steps before it make it."""
-    while (inner := _inside(estimator)) is not None:
-        if isinstance(estimator, _SklearnPipeline):
-            check_is_fitted(estimator)
-            X = estimator[:-1].transform(X) if len(estimator) > 1 else X
-        estimator = inner
-    if not hasattr(estimator, "score_map"):
-        raise TypeError(
-            f"expected a fitted detector with score maps, or a Pipeline or search around one, "
-            f"got {type(estimator).__name__}; an unfitted search must be fitted first"
-        )
-    return estimator, X
-
-
-def _inside(estimator):
-    """What an estimator is wrapped around; None for a detector itself."""
-    if isinstance(estimator, _SklearnPipeline):
-        return estimator[-1]
-    if isinstance(estimator, FrozenEstimator):
-        return estimator.estimator
-    for name in ("estimator_", "best_estimator_"):  # a fitted HeldOutThreshold; a fitted search
-        if hasattr(estimator, name):
-            return getattr(estimator, name)
-    return None
-
-
-def check_nearest_good(estimator):
-    """TypeError unless the detector within keeps good patches."""
-    while (inner := _inside(estimator)) is not None:
-        estimator = inner
-    if not hasattr(estimator, "nearest_good"):
-        check_is_fitted(estimator)
-        raise TypeError(
-            f"expected a detector that keeps good patches, PatchCore or SPADE, got "
-            f"{type(estimator).__name__}; the regions that it finds are in score_regions"
-        )
-
-
-def outermost(estimator, name, default=None):
-    """What the outermost of the estimators within one another says that has this attribute."""
-    while estimator is not None:
-        if hasattr(estimator, name):
-            return getattr(estimator, name)
-        estimator = _inside(estimator)
-    return default
 
 
 def _map_offset(estimator):
@@ -252,15 +191,3 @@ def _map_offset(estimator):
         "map_offset_; pass threshold, or wrap the detector in HeldOutThreshold, which takes one "
         "from held-out good images"
     )
-
-
-def _places(estimator):
-    """The good images' places in X of each that left others out, from the inside outwards."""
-    places = []
-    while estimator is not None:
-        if isinstance(estimator, FrozenEstimator):
-            places = []  # what lies within was fitted on images of its own
-        elif hasattr(estimator, "good_images_"):
-            places.append(estimator.good_images_)
-        estimator = _inside(estimator)
-    return places[::-1]

@@ -1,13 +1,15 @@
-"""Places in score maps: connected regions above a threshold, and separate peaks."""
+"""Connected regions of score maps above a threshold, and separate peaks."""
 
+from collections.abc import Mapping
 from numbers import Real
+from typing import Any
 
 import numpy as np
 from scipy import ndimage
 
-__all__ = ["as_table", "map_regions", "separate_peaks"]
+__all__ = ["map_regions"]
 
-_TOUCH = np.ones((3, 3), dtype=bool)  # 8 neighbours
+_TOUCH = np.ones((3, 3), dtype=bool)  # 8 neighbors
 
 _COLUMNS = {
     "image": int,
@@ -25,41 +27,42 @@ _COLUMNS = {
 }
 
 
-def map_regions(maps, threshold, *, as_frame=False):
-    """Table of the connected regions of score maps that lie above a threshold.
+def map_regions(maps: Any, threshold: float, *, as_frame: bool = False) -> Any:
+    """Table of the connected regions of score maps above a threshold.
 
     Parameters
     ----------
     maps : array of shape (n, H, W), or list of n arrays (H, W)
-        As ``score_map`` answers them, high for a defect; sizes may differ.
+        As ``score_map`` returns them, high for a defect; sizes may differ.
     threshold : float
-        A pixel belongs to a region where its score is above this. Infinity: there are none.
+        A region consists of pixels with a score above this. If infinite, there are no regions.
     as_frame : bool, default=False
-        A pandas DataFrame instead of a list.
+        Whether to return a pandas DataFrame instead of a list.
 
     Returns
     -------
     list of dict, or DataFrame
-        One record per region, by image and in it from the highest peak to the lowest:
+        One record per region, sorted by image, then by decreasing peak:
 
-        - ``image``: int, place in `maps`;
-        - ``top``, ``left``, ``bottom``, ``right``: int, the bounding box in the image's own
-          pixels; it is ``score_map[top:bottom, left:right]``, so the last two lie outside;
-        - ``area``: int, pixels;
-        - ``peak``, ``mean``: float, the highest and the mean score of its pixels;
-        - ``peak_row``, ``peak_column``: int, the pixel with the highest score;
-        - ``centroid_row``, ``centroid_column``: float, the mean place of its pixels, each
-          counted alike; whole numbers are the centres of pixels.
+        - ``image``: int, index in `maps`;
+        - ``top``, ``left``, ``bottom``, ``right``: int, the bounding box in pixels of the image:
+          ``score_map[top:bottom, left:right]``, so the last two are exclusive;
+        - ``area``: int, number of pixels;
+        - ``peak``, ``mean``: float, maximal and mean score of the pixels;
+        - ``peak_row``, ``peak_column``: int, the pixel with the maximal score;
+        - ``centroid_row``, ``centroid_column``: float, mean position of the pixels, not weighted
+          by their scores; integers are centers of pixels.
 
-        Of equal peaks the one that comes first row by row is first. Empty where no pixel is
-        above the threshold.
+        Of equal peaks the one in the upper row, then in the left column, comes first. Empty if no
+        pixel is above the threshold.
 
     Raises
     ------
     ValueError
-        The threshold is no number, or the maps are none, of another shape, or not finite.
+        If the threshold is not a number, or there are no maps, or they have another shape or are
+        not finite.
     ImportError
-        A frame is asked for and pandas is not there.
+        If ``as_frame=True`` and pandas is not installed.
 
     See Also
     --------
@@ -67,7 +70,7 @@ def map_regions(maps, threshold, *, as_frame=False):
 
     Notes
     -----
-    Pixels that touch by a side or a corner are of one region (8-connected).
+    Regions are 8-connected: pixels that touch by a side or a corner belong to the same region.
 
     Examples
     --------
@@ -112,15 +115,16 @@ def _check_map(score_map, i):
 
 
 def _regions(score_map, threshold):
-    """Records of one map's regions, the highest peak first."""
+    """Records of the regions of one map, the highest peak first."""
     labels, n_regions = ndimage.label(score_map > threshold, structure=_TOUCH)
     if n_regions == 0:
         return []
+    # One entry per pixel above the threshold from here on: its region, score, row and column.
     pixels = np.flatnonzero(labels)
     which, scores = labels.ravel()[pixels] - 1, score_map.ravel()[pixels]
     rows, columns = np.divmod(pixels, score_map.shape[1])
     area = np.bincount(which)
-    # By region, in it from the highest score: the first of each is its peak.
+    # Sorted by region, then by decreasing score: the first pixel of each region is its peak.
     order = np.lexsort((pixels, -scores, which))
     peaks = order[np.cumsum(area) - area]
     boxes = [
@@ -140,21 +144,21 @@ def _regions(score_map, threshold):
     return [dict(zip(names, record, strict=True)) for record in table]
 
 
-def separate_peaks(score_map, n_peaks, reach):
-    """The highest pixels of a map that are the highest far and wide.
+def separate_peaks(score_map: np.ndarray, n_peaks: int, reach: tuple[int, int]) -> np.ndarray:
+    """The highest local maxima of a map, with a minimal distance between them.
 
     Parameters
     ----------
     score_map : ndarray of shape (H, W)
     n_peaks : int
-        At most so many.
+        Maximal number of peaks.
     reach : tuple (rows, columns)
-        No pixel within this distance of a peak is higher, and no other peak is as near.
+        No pixel within this distance of a peak is higher, and there is no other peak within it.
 
     Returns
     -------
     ndarray of shape (n, 2), int
-        Rows and columns, from the highest peak down; the first is always the map's maximum.
+        Rows and columns, from the highest peak down; the first is always the maximum of the map.
 
     Examples
     --------
@@ -168,28 +172,46 @@ def separate_peaks(score_map, n_peaks, reach):
     """
     size = [2 * r + 1 for r in reach]
     is_top = score_map == ndimage.maximum_filter(score_map, size=size, mode="nearest")
-    labels, _ = ndimage.label(is_top, structure=_TOUCH)  # a plateau is one peak: its first pixel
+    # A plateau is one peak: its first pixel.
+    labels, _ = ndimage.label(is_top, structure=_TOUCH)
     _, first = np.unique(labels[is_top], return_index=True)
     places = np.argwhere(is_top)[first]
     scores = score_map[tuple(places.T)]
     left = places[np.argsort(-scores, kind="stable")]
-    peaks = []
-    while len(left) and len(peaks) < n_peaks:  # of equal ones within reach the first stays
+    peaks: list[np.ndarray] = []
+    while len(left) and len(peaks) < n_peaks:  # of equal peaks within reach the first one stays
         peaks.append(left[0])
         left = left[(np.abs(left - left[0]) > reach).any(axis=1)]
     return np.array(peaks)
 
 
-def as_table(records, columns, as_frame):
-    """Records as they are, or as a DataFrame of the columns {name: type}, empty or not."""
+def as_table(records: list[dict], columns: Mapping[str, type], as_frame: bool) -> Any:
+    """Records as they are, or as a DataFrame.
+
+    Parameters
+    ----------
+    records : list of dict
+    columns : dict of str to type
+        The columns of the DataFrame, which has them even if there are no records.
+    as_frame : bool
+
+    Returns
+    -------
+    list of dict, or DataFrame
+
+    Raises
+    ------
+    ImportError
+        If ``as_frame=True`` and pandas is not installed.
+    """
     if not as_frame:
         return records
     try:
         import pandas as pd
     except ImportError as error:
         raise ImportError(
-            "as_frame=True needs pandas; install it with: pip install pandas, or take the list of "
-            "records that as_frame=False answers"
+            "as_frame=True needs pandas; install it with: pip install pandas, or use the list of "
+            "records that as_frame=False returns"
         ) from error
     return pd.DataFrame(
         {

@@ -1,12 +1,58 @@
-"""What the tests of the command line share: a small part in folders, and a call as from a shell."""
+"""What the tests of the command line share: a small data set, detectors, and calls of commands."""
 
 import numpy as np
 from PIL import Image
 
+from skanomaly.base import BaseDetector, BaseImageDetector
 from skanomaly.cli import main
 from skanomaly.datasets import make_defects, make_textures
+from skanomaly.registry import Entry
 
 SIZE = 64
+
+
+class MeanFeatures(BaseDetector):
+    """A detector that the command line knows only from the registry: distances to a mean."""
+
+    def __init__(self, *, image_score="paper", sigma=4.0, contamination=0.01):
+        self.image_score = image_score
+        self.sigma = sigma
+        self.contamination = contamination
+
+    def _fit(self, X):
+        self.mean_ = X.joined().mean(axis=(0, 1, 2))
+
+    def _score_maps(self, X):
+        return np.linalg.norm(X.joined() - self.mean_, axis=3)
+
+
+class MeanImage(BaseImageDetector):
+    """Another one that takes images; it can neither pad nor crop them."""
+
+    resize, device, n_jobs = "stretch", "cpu", None
+
+    def __init__(
+        self, *, image_size=64, image_score="paper", sigma=4.0, contamination=0.01,
+        random_state=None, verbose=0,
+    ):  # fmt: skip
+        self.image_size = image_size
+        self.image_score = image_score
+        self.sigma = sigma
+        self.contamination = contamination
+        self.random_state = random_state
+        self.verbose = verbose
+
+    def _fit(self, X):
+        self.mean_ = X.arrays()["pixels"].mean(axis=0)
+
+    def _score_maps(self, X):
+        return np.abs(X.arrays()["pixels"] - self.mean_).mean(axis=3)
+
+
+NEW_DETECTORS = (
+    Entry("MeanFeatures", "cli_parts", "features", False, "a mean", command_name="mean_features"),
+    Entry("MeanImage", "cli_parts", "images", True, "a mean image", command_name="mean_image"),
+)
 
 
 def run(*arguments):
@@ -15,7 +61,7 @@ def run(*arguments):
 
 
 def make_part(root, n_train=30, n_good=6, n_bad=4, *, has_masks=True):
-    """A labelled folder of brushed metal with stains and holes, in the usual layout."""
+    """A labeled folder of brushed metal with stains and holes, in the usual layout."""
     images = make_textures(n_train + n_good + n_bad, kind="brushed", size=SIZE, random_state=0)
     for i, image in enumerate(images[: n_train + n_good]):
         save(root / ("train" if i < n_train else "test") / "good" / f"{i:03d}.png", image)
@@ -44,5 +90,5 @@ def fit(root):
 
 
 def unfinished(folder):
-    """What a stopped command has left behind."""
+    """Files that a stopped command has left."""
     return [path for path in folder.rglob("*") if "unfinished" in path.name]

@@ -33,7 +33,7 @@ def run_python(text, names=None):
 
 
 def make_my_part(root):
-    """my_part/good, my_part/<defect> and their masks: 26 small good pictures and 10 bad ones."""
+    """my_part/good, my_part/<defect> and their masks: 26 small good images and 10 bad ones."""
     data = make_inspection(22, 4, 10, size=64, random_state=0)
     for part in ("train", "test"):
         for name, image in zip(data[part].names, data[part].images, strict=True):
@@ -46,7 +46,7 @@ def make_my_part(root):
 
 
 def make_workshop(root):
-    """All that the pages speak of: the part, new pictures of it, a table, a weights file."""
+    """All that the pages speak of: the part, new images of it, a table, a weights file."""
     data = make_my_part(root)
     for i in (0, -1):
         _save(root / "new" / f"{i % 20:03d}.png", data.test.images[i])

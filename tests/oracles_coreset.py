@@ -1,12 +1,12 @@
-"""Slow, obvious greedy k-centre selection."""
+"""Slow, obvious greedy k-center selection."""
 
 import numpy as np
 
-from skanomaly._distances import squared_distance
+from skanomaly.utils.distances import squared_distance
 
 
 def sequential_greedy(rows, n_samples, start, radius=None):
-    """Take the row farthest from all rows taken; the lowest index wins a tie."""
+    """Select the row farthest from all rows selected so far; the lowest index wins a tie."""
     rows = np.ascontiguousarray(rows, dtype=np.float32)
     nearest = np.full(len(rows), np.inf)
     picks = [start]

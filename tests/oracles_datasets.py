@@ -1,4 +1,4 @@
-"""Slow, obvious answers to what the checks of data sets compute."""
+"""Slow, obvious computations of what the checks of data sets compute."""
 
 import numpy as np
 

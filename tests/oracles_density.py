@@ -24,24 +24,24 @@ def gaussians(maps, epsilon, shrinkage=None):
 def distances(maps, means, covariances):
     """Mahalanobis distance (b, h, w) of each vector of maps (b, h, w, d)."""
     b, h, w, _ = maps.shape
-    answer = np.empty((b, h, w))
+    result = np.empty((b, h, w))
     for row in range(h):
         for column in range(w):
             inverse = np.linalg.inv(covariances[row, column])
             for i in range(b):
                 vector = maps[i, row, column].astype(np.float64)
-                answer[i, row, column] = mahalanobis(vector, means[row, column], inverse)
-    return answer
+                result[i, row, column] = mahalanobis(vector, means[row, column], inverse)
+    return result
 
 
 def replicated(maps, grid):
     """Maps (b, h, w, C) on a finer grid (H, W): each cell takes the value of the one it lies in."""
     b, h, w, c = maps.shape
-    answer = np.empty((b, *grid, c), maps.dtype)
+    result = np.empty((b, *grid, c), maps.dtype)
     for row in range(grid[0]):
         for column in range(grid[1]):
             # the middle of the fine cell, in coarse cells
-            answer[:, row, column] = maps[
+            result[:, row, column] = maps[
                 :, int((row + 0.5) * h / grid[0]), int((column + 0.5) * w / grid[1])
             ]
-    return answer
+    return result

@@ -20,13 +20,13 @@ def convolve(maps, filters, stride=1):
 
 
 def filter_bank_energies(bank, image):
-    """A FilterBank's channels for one image (H, W, C) in [0, 1], before standardising."""
+    """A FilterBank's channels for one image (H, W, C) in [0, 1], before standardizing."""
     image = image.transpose(2, 0, 1).astype(np.float64)
-    grey = image.mean(axis=0, keepdims=True)
+    gray = image.mean(axis=0, keepdims=True)
     maps = []
     for level, filters in enumerate(bank.first_filters_):
         stride = 2 if level == 0 else 1
-        response = convolve(average(grey, 2**level), filters, stride)
+        response = convolve(average(gray, 2**level), filters, stride)
         contrast = np.sqrt((response**2).mean(axis=0, keepdims=True))
         pooling = 8 // (stride * 2**level)
         maps.append(average(np.sqrt(np.abs(response / (contrast + 0.3))), pooling))
@@ -34,7 +34,7 @@ def filter_bank_energies(bank, image):
     maps.append(average(image, 8))
     stages = zip(bank.primary_filters_, bank.primary_scale_, bank.secondary_filters_, strict=True)
     for level, (primary, scale, secondary) in enumerate(stages):
-        response = convolve(average(grey, 2**level), primary, 2 if level == 0 else 1)
+        response = convolve(average(gray, 2**level), primary, 2 if level == 0 else 1)
         energies = average(np.sqrt(np.abs(response)), 2) / scale[:, None, None]
         maps.append(average(np.sqrt(np.abs(convolve(energies, secondary))), 2))
     return np.concatenate(maps).transpose(1, 2, 0)

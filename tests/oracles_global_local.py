@@ -1,4 +1,4 @@
-"""Slow obvious loops of what GlobalLocal's networks compute."""
+"""Slow, obvious loops that compute what GlobalLocal's networks do."""
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ def slow_partial_convolution(maps, mask, weight, bias, *, stride, padding, dilat
     span = dilation * (k - 1) + 1
     rows = range(-padding, height + padding - span + 1, stride)
     columns = range(-padding, width + padding - span + 1, stride)
-    answer = torch.zeros(b, n_out, len(rows), len(columns))
+    found = torch.zeros(b, n_out, len(rows), len(columns))
     grown = torch.zeros(b, 1, len(rows), len(columns))
     for i in range(b):
         for r, y in enumerate(rows):
@@ -24,9 +24,9 @@ def slow_partial_convolution(maps, mask, weight, bias, *, stride, padding, dilat
                             n_valid += 1
                             total += weight[:, :, dy, dx] @ maps[i, :, v, u]
                 if n_valid:
-                    answer[i, :, r, c] = total * k * k / n_valid + bias
+                    found[i, :, r, c] = total * k * k / n_valid + bias
                     grown[i, 0, r, c] = 1
-    return answer.detach(), grown
+    return found.detach(), grown
 
 
 def slow_compactness(vectors):
@@ -46,8 +46,8 @@ def slow_pool(grid, maps):
     b, h, w, c = maps.shape
     tall = np.repeat(maps, grid.height // h, axis=1)
     pixels = np.repeat(tall, grid.width // w, axis=2)
-    answer = np.empty((b, *grid.shape, c))
+    found = np.empty((b, *grid.shape, c))
     for i, (y, x) in enumerate(grid.origins()):
         patch = pixels[:, y : y + grid.side, x : x + grid.side]
-        answer[:, i // grid.shape[1], i % grid.shape[1]] = patch.mean(axis=(1, 2))
-    return answer
+        found[:, i // grid.shape[1], i % grid.shape[1]] = patch.mean(axis=(1, 2))
+    return found

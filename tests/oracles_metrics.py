@@ -15,10 +15,10 @@ def regions(mask):
             row, column = border.pop()
             region.add((row, column))
             for step in itertools.product((-1, 0, 1), repeat=2):
-                neighbour = (row + step[0], column + step[1])
-                if neighbour in todo:
-                    todo.remove(neighbour)
-                    border.append(neighbour)
+                neighbor = (row + step[0], column + step[1])
+                if neighbor in todo:
+                    todo.remove(neighbor)
+                    border.append(neighbor)
         found.append(region)
     return found
 

@@ -1,4 +1,4 @@
-"""Slow, obvious nearest-neighbour search."""
+"""Slow, obvious nearest-neighbor search."""
 
 import numpy as np
 

@@ -4,7 +4,7 @@ import numpy as np
 
 
 def flood_regions(score_map, threshold):
-    """Lists of pixels (row, column), each filled from its first pixel over the 8 neighbours."""
+    """Lists of pixels (row, column), each filled from its first pixel over the 8 neighbors."""
     height, width = score_map.shape
     left = {(y, x) for y in range(height) for x in range(width) if score_map[y, x] > threshold}
     regions = []
@@ -25,7 +25,7 @@ def flood_regions(score_map, threshold):
 
 
 def region_table(maps, threshold):
-    """What map_regions answers."""
+    """What map_regions returns."""
     table = []
     for i, score_map in enumerate(maps):
         records = []

@@ -1,162 +1,167 @@
-"""The rooms of the house: who may import whom. The table is the one in docs/design.md."""
+"""Who may import whom, and how large things may be. The table is the one in docs/design.md."""
 
 import ast
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from structure import (
+    FILES,
+    PACKAGE,
+    code_lines,
+    function_lengths,
+    imports,
+    private_imports,
+    repeated_module_names,
+    sub_package,
+)
 
 import skanomaly
-
-PACKAGE = Path(skanomaly.__file__).parent
+from skanomaly.registry import DETECTORS, EXTRACTORS
 
 # A module may import skanomaly modules of a lower rank, or of its own folder.
 RANKS = {
-    "_cache": 0,
-    "_files": 0,
-    "_validation": 0,
-    "_images": 0,
-    "_image_fit": 0,
-    "_heat_maps": 1,
-    "_memory": 0,
-    "_distances": 0,
-    "_threads": 0,
-    "feature_maps": 1,
-    "datasets": 1,
-    "neighbors": 2,
-    "coreset": 2,
-    "density": 2,
-    "metrics": 2,
-    "regions": 2,
-    "base": 3,
-    "pipeline": 3,
-    "memory": 3,
-    "feature_extraction": 3,
-    "detectors": 4,
-    "model_selection": 5,
-    "display": 6,
-    "report": 6,
-    "persistence": 6,
-    "cli": 7,
-    "__main__": 8,
+    "exceptions": 0,
+    "registry": 0,
+    "io": 1,
+    "utils": 1,
+    "images": 2,
+    "embedding": 3,
+    "datasets": 3,
+    "neighbors": 3,
+    "coreset": 3,
+    "density": 3,
+    "metrics": 3,
+    "regions": 3,
+    "feature_maps": 4,
+    "training": 4,
+    "caching": 5,
+    "pipeline": 5,
+    "forecast": 5,
+    "base": 6,
+    "feature_extraction": 7,
+    "estimator_checks": 7,
+    "detectors": 8,
+    "model_selection": 9,
+    "display": 10,
+    "report": 11,
+    "cli": 12,
+    "__main__": 13,
 }
-ARRAYS_ONLY = {
-    "neighbors",
-    "coreset",
-    "density",
-    "metrics",
-    "regions",
-}  # know nothing of FeatureMaps
-RANK_ZERO_ONLY = {"datasets"}
-TOP_LEVEL_TORCH = {"feature_extraction"}
-# Of detectors those that train, which are imported on first use.
-FILES_WITH_TORCH = {
-    "_networks.py",
-    "_transforms.py",
-    "_registration.py",
-    "_regad.py",
-    "_stages.py",
-    "_categories.py",
-    "_local_network.py",
-    "_global_networks.py",
-    "_glance.py",
-    "_glance_joint.py",
-    "_glance_training.py",
-    "_glances.py",
-    "_teachers.py",
-    "_global_local.py",
+TRAINED = {"regad", "global_local"}  # folders of detectors, imported on first use
+TOP_LEVEL_TORCH = {"feature_extraction", "training", "utils/networks.py"} | {
+    f"detectors/{name}" for name in TRAINED
 }
-TORCH_IN_FUNCTIONS = {"neighbors", "coreset"}
-TOP_LEVEL_NUMBA = {"neighbors", "coreset", "_distances"}
-MATPLOTLIB_IN_FUNCTIONS = {"display"}
-JINJA_IN_FUNCTIONS = {"report"}
+TORCH_IN_FUNCTIONS = {"neighbors", "coreset", "utils/device.py"}
+TOP_LEVEL_NUMBA = {"neighbors", "coreset", "utils/distances.py"}
 
-FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
-
-
-def room_of(path):
-    """First folder, or the file's own name, below the package."""
-    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+MODULES = [path for path in FILES if path != PACKAGE / "__init__.py"]
+each_file = pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
 
 
-def imports(path):
-    """(imported module, whether at the file's top level) for each import in a file."""
-    tree = ast.parse(path.read_text())
-    inside = {
-        id(node)
-        for function in ast.walk(tree)
-        if isinstance(function, (ast.FunctionDef, ast.Lambda))
-        for node in ast.walk(function)
-    }
-    for node in ast.walk(tree):
-        names = []
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            names = [node.module]
-            if node.module == "skanomaly":
-                names = [f"skanomaly.{alias.name}" for alias in node.names]
-        for name in names:
-            yield name, id(node) not in inside
+def is_within(path, places):
+    """Whether a file is one of these, or lies in one of these folders."""
+    name = path.relative_to(PACKAGE).as_posix()
+    return any(name == place or name.startswith(f"{place}/") for place in places)
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+@each_file
 def test_imports_go_downward(path):
-    room = room_of(path)
-    assert room in RANKS, f"{room} has no rank: add it to the table and to docs/design.md"
-    for name, _ in imports(path):
-        if not name.startswith("skanomaly."):
+    own = sub_package(path)
+    assert own in RANKS, f"{own} has no rank: add it to the table and to docs/design.md"
+    for one in imports(path):
+        if not one.module.startswith("skanomaly."):
             continue
-        other = name.split(".")[1]
-        assert other in RANKS, f"{path.name} imports {name}; import from the module that defines it"
-        if other == room:
-            continue
-        assert RANKS[other] < RANKS[room], f"{room} imports {other} upward"
-        assert room not in RANK_ZERO_ONLY or RANKS[other] == 0
-        assert room not in ARRAYS_ONLY or RANKS[other] == 0
+        other = one.module.split(".")[1]
+        assert other in RANKS, f"{path.name} imports {one.module}: import from where it is defined"
+        assert other == own or RANKS[other] < RANKS[own], f"{own} imports {other} upward"
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
-def test_heavy_libraries_stay_in_their_rooms(path):
-    room = room_of(path)
-    for name, at_top in imports(path):
-        library = name.split(".")[0]
+def test_no_private_name_crosses_a_sub_package():
+    assert private_imports() == []
+
+
+def test_trained_methods_know_nothing_of_each_other():
+    for name in TRAINED:
+        for path in (PACKAGE / "detectors" / name).glob("*.py"):
+            for one in imports(path):
+                assert not any(
+                    one.module.startswith(f"skanomaly.detectors.{other}")
+                    for other in TRAINED - {name}
+                )
+
+
+def test_imports_have_no_circle():
+    """Between modules, imports inside functions and within a folder included."""
+    names = {
+        path: ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts) for path in MODULES
+    }
+    names = {path: name.removesuffix(".__init__") for path, name in names.items()}
+    known, graph = set(names.values()), {}
+    for path, name in names.items():
+        graph[name] = set()
+        for one in imports(path):
+            # from package import module: the module is what is needed.
+            targets = {f"{one.module}.{imported}" for imported in one.names} & known
+            graph[name] |= targets if len(targets) == len(one.names) > 0 else targets | {one.module}
+        graph[name] &= known - {name}
+    state = dict.fromkeys(graph, 0)
+
+    def visit(name, way):
+        state[name] = 1
+        for target in graph[name]:
+            assert state[target] != 1, f"a circle of imports: {' -> '.join([*way, name, target])}"
+            if state[target] == 0:
+                visit(target, [*way, name])
+        state[name] = 2
+
+    for name in graph:
+        if state[name] == 0:
+            visit(name, [])
+
+
+@each_file
+def test_heavy_libraries_stay_where_they_belong(path):
+    for one in imports(path):
+        library = one.module.split(".")[0]
         if library in ("torch", "torchvision"):
-            if room == "detectors" and path.name in FILES_WITH_TORCH:
-                continue
-            allowed = TOP_LEVEL_TORCH if at_top else TOP_LEVEL_TORCH | TORCH_IN_FUNCTIONS
+            allowed = TOP_LEVEL_TORCH if one.at_top else TOP_LEVEL_TORCH | TORCH_IN_FUNCTIONS
         elif library == "numba":
             allowed = TOP_LEVEL_NUMBA
-        elif library == "pynndescent":
-            allowed = set() if at_top else {"neighbors"}
-        elif library == "matplotlib":
-            allowed = set() if at_top else MATPLOTLIB_IN_FUNCTIONS
-        elif library == "jinja2":
-            allowed = set() if at_top else JINJA_IN_FUNCTIONS
+        elif library in ("pynndescent", "matplotlib", "jinja2"):
+            place = {"pynndescent": "neighbors", "matplotlib": "display", "jinja2": "report"}
+            allowed = set() if one.at_top else {place[library]}
         else:
             continue
-        assert room in allowed, f"{path.name} imports {library}"
+        assert is_within(path, allowed), f"{path.name} imports {library}"
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+@each_file
 def test_private_names_of_scikit_learn_are_imported_in_one_place(path):
-    if room_of(path) == "_validation":
+    if path == PACKAGE / "utils" / "validation.py":
         return
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and node.module.startswith("sklearn"):
             names = [*node.module.split("."), *(alias.name for alias in node.names)]
             assert not any(name.startswith("_") for name in names), f"{path.name}: {names}"
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+@each_file
 def test_files_and_functions_stay_small(path):
-    text = path.read_text()
-    assert text.count("\n") < 300
-    for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.FunctionDef):
-            start = node.body[1 if ast.get_docstring(node) and len(node.body) > 1 else 0].lineno
-            assert node.end_lineno - start < 50, f"{node.name} is too long"
+    assert code_lines(path) <= 300
+    for name, length in function_lengths(path):
+        assert length <= 50, f"{name} is too long"
+
+
+def test_folders_stay_small():
+    assert code_lines(PACKAGE / "detectors" / "_patchcore.py") <= 150
+    for name in TRAINED:
+        modules = [p for p in (PACKAGE / "detectors" / name).glob("*.py") if p.stem != "__init__"]
+        assert len(modules) <= 8
+
+
+def test_no_two_modules_have_one_name():
+    assert repeated_module_names() == []
 
 
 def test_importing_skanomaly_is_light():
@@ -166,8 +171,8 @@ def test_importing_skanomaly_is_light():
         "heavy = ('torch', 'numba', 'matplotlib', 'jinja2', 'sklearn');"
         "print([m for m in heavy if m in sys.modules])"
     )
-    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert answer.stdout.strip() == "[]", answer.stderr
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert found.stdout.strip() == "[]", found.stderr
 
 
 @pytest.mark.parametrize("name", skanomaly.__all__)
@@ -175,12 +180,22 @@ def test_public_names_exist(name):
     assert getattr(skanomaly, name) is not None
 
 
-def test_detectors_that_do_not_train_need_no_torch():
-    code = (
-        "import sys; from skanomaly import PatchCore, PaDiM, SPADE; print('torch' in sys.modules)"
-    )
-    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert answer.stdout.strip() == "False", answer.stderr
+@pytest.mark.parametrize("entry", [*DETECTORS, *EXTRACTORS], ids=lambda e: e.name)
+def test_the_registry_is_right(entry):
+    from skanomaly.base import BaseDetector, BaseExtractor, BaseImageDetector
+
+    kind = entry.load()
+    assert kind.__name__ == entry.name and entry.name in skanomaly.__all__
+    if entry in DETECTORS:
+        assert issubclass(kind, BaseDetector)
+        assert issubclass(kind, BaseImageDetector) == (entry.takes == "images")
+    else:
+        assert issubclass(kind, BaseExtractor)
+    if entry.needs_torch:
+        return
+    code = f"import sys; from {entry.module} import {entry.name}; print('torch' in sys.modules)"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert found.stdout.strip() == "False", found.stderr
 
 
 def test_unknown_names_are_attribute_errors():

@@ -18,11 +18,12 @@ from skanomaly import (
     PaDiM,
     PatchCore,
     Pipeline,
-    RegAD,
     score_map,
 )
-from skanomaly._cache import open_cache
+from skanomaly.caching import CachedFeatureMaps
 from skanomaly.datasets import make_defects, make_textures
+from skanomaly.detectors import _patchcore
+from skanomaly.io import open_cache
 from skanomaly.model_selection import GoodOnlyKFold, scorers
 
 EXTRACTORS = [
@@ -90,7 +91,7 @@ def test_features_are_the_same_and_computed_once(extractor, images, tmp_path, mo
 
 def test_filters_are_learned_once_from_the_same_images(images, tmp_path, monkeypatch):
     bank = FilterBank(image_size=64, random_state=0, cache=tmp_path)
-    calls = computes(monkeypatch, bank, "_learn")
+    calls = computes(monkeypatch, bank, "_learn_filters")
     first, again = clone(bank).fit(images), clone(bank).fit(images)
     assert len(calls) == 1
     np.testing.assert_array_equal(first.first_filters_[2], again.first_filters_[2])
@@ -130,35 +131,12 @@ def test_networks_of_the_same_weights_are_told_apart(images, tmp_path):
     assert not np.array_equal(*answers)
 
 
-def test_a_threshold_that_fails_is_asked_for_again(images, tmp_path, monkeypatch):
-    features = FilterBank(image_size=64, random_state=0, cache=tmp_path).fit(images)
-    X = features.transform(images)
-    detector = PatchCore(random_state=0).fit(X[:9])
-    before = detector.offset_
-    detector.fit(X)
-    with monkeypatch.context() as patched:
-        patched.setattr(PatchCore, "_score_by_count", lambda *args: 1 / 0)
-        with pytest.raises(ZeroDivisionError):
-            detector.predict(X)
-    plain = PatchCore(random_state=0).fit(X.store()[:])
-    assert detector.offset_ == pytest.approx(plain.offset_, rel=1e-6) != before
-
-
-def test_variants_are_not_answered_by_features(images, tmp_path):
-    network = FeatureExtractor(
-        "squeezenet1_1", weights=None, image_size=64, random_state=0, cache=tmp_path
-    ).fit()
-    on_images = RegAD(network).fit(images[:4]).score_samples(images[4:6])
-    on_features = RegAD(network).fit(network.transform(images[:4]))
-    assert not np.array_equal(on_images, on_features.score_samples(network.transform(images[4:6])))
-
-
 @each_detector
 def test_detectors_answer_the_same_and_once(detector, images, tmp_path, monkeypatch):
     bad = list(make_defects(images[:5], random_state=0)[0])
     extractor = FilterBank(image_size=64, random_state=0)
     plain = Pipeline([("f", extractor), ("d", clone(detector))]).fit(images)
-    calls = computes(monkeypatch, detector, "_score_batch")
+    calls = computes(monkeypatch, detector, "_score_maps")
     cached = Pipeline([("f", clone(extractor).set_params(cache=tmp_path)), ("d", clone(detector))])
     for _ in range(2):
         cached.fit(images)
@@ -167,7 +145,7 @@ def test_detectors_answer_the_same_and_once(detector, images, tmp_path, monkeypa
         np.testing.assert_array_equal(cached.score_map(bad), plain.score_map(bad))
     calls.clear()
     cached.set_params(d__sigma=8.0).score_map(bad)
-    is_before_the_maps = "sigma" in type(detector)._AFTER_SCORES
+    is_before_the_maps = "sigma" in type(detector)._unused_by_hooks
     assert bool(calls) == (not is_before_the_maps)
     np.testing.assert_array_equal(
         score_map(cached, bad), score_map(plain.set_params(d__sigma=8.0), bad)
@@ -177,7 +155,14 @@ def test_detectors_answer_the_same_and_once(detector, images, tmp_path, monkeypa
 def test_the_bank_of_a_ratio_serves_the_smaller_ones(images, tmp_path, monkeypatch):
     features = FilterBank(image_size=64, random_state=0, cache=tmp_path).fit(images)
     detector = PatchCore(random_state=0)
-    calls = computes(monkeypatch, detector, "_project")
+    calls, choose = [], _patchcore.choose_bank
+
+    def counted(X, *args, **options):
+        if isinstance(X, CachedFeatureMaps):
+            calls.append(X)
+        return choose(X, *args, **options)
+
+    monkeypatch.setattr(_patchcore, "choose_bank", counted)
     banks = {}
     for ratio in (0.02, 0.2, 0.1, 0.05):
         fitted = clone(detector).set_params(coreset_ratio=ratio).fit(features.transform(images))
@@ -196,9 +181,7 @@ def test_a_limit_has_no_larger_coreset_made_than_it_allows(images, tmp_path):
     features = FilterBank(image_size=64, random_state=0, cache=tmp_path).fit(images)
     X = features.transform(images)
     detector = PatchCore(coreset_ratio=0.01, random_state=0)
-    at_ratio = [
-        sum(detector._memory_needs(X.layer_shapes, len(X), r).values()) for r in (0.01, 0.1)
-    ]
+    at_ratio = [sum(detector._forecast(X.layer_shapes, len(X), r).values()) for r in (0.01, 0.1)]
     detector.set_params(memory_limit=sum(at_ratio) // 2)
     detector.fit(X)
     (kept,) = [p for p in tmp_path.glob("*/*") if b'"bank"' in p.read_bytes()[:200]]
@@ -302,7 +285,7 @@ def test_further_images_are_not_answered_from_before(images, tmp_path):
 def test_a_detector_without_a_fixed_seed_is_not_repeated(images, tmp_path, monkeypatch):
     features = FilterBank(image_size=64, random_state=0, cache=tmp_path).fit(images)
     detector = PatchCore()
-    calls = computes(monkeypatch, detector, "_score_batch")
+    calls = computes(monkeypatch, detector, "_score_maps")
     fitted = detector.fit(features.transform(images))
     fitted.score_samples(features.transform(images))
     fitted.score_samples(features.transform(images))

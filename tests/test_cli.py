@@ -1,4 +1,4 @@
-"""The command line as a whole: help, exit codes, and what becomes of bad input and of Ctrl-C."""
+"""The command line as a whole: help, exit codes, the registry, bad input, and Ctrl-C."""
 
 import os
 import pickle
@@ -13,12 +13,13 @@ from pathlib import Path
 import joblib
 import numpy as np
 import pytest
-from cli_parts import fit, make_part, run, unfinished
+from cli_parts import NEW_DETECTORS, SIZE, fit, make_part, run, unfinished
 
 import skanomaly
-from skanomaly._files import whole_file
+from skanomaly import registry
 from skanomaly.cli import _check, _main
-from skanomaly.cli._files import whole_folder
+from skanomaly.cli._model_files import atomic_folder
+from skanomaly.io import atomic_file
 
 ROOT = Path(skanomaly.__file__).parents[1]
 
@@ -33,11 +34,11 @@ def detector(part):
     return fit(part)
 
 
-def test_fit_learns_from_the_good_pictures_for_training(part, detector):
+def test_fit_uses_the_good_training_images(part, detector):
     model = joblib.load(detector)
     assert len(model.good_images_) == 30
     assert model.target_fpr == 0.1 and model.cv == 2 and model.verbose == 0
-    assert len(model.seen_pictures_) == 30
+    assert len(model.seen_images_) == 30
     assert str(part).encode() not in pickle.dumps(model)  # no path of the machine that made it
 
 
@@ -49,6 +50,75 @@ def test_fit_with_other_detectors(part, name, tmp_path):
     detector = joblib.load(file).estimator_[-1]
     assert type(detector).__name__.lower() == name
     assert run("inspect", file, part / "test" / "hole", "-o", tmp_path / "out") == 1
+
+
+def test_the_commands_defaults_are_those_of_the_detectors_but_for_a_few():
+    from skanomaly.cli._pipelines import detector_defaults, make_detector
+
+    changed = {
+        "PatchCore": {"coreset_ratio": 0.02, "image_score": "map_max"},
+        "SPADE": {"n_neighbors": 20, "image_score": "map_max"},
+    }
+    assert detector_defaults(20) == changed
+    assert detector_defaults(99)["SPADE"]["n_neighbors"] == 50
+    for entry in registry.DETECTORS:
+        detector = make_detector(entry.command, 3, 20)
+        assert type(detector) is entry.load()
+        expected = type(detector)().get_params(deep=False) | changed.get(entry.name, {})
+        if "random_state" in expected:
+            expected["random_state"] = 3
+        assert detector.get_params(deep=False) == expected
+
+
+def test_options_reach_detectors_that_take_images(part, tmp_path):
+    file = tmp_path / "part.joblib"
+    options = ["--image-size", SIZE, "--resize", "pad", "--target-fpr", "0.1", "--folds", "2"]
+    assert run("fit", part, "-o", file, "--detector", "regad", *options) == 0
+    model = joblib.load(file)
+    assert model.estimator_[-1].resize == "pad" and model.estimator_[-1].image_size == SIZE
+    assert set(model.estimator_.named_steps) == {"detector"}
+
+
+@pytest.mark.parametrize("entry", NEW_DETECTORS, ids=lambda entry: entry.command)
+def test_a_detector_needs_nothing_but_a_line_in_the_registry(
+    part, entry, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(registry, "DETECTORS", (*registry.DETECTORS, entry))
+    file = tmp_path / "part.joblib"
+    options = ["--image-size", SIZE, "--target-fpr", "0.1", "--folds", "2", "--random-state", "7"]
+    assert run("fit", part, "-o", file, "--detector", entry.command, *options) == 0
+    model = joblib.load(file)
+    detector = model.estimator_.named_steps["detector"]
+    assert type(detector) is entry.load() and detector.image_score == "paper"
+    assert getattr(detector, "random_state", 7) == 7
+    steps = ["detector"] if entry.takes == "images" else ["features", "detector"]
+    assert list(model.estimator_.named_steps) == steps
+    assert model.estimator_[0].image_size == SIZE
+    assert run("inspect", file, part / "test" / "hole", "-o", tmp_path / "out") in (0, 1)
+
+    grid, best = tmp_path / "grid.toml", tmp_path / "best.joblib"
+    text = f'detector = "{entry.command}"\ncv = 2\nsynthetic = true\ntarget_fpr = 0.2\n'
+    grid.write_text(text + f"[grid.{steps[0]}]\nimage_size = [{SIZE}]\n")
+    with open(grid, "a") as file:
+        file.write("sigma = [0, 4]\n" if len(steps) == 1 else "[grid.detector]\nsigma = [0, 4]\n")
+    assert run("tune", part, "--grid", grid, "-o", best) == 0
+    assert type(joblib.load(best).estimator_[-1]) is entry.load()
+
+    capsys.readouterr()
+    for option in ("--coreset-ratio", "0.1"), ("--resize", "pad"), ("--features", "resnet18"):
+        if option[0] == "--coreset-ratio" or entry.takes == "images":
+            arguments = ["fit", part, "--detector", entry.command, *option]
+            assert run(*arguments, "-o", tmp_path / "no.joblib") == 2
+            expected = f"{option[0]} is not an option of --detector {entry.command}"
+            assert expected in capsys.readouterr().err
+
+
+def test_an_unknown_detector_is_refused(part, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        run("fit", part, "--detector", "patchwork", "-o", tmp_path / "part.joblib")
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert "invalid choice: 'patchwork'" in error and "global_local" in error
 
 
 def test_demo(tmp_path, capsys):
@@ -73,20 +143,20 @@ def test_errors_are_one_sentence_and_code_2(part, detector, tmp_path, capsys):
     new, out = part / "test" / "hole", tmp_path / "o"
     cases = [
         (("inspect", not_one, new), "not a detector file"),
-        (("inspect", foreign, new), "expected a detector written by fit, got dict"),
+        (("inspect", foreign, new), "expected a detector written by fit or tune, got dict"),
         (("inspect", tmp_path / "none", new), "no such detector file"),
         (("inspect", detector, tmp_path / "gone.png", "-o", out), "no such image file"),
         (("inspect", detector, new, broken, "-o", out), "broken.png: not an image"),
-        (("inspect", detector, new, "-o", in_the_way / "x"), "cannot be made"),
-        (("inspect", detector, new, "--good", part, "-o", out), "add --report"),
+        (("inspect", detector, new, "-o", in_the_way / "x"), "cannot be created"),
+        (("inspect", detector, new, "--good", part, "-o", out), "add --report out.html"),
         (("evaluate", detector, tmp_path / "nowhere"), "nowhere: expected a folder"),
-        (("evaluate", detector, part / "train"), "expected good and defective pictures"),
-        (("evaluate", foreign, part), "expected a detector written by fit"),
+        (("evaluate", detector, part / "train"), "expected good and defective test images"),
+        (("evaluate", foreign, part), "expected a detector written by fit or tune"),
         (("check", tmp_path / "nowhere"), "nowhere: expected a folder"),
-        (("demo", "-o", in_the_way), "cannot be made"),
+        (("demo", "-o", in_the_way), "cannot be created"),
         (("demo", "-o", tmp_path / "d", "--kind", "felt"), "felt"),
         (("fit", tmp_path / "nowhere"), "nowhere: expected a folder"),
-        (("fit", part.parent, "-o", out), "Understood are: 1. train/good"),
+        (("fit", part.parent, "-o", out), "Supported layouts: 1. train/good"),
         (("fit", part, "-o", tmp_path / "no" / "folder.joblib"), "there is no folder"),
         (("fit", part, "-o", tmp_path), "got a folder"),
         (("fit", part, "--features", "resnet19", "-o", out), "torchvision classification"),
@@ -94,10 +164,13 @@ def test_errors_are_one_sentence_and_code_2(part, detector, tmp_path, capsys):
         (("fit", part, "--folds", "1", "-o", out), "n_splits"),
         (("fit", part, "--image-size", "0", "-o", out), "image_size"),
         (("fit", tmp_path / "no.csv", "-o", out), "no.csv"),
-        (("fit", part, "--weights", "a.pth", "-o", out), "weights belong to a network"),
-        (("fit", part, "--detector", "regad", "--resize", "pad", "-o", out), "--resize does not"),
-        (("fit", part, "--detector", "regad", "--features", "x", "-o", out), "--features does not"),
-        (("fit", part, "--detector", "padim", "--coreset-ratio", "1", "-o", out), "--coreset-r"),
+        (("fit", part, "--weights", "a.pth", "-o", out), "weights are those of a network"),
+        (("fit", part, "--detector", "regad", "--features", "x", "-o", out), "--features is not"),
+        (("fit", part, "--detector", "regad", "--weights", "x", "-o", out), "--weights is not"),
+        (
+            ("fit", part, "--detector", "padim", "--coreset-ratio", "1", "-o", out),
+            "--coreset-ratio is not an option of --detector padim",
+        ),
     ]
     capsys.readouterr()
     for arguments, message in cases:
@@ -111,7 +184,7 @@ def test_errors_are_one_sentence_and_code_2(part, detector, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("command", _main.COMMANDS)
-def test_help_teaches(command, capsys):
+def test_help_has_examples_and_exit_codes(command, capsys):
     with pytest.raises(SystemExit) as stop:
         run(command, "--help")
     text = capsys.readouterr().out
@@ -134,8 +207,8 @@ def test_help_loads_nothing_heavy():
         "try:\n    main(['tune', '--help'])\nexcept SystemExit:\n"
         "    print([m for m in ('torch', 'sklearn', 'numba', 'matplotlib') if m in sys.modules])"
     )
-    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
-    assert answer.stdout.rstrip().endswith("[]"), answer.stderr
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert found.stdout.rstrip().endswith("[]"), found.stderr
 
 
 def test_the_script_is_the_same_program():
@@ -151,7 +224,7 @@ def test_the_script_is_the_same_program():
         (MemoryError(), 2, "error: MemoryError\n"),
     ],
 )
-def test_what_is_raised_becomes_a_code(error, code, said, monkeypatch, capsys):
+def test_exceptions_become_exit_codes(error, code, said, monkeypatch, capsys):
     def stop(options):
         raise error
 
@@ -160,7 +233,7 @@ def test_what_is_raised_becomes_a_code(error, code, said, monkeypatch, capsys):
     assert capsys.readouterr() == ("", said)
 
 
-def test_a_bug_shows_its_place_and_is_not_taken_for_defects(monkeypatch, capsys):
+def test_a_bug_prints_a_traceback_and_exits_with_2(monkeypatch, capsys):
     monkeypatch.setattr(_check, "run", lambda options: {}["missing"])
     assert run("check", "anything") == 2
     assert "Traceback" in capsys.readouterr().err
@@ -172,7 +245,7 @@ def test_a_warning_is_a_note(part, detector, tmp_path, capsys, recwarn):
     with warnings.catch_warnings():
         warnings.simplefilter("always")
         options = ["--image-size", "64", "--folds", "2", "-o", tmp_path / "few.joblib"]
-        assert run("fit", part, *options) == 0  # 30 pictures are few for 1 %
+        assert run("fit", part, *options) == 0  # 30 images are too few for 1 %
     assert "note: " in capsys.readouterr().err
 
 
@@ -195,29 +268,29 @@ def test_ctrl_c_leaves_nothing_half_written(number, part, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_whole_file(tmp_path):
+def test_atomic_file(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("old")
-    with pytest.raises(RuntimeError), whole_file(path) as unfinished_file:
+    with pytest.raises(RuntimeError), atomic_file(path) as unfinished_file:
         unfinished_file.write_text("half")
         raise RuntimeError
     assert [p.name for p in tmp_path.iterdir()] == ["a.txt"] and path.read_text() == "old"
-    with whole_file(path) as unfinished_file:
+    with atomic_file(path) as unfinished_file:
         unfinished_file.write_text("new")
         assert path.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["a.txt"] and path.read_text() == "new"
 
 
-def test_whole_folder(tmp_path):
-    with pytest.raises(RuntimeError), whole_folder(tmp_path / "new") as folder:
+def test_atomic_folder(tmp_path):
+    with pytest.raises(RuntimeError), atomic_folder(tmp_path / "new") as folder:
         (folder / "a").write_text("half")
         raise RuntimeError
     assert list(tmp_path.iterdir()) == []
-    with whole_folder(tmp_path / "new") as folder:
+    with atomic_folder(tmp_path / "new") as folder:
         (folder / "a").write_text("whole")
         assert not (tmp_path / "new" / "a").exists()
     assert [p.name for p in (tmp_path / "new").iterdir()] == ["a"]
-    with whole_folder(tmp_path / "new") as folder:
+    with atomic_folder(tmp_path / "new") as folder:
         (folder / "b").write_text("whole")
     assert {p.name for p in (tmp_path / "new").iterdir()} == {"a", "b"}
 
@@ -227,7 +300,7 @@ def test_progress_is_shown_on_terminals_only(part, detector, monkeypatch, capsys
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     assert run("inspect", detector, new, "--json") == 0
     shown = capsys.readouterr().err
-    assert "pictures" in shown and "6/6" in shown
+    assert "images" in shown and "6/6" in shown
     assert run("inspect", detector, new, "--json", "--quiet") == 0
     assert capsys.readouterr().err == ""
     monkeypatch.setattr(sys.stderr, "isatty", lambda: False, raising=False)
@@ -237,29 +310,29 @@ def test_progress_is_shown_on_terminals_only(part, detector, monkeypatch, capsys
 
 def test_long_trainings_show_bars_that_the_file_does_not_ask_for(part, capsys):
     from skanomaly import GlobalLocal, Pipeline
-    from skanomaly.cli._models import learn
+    from skanomaly.cli._pipelines import fit_model
     from skanomaly.model_selection import HeldOutThreshold
 
     images = sorted(map(str, (part / "train" / "good").iterdir()))[:4]
     pipe = Pipeline([("detector", GlobalLocal(image_size=64, n_iter=1))])
     model = HeldOutThreshold(pipe, target_fpr=0.5, cv=2)
-    learn(model, images, "global_local", bars=True)
+    fit_model(model, images, bars=True)
     assert "folds" in (shown := capsys.readouterr().err) and "distillation" in shown
     for estimator in (model, model.estimator[-1], model.estimator_[-1]):
         assert estimator.verbose == 0
-    learn(model, images, "global_local", bars=False)
+    fit_model(model, images, bars=False)
     assert capsys.readouterr().err == ""
 
 
-def test_colours_of_scores_below_zero():
-    """As GlobalLocal has them; 0 as well."""
-    from skanomaly.cli._judging import colour_limits
+def test_colors_of_scores_below_zero():
+    """GlobalLocal has such scores; 0 is another special case."""
+    from skanomaly.cli._predictions import color_limits
 
     class Model:
         def __init__(self, maxima, offset):
             self.oof_map_maxima_, self.map_offset_ = np.array(maxima), offset
 
-    assert colour_limits(Model([1.0, 2.0, 3.0], 4.0)) == (2.0, 5.0)
-    assert colour_limits(Model([-4.0, -3.0], -2.0)) == (-3.5, -1.5)
-    vmin, vmax = colour_limits(Model([0.0, 0.0], 0.0))
+    assert color_limits(Model([1.0, 2.0, 3.0], 4.0)) == (2.0, 5.0)
+    assert color_limits(Model([-4.0, -3.0], -2.0)) == (-3.5, -1.5)
+    vmin, vmax = color_limits(Model([0.0, 0.0], 0.0))
     assert vmin < vmax

@@ -1,4 +1,4 @@
-"""evaluate and check: figures on labelled folders, and what may be wrong with them."""
+"""evaluate and check: the metrics of labeled folders, and the problems in them."""
 
 import json
 import shutil
@@ -23,14 +23,14 @@ def detector(part):
     return fit(part)
 
 
-def figures(capsys, *arguments):
+def metrics_of(capsys, *arguments):
     capsys.readouterr()
     assert run("evaluate", *arguments, "--json") == 0
     return json.loads(capsys.readouterr().out)
 
 
-def test_figures_are_those_of_scikit_learn(part, detector, capsys):
-    found = figures(capsys, detector, part)
+def test_metrics_are_those_of_scikit_learn(part, detector, capsys):
+    found = metrics_of(capsys, detector, part)
     model, test = joblib.load(detector), load_folder(part).test
     scores, maps = model.score_samples_and_map(test.images)
     decisions, bad = scores - model.offset_, test.target == -1
@@ -67,13 +67,13 @@ def test_figures_are_those_of_scikit_learn(part, detector, capsys):
     )
 
 
-def test_the_table_has_the_same_figures(part, detector, capsys):
-    found = figures(capsys, detector, part)
+def test_the_table_has_the_same_metrics(part, detector, capsys):
+    found = metrics_of(capsys, detector, part)
     assert run("evaluate", detector, part) == 0
     printed = capsys.readouterr()
     assert printed.err == ""
     lines = printed.out.splitlines()
-    assert lines[0] == f"{part}: 6 good and 4 defective pictures"
+    assert lines[0] == f"{part}: 6 good and 4 defective images"
     assert f"image AUROC               {found['image_auroc']:.3f}" in lines
     assert f"defects found             {4 * found['defects_found']:.0f} of 4" in printed.out
     heading, *kinds = lines[-3:]
@@ -81,9 +81,9 @@ def test_the_table_has_the_same_figures(part, detector, capsys):
     assert [line.split()[0] for line in kinds] == ["hole", "stain"]
 
 
-def test_without_masks_there_are_no_figures_of_pixels(tmp_path, detector, capsys):
+def test_without_masks_there_are_no_metrics_of_pixels(tmp_path, detector, capsys):
     part = make_part(tmp_path / "part", has_masks=False)
-    found = figures(capsys, detector, part)
+    found = metrics_of(capsys, detector, part)
     assert set(found) == {
         *("n_good", "n_defects", "n_seen", "good_flagged", "defects_found"),
         *("f1", "image_auroc", "image_ap", "by_kind"),
@@ -93,16 +93,16 @@ def test_without_masks_there_are_no_figures_of_pixels(tmp_path, detector, capsys
     assert "pixel" not in capsys.readouterr().out
 
 
-def test_pictures_that_fit_has_seen_are_counted(part, detector, tmp_path, capsys):
-    """Under another name, in another folder: the figures would flatter."""
+def test_images_that_fit_has_seen_are_counted(part, detector, tmp_path, capsys):
+    """Under another name, in another folder: the results would be biased."""
     shutil.copytree(part, tmp_path / "part")
     for name in ("000.png", "001.png"):
         shutil.copy(
             part / "train" / "good" / name, tmp_path / "part" / "test" / "good" / f"x{name}"
         )
-    assert figures(capsys, detector, tmp_path / "part")["n_seen"] == 2
+    assert metrics_of(capsys, detector, tmp_path / "part")["n_seen"] == 2
     assert run("evaluate", detector, tmp_path / "part") == 0
-    assert "has seen 2 of these pictures" in capsys.readouterr().err
+    assert "has used 2 of these images" in capsys.readouterr().err
 
 
 def test_a_table_stands_for_a_folder(part, tmp_path, detector, capsys):
@@ -119,13 +119,13 @@ def test_a_table_stands_for_a_folder(part, tmp_path, detector, capsys):
     ]
     table.write_text("\n".join(["image,label,mask,split", *rows]))
     try:
-        assert figures(capsys, detector, table) == figures(capsys, detector, part)
+        assert metrics_of(capsys, detector, table) == metrics_of(capsys, detector, part)
         options = ["--image-size", "64", "--target-fpr", "0.1", "--folds", "2"]
         assert run("fit", table, "-o", tmp_path / "table.joblib", *options) == 0
     finally:
         table.unlink()
     model, same = joblib.load(tmp_path / "table.joblib"), joblib.load(detector)
-    assert model.seen_pictures_ == same.seen_pictures_ and model.offset_ == same.offset_
+    assert model.seen_images_ == same.seen_images_ and model.offset_ == same.offset_
 
 
 def test_check(part, tmp_path, capsys):
@@ -145,6 +145,6 @@ def test_check(part, tmp_path, capsys):
 def test_notes_alone_are_nothing_found(part, tmp_path, capsys):
     shutil.copytree(part, tmp_path / "part")
     train = tmp_path / "part" / "train" / "good"
-    shutil.copy(train / "000.png", train / "again.png")  # twice in training: no test is flattered
+    shutil.copy(train / "000.png", train / "again.png")  # twice in training: no test is biased
     assert run("check", tmp_path / "part") == 0
     assert "1 note" in capsys.readouterr().out

@@ -10,9 +10,8 @@ import pytest
 from cli_parts import SIZE, fit, make_part, run
 from PIL import Image
 
-from skanomaly import map_regions
+from skanomaly import FilterBank, PatchCore, map_regions
 from skanomaly.cli._results import _heat_map_names
-from skanomaly.model_selection import HeldOutThreshold
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +26,7 @@ def detector(part):
 
 @pytest.fixture(scope="module")
 def new(part):
-    """Paths of 6 good and 4 bad pictures, in one folder."""
+    """Paths of 6 good and 4 defective images, in one folder."""
     folder = part.parent / "new"
     folder.mkdir()
     for kind in ("good", "hole", "stain"):
@@ -41,7 +40,7 @@ def test_scores_verdicts_and_heat_maps(new, detector, tmp_path, capsys):
     model = joblib.load(detector)
     expected = model.decision_function(new)
     n_defects = (expected < 0).sum()
-    assert f"{n_defects} of 10 pictures look defective" in capsys.readouterr().out
+    assert f"{n_defects} of 10 images are predicted as defective" in capsys.readouterr().out
     with open(tmp_path / "out" / "scores.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["name"] for row in rows] == new
@@ -49,8 +48,8 @@ def test_scores_verdicts_and_heat_maps(new, detector, tmp_path, capsys):
     assert [row["verdict"] for row in rows] == ["defect" if s < 0 else "good" for s in expected]
     assert expected[6:].mean() < expected[:6].min()
     for row in rows:
-        with Image.open(tmp_path / "out" / row["heat_map"]) as picture:
-            assert picture.size == (2 * SIZE + 4, SIZE)  # the picture beside its heat map
+        with Image.open(tmp_path / "out" / row["heat_map"]) as written:
+            assert written.size == (2 * SIZE + 4, SIZE)  # the image beside its heat map
     assert len(list((tmp_path / "out").iterdir())) == 11
 
 
@@ -86,10 +85,10 @@ def test_json_is_all_there_is_on_stdout(new, detector, tmp_path, capsys, monkeyp
     assert (tmp_path / "out" / "scores.csv").is_file()
 
 
-def test_pictures_are_judged_a_few_at_a_time(new, detector, monkeypatch, capsys):
+def test_images_are_predicted_a_few_at_a_time(new, detector, monkeypatch, capsys):
     assert run("inspect", detector, *new, "--json") == 1
     at_once = json.loads(capsys.readouterr().out)
-    monkeypatch.setattr("skanomaly.cli._judging.CHUNK", 3)
+    monkeypatch.setattr("skanomaly.cli._predictions.CHUNK", 3)
     assert run("inspect", detector, *new, "--json") == 1
     in_parts = json.loads(capsys.readouterr().out)
     assert [r["verdict"] for r in in_parts] == [r["verdict"] for r in at_once]
@@ -110,7 +109,7 @@ def test_heat_map_names():
     assert _heat_map_names(images) == expected
 
 
-def test_heat_maps_of_an_earlier_inspection_are_no_pictures(new, detector, tmp_path, monkeypatch):
+def test_heat_maps_of_an_earlier_inspection_are_no_images(new, detector, tmp_path, monkeypatch):
     shutil.copy(new[0], tmp_path)
     monkeypatch.chdir(tmp_path)
     for _ in range(2):
@@ -140,20 +139,33 @@ def test_report(new, detector, part, tmp_path, capsys):
     assert "good/0" in explained and str(part) not in explained  # names, but no paths
 
 
-@pytest.mark.parametrize("name", ["score_samples_and_map", "score_map"])
-def test_every_picture_is_scored_once(new, detector, name, tmp_path, monkeypatch):
+@pytest.mark.parametrize("with_good", [False, True], ids=["report", "report with good images"])
+def test_features_of_every_image_are_computed_once(
+    new, detector, part, with_good, tmp_path, monkeypatch
+):
     pytest.importorskip("jinja2")
-    calls = []
-    method = getattr(HeldOutThreshold, name)
+    n_images, features = [], FilterBank._features
     monkeypatch.setattr(
-        HeldOutThreshold, name, lambda self, X: calls.append(len(X)) or method(self, X)
+        FilterBank, "_features", lambda self, X: n_images.append(len(X)) or features(self, X)
+    )
+    arguments = ["-o", tmp_path / "out", "--report", tmp_path / "r.html", "--json"]
+    arguments += ["--good", part] if with_good else []
+    assert run("inspect", detector, *new, *arguments) == 1
+    assert sum(n_images) == 10
+
+
+def test_every_image_is_scored_once(new, detector, tmp_path, monkeypatch):
+    pytest.importorskip("jinja2")
+    n_images, score_maps = [], PatchCore._score_maps
+    monkeypatch.setattr(
+        PatchCore, "_score_maps", lambda self, X: n_images.append(len(X)) or score_maps(self, X)
     )
     arguments = ["-o", tmp_path / "out", "--report", tmp_path / "r.html", "--json"]
     assert run("inspect", detector, *new, *arguments) == 1
-    assert calls == ([10] if name == "score_samples_and_map" else [])
+    assert sum(n_images) == 10
 
 
-def test_good_pictures_must_be_those_of_the_fit(new, detector, part, tmp_path, capsys):
+def test_good_images_must_be_those_of_the_fit(new, detector, part, tmp_path, capsys):
     pytest.importorskip("jinja2")
     padim = tmp_path / "padim.joblib"
     options = ["--image-size", SIZE, "--target-fpr", "0.1", "--folds", "2"]
@@ -163,8 +175,12 @@ def test_good_pictures_must_be_those_of_the_fit(new, detector, part, tmp_path, c
     shutil.copy(part / "test" / "good" / "030.png", others / "000.png")
     capsys.readouterr()
     for model, good, message in (
-        (detector, part / "test" / "good", "expected the 30 pictures that the detector has"),
-        (detector, others, "got 30 good ones, of which it knows 29"),
+        (
+            detector,
+            part / "test" / "good",
+            "expected the 30 images that the detector was fitted on",
+        ),
+        (detector, others, "got 30 good ones, of which it has seen 29"),
         (padim, part, "got PaDiM"),
     ):
         arguments = ["--good", good, "--report", tmp_path / "r.html", "-o", tmp_path / "out"]

@@ -43,9 +43,9 @@ def test_the_ranking_is_that_of_cross_validation(part, tmp_path, capsys):
     best = tmp_path / "best.joblib"
     assert run("tune", part, "--grid", write(tmp_path, GRID), "-o", best, "--json") == 0
     printed = capsys.readouterr()
-    answer = json.loads(printed.out)
-    assert printed.err == "" and answer["output"] == str(best)
-    ranking = answer["ranking"]
+    result = json.loads(printed.out)
+    assert printed.err == "" and result["output"] == str(best)
+    ranking = result["ranking"]
     found = [(r["parameters"]["detector__coreset_ratio"], r["parameters"]["detector__sigma"])
              for r in ranking]  # fmt: skip
     assert sorted(found) == [(0.02, 2), (0.02, 8.0), (0.2, 2), (0.2, 8.0)]
@@ -74,7 +74,7 @@ def test_the_ranking_is_that_of_cross_validation(part, tmp_path, capsys):
     assert len(model.good_images_) == 20  # those for training
     assert run("inspect", best, part / "test" / "hole", "-o", tmp_path / "out") == 1
     assert run("evaluate", best, part) == 0
-    assert "has seen 10 of these pictures" in capsys.readouterr().err
+    assert "has used 10 of these images" in capsys.readouterr().err
 
 
 def test_synthetic_defects_leave_the_real_ones_alone(part, tmp_path, capsys):
@@ -84,7 +84,7 @@ def test_synthetic_defects_leave_the_real_ones_alone(part, tmp_path, capsys):
         best = tmp_path / "best.joblib"
         assert run("tune", folder, "--grid", grid, "-o", best) == 0
         printed = capsys.readouterr()
-        assert "measure it on real defects" in printed.err
+        assert "evaluate it on real defects" in printed.err
         tables.append(printed.out)
     assert tables[0] == tables[1]  # the test part was not looked at
     lines = tables[0].splitlines()
@@ -94,7 +94,7 @@ def test_synthetic_defects_leave_the_real_ones_alone(part, tmp_path, capsys):
     assert capsys.readouterr().err == ""  # nothing of the test part is known
 
 
-def test_detectors_that_take_pictures(part, tmp_path, capsys):
+def test_detectors_that_take_images(part, tmp_path, capsys):
     text = 'detector = "regad"\ncv = 2\nsynthetic = true\ntarget_fpr = 0.2\n'
     grid = write(tmp_path, text + "[grid.detector]\nimage_size = [64]\npatch_size = [1, 3]\n")
     best = tmp_path / "best.joblib"
@@ -111,13 +111,13 @@ def test_detectors_that_take_pictures(part, tmp_path, capsys):
         ("cv = true", "cv must be a number of folds, at least 2, got True"),
         ("synthetic = 1", "synthetic must be true or false, got 1"),
         ("target_fpr = 0.9", "target_fpr must be a share above 0 and up to 0.5"),
-        ("random_state = -1", "random_state must be a whole number"),
+        ("random_state = -1", "random_state must be an integer, at least 0"),
         ('detector = "patchwork"', "detector must be one of ['patchcore', 'padim'"),
         ('scoring = ["auroc"]', "scoring: expected names of metrics out of ['image_auroc'"),
         ("scoring = []", "scoring: expected names of metrics"),
         ("scoring = [1]", "scoring: expected names of metrics"),
         ('features = "resnet19"\n[grid.detector]\nsigma=[1]', "torchvision classification"),
-        ('detector = "regad"\nfeatures = "filter_bank"', "regad takes pictures: leave out"),
+        ('detector = "regad"\nfeatures = "filter_bank"', "regad takes images; leave out"),
         ('detector = "regad"\n[grid.features]\nimage_size = [64]', "allowed are ['detector']"),
         ("[grid]\nsigma = [1]", "grid.sigma is unknown; allowed are ['detector', 'features']"),
         ("[grid.detector]\nsigma = 2", "grid.detector.sigma must be a list of values"),
@@ -159,8 +159,12 @@ def test_what_a_folder_lacks(part, tmp_path, capsys):
     cases = [
         (part, tmp_path / "no.toml", "no.toml: expected a TOML file to read"),
         (part, tmp_path, "expected a TOML file to read"),
-        (part / "train" / "good", write(tmp_path, "cv = 2"), "or say synthetic = true"),
-        (bare, write(tmp_path, 'scoring = ["aupro"]'), "aupro needs masks"),
+        (part / "train" / "good", write(tmp_path, "cv = 2"), "or set synthetic = true"),
+        (
+            bare,
+            write(tmp_path, 'scoring = ["aupro"]'),
+            "aupro needs masks of the defects, got none",
+        ),
     ]
     for folder, path, message in cases:
         assert run("tune", folder, "--grid", path, "-o", tmp_path / "best.joblib") == 2

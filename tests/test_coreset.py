@@ -12,12 +12,12 @@ from sklearn.random_projection import GaussianRandomProjection
 
 from skanomaly.coreset import (
     RandomProjection,
-    _kernels,
-    _selection,
+    _bounds,
+    _greedy_kernels,
     greedy_coreset,
     greedy_order,
 )
-from skanomaly.coreset._torch import greedy_order_torch
+from skanomaly.coreset._greedy_torch import greedy_order_torch
 
 
 @pytest.fixture
@@ -28,13 +28,13 @@ def rng():
 @pytest.fixture
 def short_rounds(monkeypatch):
     """Many rounds on few rows."""
-    monkeypatch.setattr(_selection, "_ROUND_ROWS", 50)
-    monkeypatch.setattr(_selection, "_ROUND_PICKS", 7)
+    monkeypatch.setattr(_bounds, "_ROUND_ROWS", 50)
+    monkeypatch.setattr(_bounds, "_ROUND_PICKS", 7)
 
 
 def _clusters(rng):
-    centres = 10 * rng.normal(size=(7, 1, 40))
-    return (centres + rng.normal(size=(7, 89, 40))).reshape(-1, 40)
+    centers = 10 * rng.normal(size=(7, 1, 40))
+    return (centers + rng.normal(size=(7, 89, 40))).reshape(-1, 40)
 
 
 DATA = {
@@ -54,7 +54,7 @@ DATA = {
     "fewer than a block": lambda rng: rng.normal(size=(13, 30)),
     "one row": lambda rng: np.ones((1, 7)),
     "one column": lambda rng: rng.normal(size=(501, 1)),
-    "as many axes as columns": lambda rng: rng.normal(size=(501, _kernels.N_SHORT - 1)),
+    "as many axes as columns": lambda rng: rng.normal(size=(501, _greedy_kernels.N_SHORT - 1)),
 }
 
 
@@ -73,7 +73,7 @@ def test_order_is_that_of_the_plain_loop(rows, part, short_rounds):
 
 def test_order_in_long_rounds(rng):
     """With the real round size, which the other tests make small."""
-    rows = rng.normal(size=(_selection._ROUND_ROWS + 501, 9)).astype(np.float32)
+    rows = rng.normal(size=(_bounds._ROUND_ROWS + 501, 9)).astype(np.float32)
     picks = greedy_order(rows, 300, 5)
     np.testing.assert_array_equal(picks, sequential_greedy_float64(rows, 300, 5))
 
@@ -199,7 +199,7 @@ def test_device_without_a_gpu(rng, monkeypatch):
     expected = greedy_coreset(X, 20, random_state=0)
     picks = greedy_coreset(X, 20, random_state=0, device="auto")
     np.testing.assert_array_equal(picks, expected)
-    with pytest.raises(ValueError, match="take 'auto' or 'cpu'"):
+    with pytest.raises(ValueError, match='take "auto" or "cpu"'):
         greedy_coreset(X, 20, device="cuda")
 
 
@@ -213,7 +213,7 @@ def test_interrupted_between_rounds(rng, monkeypatch, short_rounds):
     X = _clusters(rng)
     expected = greedy_coreset(X, 200, random_state=0, n_jobs=2)
     threads = threading.active_count()
-    candidates = _selection.Selection.candidates
+    candidates = _bounds.BoundedSelection.candidates
 
     def press_ctrl_c(selection, floor):
         if selection.n_picks > 50:
@@ -221,7 +221,7 @@ def test_interrupted_between_rounds(rng, monkeypatch, short_rounds):
         return candidates(selection, floor)
 
     with monkeypatch.context() as patch:
-        patch.setattr(_selection.Selection, "candidates", press_ctrl_c)
+        patch.setattr(_bounds.BoundedSelection, "candidates", press_ctrl_c)
         with pytest.raises(KeyboardInterrupt):
             greedy_coreset(X, 200, random_state=0, n_jobs=2)
     assert threading.active_count() == threads

@@ -12,7 +12,7 @@ from sklearn.utils import Bunch
 
 from skanomaly.datasets import _near_duplicates as near
 from skanomaly.datasets import check_dataset, load_folder, make_inspection, make_textures
-from skanomaly.datasets._report import KINDS
+from skanomaly.datasets._findings import KINDS
 
 
 def inspection(kind="speckle", **shape):
@@ -99,7 +99,7 @@ def as_jpeg(image):
 SAME = {
     "darker": lambda image: image.point(lambda value: value * 0.4),
     "gamma": lambda image: image.point(lambda value: 255 * (value / 255) ** 2),
-    "grey": lambda image: image.convert("L"),
+    "gray": lambda image: image.convert("L"),
     "JPEG": as_jpeg,
     "blurred": lambda image: image.filter(ImageFilter.GaussianBlur(1)),
     "smaller": lambda image: image.resize((72, 72), Image.Resampling.BILINEAR),
@@ -150,7 +150,7 @@ def test_few_images():
     assert check_dataset(data).findings == []
     data.test.images[0] = data.train.images[0] // 2
     message = only(check_dataset(data), "near_duplicate").message
-    assert "bar 0.95" in message and "nan" not in message
+    assert "limit 0.95" in message and "nan" not in message
 
 
 def test_even_images():
@@ -173,7 +173,7 @@ def test_similarity_as_a_slow_loop():
     first[1, :20], second[1, :35] = 0, 0  # blocks without detail in one or both
     fits, counts = near._block_fits(first, second)
     for i in range(3):
-        slow = block_fits(first[i], second[i], near._BLOCKS, near._REACH, near._FAINTEST)
+        slow = block_fits(first[i], second[i], near._BLOCKS, near._REACH, near._MIN_DETAIL)
         np.testing.assert_allclose(fits[i], slow[0], atol=2e-5)
         assert np.array_equal(counts[i], slow[1])
     assert counts[0].all() and not counts[1].all()
@@ -220,7 +220,7 @@ def test_sizes_and_modes():
     modes, sizes = check_dataset(data).findings
     assert (modes.kind, modes.severity) == ("mixed_modes", "warning")
     assert modes.names == ["train/good/001", "train/good/002"]
-    assert modes.message.startswith("30 RGB uint8, 1 grey uint8, 1 RGB uint16")
+    assert modes.message.startswith("30 RGB uint8, 1 gray uint8, 1 RGB uint16")
     assert (sizes.kind, sizes.severity) == ("mixed_sizes", "note")
     assert sizes.names == ["train/good/000"]
     assert "2 sizes, most often 96 x 96 (31 of 32); heights 80 to 96" in sizes.message
@@ -265,25 +265,25 @@ def test_too_few_good_images_to_know_what_is_usual():
     data = make_inspection(9, 2, 2, kind="speckle", size=64, random_state=0)
     data.train.images[0] //= 4
     report = check_dataset(data)
-    assert report.findings == [] and "9 for training are too few" in report.not_checked[-1]
+    assert report.findings == [] and "9 good training images are too few" in report.not_checked[-1]
 
 
 # masks
 
 
-def spoil_missing(folder):
+def remove_mask(folder):
     (folder / "ground_truth/dent/1_mask.png").unlink()
 
 
-def spoil_extra(folder):
+def add_mask(folder):
     save(np.zeros((96, 96), dtype=np.uint8), folder / "ground_truth/scratch/9_mask.png")
 
 
-def spoil_file(folder):
+def damage_mask(folder):
     (folder / "ground_truth/dent/1_mask.png").write_text("no image")
 
 
-def spoil(pixels):
+def replace_mask(pixels):
     return lambda folder: save(pixels, folder / "ground_truth/dent/1_mask.png")
 
 
@@ -295,22 +295,40 @@ SOFT = EMPTY + np.linspace(0, 255, 96).astype(np.uint8)
 
 
 @pytest.mark.parametrize(
-    "spoil, kind, severity, name, text",
+    "change, kind, severity, name, text",
     [
-        (spoil_missing, "defect_without_mask", "error", "test/dent/1.png", "missing_masks"),
-        (spoil_extra, "mask_without_image", "warning", "scratch/9_mask.png", "no image"),
-        (spoil_file, "unreadable_mask", "error", "dent/1_mask.png", "not an image file"),
-        (spoil(EMPTY[:90]), "mask_size", "error", "dent/1_mask.png", "90 x 96 .* is 96 x 96"),
-        (spoil(EMPTY), "empty_mask", "error", "test/dent/1.png", "nothing is marked"),
-        (spoil(EMPTY + 255), "full_mask", "warning", "dent/1_mask.png", "no black pixel"),
-        (spoil(CLASSES), "mask_not_binary", "note", "dent/1_mask.png", "numbers of classes"),
-        (spoil(SOFT), "mask_not_binary", "warning", "dent/1_mask.png", r"96 grey values, 98 %"),
-        (spoil(EDGE), "mask_not_binary", "note", "dent/1_mask.png", r"3 grey values, 0\.65 %"),
+        (remove_mask, "defect_without_mask", "error", "test/dent/1.png", "missing_masks"),
+        (add_mask, "mask_without_image", "warning", "scratch/9_mask.png", "no image"),
+        (damage_mask, "unreadable_mask", "error", "dent/1_mask.png", "not an image file"),
+        (
+            replace_mask(EMPTY[:90]),
+            "mask_size",
+            "error",
+            "dent/1_mask.png",
+            "90 x 96 .* is 96 x 96",
+        ),
+        (replace_mask(EMPTY), "empty_mask", "error", "test/dent/1.png", "no pixel is marked"),
+        (replace_mask(EMPTY + 255), "full_mask", "warning", "dent/1_mask.png", "no black pixel"),
+        (replace_mask(CLASSES), "mask_not_binary", "note", "dent/1_mask.png", "class numbers"),
+        (
+            replace_mask(SOFT),
+            "mask_not_binary",
+            "warning",
+            "dent/1_mask.png",
+            r"96 gray values, 98 %",
+        ),
+        (
+            replace_mask(EDGE),
+            "mask_not_binary",
+            "note",
+            "dent/1_mask.png",
+            r"3 gray values, 0\.65 %",
+        ),
     ],
     ids=["missing", "extra", "file", "size", "empty", "full", "classes", "soft", "edge"],
 )
-def test_masks(folder, spoil, kind, severity, name, text):
-    spoil(folder)
+def test_masks(folder, change, kind, severity, name, text):
+    change(folder)
     finding = only(check_dataset(folder), kind)
     assert finding.severity == severity
     assert finding.names[0].endswith(name)
@@ -325,6 +343,35 @@ def test_masks_in_memory():
     assert (marked.kind, marked.names) == ("mask_of_good_image", ["test/good/020"])
     data.test.masks = [mask[:50] for mask in data.test.masks]
     assert len(check_dataset(data).of_kind("mask_size")) == 12
+
+
+def test_arrays_are_masks_as_for_metrics():
+    """Nonzero on the defect, whatever the values; None for a good image; no fractions."""
+    data = inspection()
+    masks = [None] * 6 + [mask * np.uint8(255) for mask in data.test.masks[6:]]
+    data.test.masks = masks
+    assert check_dataset(data).findings == []
+    masks[7] = masks[7].tolist()
+    masks[8] = np.where(masks[8], np.uint8(20), 0)
+    masks[8][0, :5] = 200  # of a file, only this would be a defect
+    masks[9] = masks[9] / 300
+    masks[10] = masks[10][..., None]
+    soft, fractions, channels = check_dataset(data).findings[::-1]
+    assert soft.kind == "mask_not_binary" and "what is above 0" in soft.message
+    assert [f.kind for f in (fractions, channels)] == ["unreadable_mask"] * 2
+    assert fractions.names == [f"mask of test/{data.test.names[10]}"]
+    messages = fractions.message + channels.message
+    assert "fractions or NaN" in messages and "(96, 96, 1)" in messages
+
+
+def test_targets_are_read_as_by_detectors():
+    data = inspection()
+    data.test.target = (data.test.target == -1).astype(int)
+    with pytest.raises(ValueError, match=r"y holds \[0, 1\]"):
+        check_dataset(data)
+    data.test.target = np.ones(3, int)
+    with pytest.raises(ValueError, match="got 3 for 12 images"):
+        check_dataset(data)
 
 
 def test_no_masks(folder):
@@ -381,7 +428,7 @@ def test_wrong_arguments(tmp_path):
         check_dataset(tmp_path / "nowhere")
     with pytest.raises(ValueError, match=r"expected a data set.*got ndarray"):
         check_dataset(np.zeros((3, 32, 32)))
-    with pytest.raises(ValueError, match="n_jobs must be None or at least 1, got 0"):
+    with pytest.raises(ValueError, match="n_jobs must be None, -1 or at least 1, got 0"):
         check_dataset(inspection(), n_jobs=0)
 
 

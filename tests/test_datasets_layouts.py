@@ -226,11 +226,11 @@ def test_defects_for_validation_are_not_read(tmp_path):
 @pytest.mark.parametrize("layout", ["kolektor_sdd2", "dagm"])
 def test_defects_in_a_published_training_part(tmp_path, layout):
     data = load_folder(BUILDERS[layout](tmp_path))
-    spoilt = data.train_defects
-    assert spoilt.target.tolist() == [-1] and spoilt.defects == ["defect"]
-    assert not set(spoilt.images) & set(data.train.images + data.test.images)
-    assert spoilt.masks[0].sum() == 1
-    assert "training part holds 1 defective" in data.DESCR
+    defective = data.train_defects
+    assert defective.target.tolist() == [-1] and defective.defects == ["defect"]
+    assert not set(defective.images) & set(data.train.images + data.test.images)
+    assert defective.masks[0].sum() == 1
+    assert "training part of the source contains 1 defective" in data.DESCR
     assert load_folder(BUILDERS[layout](tmp_path), categories=[]).train_defects is None
 
 
@@ -292,8 +292,8 @@ def test_categories_of_a_published_layout(tmp_path):
         ),
         ("visa", "../split_csv/1cls.csv", r"object of VisA.*listed in .*split_csv/1cls\.csv"),
         ("visa", "Data/Images/Normal/0001.JPG", r"1cls\.csv, line 3: .*Normal/0001\.JPG does not"),
-        ("kolektor_sdd", "kos03/Part2_label.bmp", r"Part2\.jpg, expected Part2_label beside"),
-        ("kolektor_sdd2", "test/10001_GT.png", r"10001\.png, expected 10001_GT beside it"),
+        ("kolektor_sdd", "kos03/Part2_label.bmp", r"Part2\.jpg, expected Part2_label next to it"),
+        ("kolektor_sdd2", "test/10001_GT.png", r"10001\.png, expected 10001_GT next to it"),
         ("kolektor_sdd2", "test", "KolektorSDD2, with train, test; there is no test"),
         ("magnetic_tile", "MT_Free", "Magnetic Tile Defects.*no MT_Free/Imgs"),
         ("magnetic_tile", "MT_Crack/Imgs/exp1_num_7.png", r"1 of 2 .*expected .*exp1_num_7\.png"),
@@ -444,8 +444,8 @@ def test_table_with_some_masks(table):
         ("image;label\n1.png;good\n", "no image and no label"),
         ("image,split\n1.png,test\n", "there is no label in"),
         ("image,label\n", "only the first line"),
-        ("image,label\n1.png,0\n", "line 2: labels are words, got '0'"),
-        ("image,label\n1.png,-1\n", "labels are words"),
+        ("image,label\n1.png,0\n", "line 2: expected a word as label, got '0'"),
+        ("image,label\n1.png,-1\n", "expected a word as label"),
         ("image,label\n1.png,\n", "line 2: expected an image and its label"),
         ("image,label,split\n1.png,good,trian\n", "split must be one of .* got 'trian'"),
         ("image,label\n1.png,good\n1.png,dent\n", r"line 3: .*1\.png is already in .*line 2"),
@@ -469,12 +469,12 @@ def test_numbers_as_labels(table):
 def test_choosing_rows(table):
     path = table("image,label,object\n1.png,good,cap\n2.png,good,nut\n")
     assert len(load_manifest(path, only={"object": "cap"}).train.images) == 1
-    with pytest.raises(ValueError, match=r"no row with object 'pin'; there are \['cap', 'nut'\]"):
+    with pytest.raises(ValueError, match=r"no row with object 'pin', only \['cap', 'nut'\]"):
         load_manifest(path, only={"object": "pin"})
     with pytest.raises(ValueError, match="no column 'part'"):
         load_manifest(path, only={"part": "cap"})
     path.write_bytes("image,label\nGeh\u00e4use.png,good\n".encode("latin-1"))
-    with pytest.raises(ValueError, match="expected a CSV file in UTF-8"):
+    with pytest.raises(ValueError, match="expected a CSV file encoded in UTF-8"):
         load_manifest(path)
     with pytest.raises(FileNotFoundError, match="expected a CSV file"):
         load_manifest(path.with_name("none.csv"))

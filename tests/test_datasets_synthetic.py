@@ -43,12 +43,12 @@ def test_texture_errors():
     assert make_textures(0, size=20).shape == (0, 20, 20, 3)
 
 
-def pictures(form):
+def images_of(form):
     """Three textured images of 75 x 61 in one form of pixels."""
     images = make_textures(3, kind="wood", size=(75, 61), random_state=0)
     return {
         "rgb": images,
-        "grey": images[..., 0],
+        "gray": images[..., 0],
         "one channel": images[..., :1],
         "five channels": images[..., [0, 1, 2, 1, 0]],
         "16 bits": images.astype(np.uint16) * 257,
@@ -60,13 +60,13 @@ def pictures(form):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("form", ["rgb", "grey", "12 of 16 bits", "float64"])
+@pytest.mark.parametrize("form", ["rgb", "gray", "12 of 16 bits", "float64"])
 def test_mask_is_what_changed(kind, form):
-    images = pictures(form)
+    images = images_of(form)
     before = images.copy()
-    spoilt, masks, kinds = make_defects(images, kinds=[kind], random_state=1)
+    defective, masks, kinds = make_defects(images, kinds=[kind], random_state=1)
     assert kinds == [kind] * 3
-    check_spoilt(spoilt, masks, images)
+    check_defective(defective, masks, images)
     assert np.array_equal(images, before)
     assert 6 <= masks.sum(axis=(1, 2)).min()
     assert masks.mean(axis=(1, 2)).max() < 0.3
@@ -76,34 +76,34 @@ def test_mask_is_what_changed(kind, form):
     "form", ["one channel", "five channels", "16 bits", "12 of 16 bits", "float32", "float16"]
 )
 def test_other_pixels(form):
-    images = pictures(form)
-    spoilt, masks, _ = make_defects(images, random_state=1)
-    check_spoilt(spoilt, masks, images)
+    images = images_of(form)
+    defective, masks, _ = make_defects(images, random_state=1)
+    check_defective(defective, masks, images)
     if images.dtype == np.uint16:  # a camera with fewer bits cannot give more
-        assert spoilt.max() <= images.max()
+        assert defective.max() <= images.max()
 
 
-def check_spoilt(spoilt, masks, images):
-    assert spoilt.shape == images.shape and spoilt.dtype == images.dtype
+def check_defective(defective, masks, images):
+    assert defective.shape == images.shape and defective.dtype == images.dtype
     assert masks.shape == images.shape[:3] and masks.dtype == bool
-    changed = spoilt != images
+    changed = defective != images
     assert np.array_equal(masks, changed.any(axis=3) if images.ndim == 4 else changed)
     assert masks.any(axis=(1, 2)).all()
-    if spoilt.dtype.kind == "f":
-        assert spoilt.min() >= 0 and spoilt.max() <= 1
+    if defective.dtype.kind == "f":
+        assert defective.min() >= 0 and defective.max() <= 1
 
 
 def test_image_does_not_depend_on_the_others():
     images = make_textures(12, kind="brushed", size=48, random_state=0)
-    spoilt, masks, kinds = make_defects(images, random_state=5)
+    defective, masks, kinds = make_defects(images, random_state=5)
     assert kinds == [*TURNS, *TURNS][:12]
     few, few_masks, _ = make_defects(images[:4], random_state=5)
-    assert np.array_equal(few, spoilt[:4]) and np.array_equal(few_masks, masks[:4])
+    assert np.array_equal(few, defective[:4]) and np.array_equal(few_masks, masks[:4])
     other, _, _ = make_defects(images, random_state=6)
-    assert not np.array_equal(other, spoilt)
+    assert not np.array_equal(other, defective)
     swapped = images.copy()
     swapped[0] = images[7]
-    assert np.array_equal(make_defects(swapped, random_state=5)[0][1:], spoilt[1:])
+    assert np.array_equal(make_defects(swapped, random_state=5)[0][1:], defective[1:])
 
 
 def test_lists_paths_and_pil_images(tmp_path):
@@ -111,12 +111,12 @@ def test_lists_paths_and_pil_images(tmp_path):
     tall = make_textures(1, size=(80, 40), random_state=0)[0]
     path = tmp_path / "tall.png"
     Image.fromarray(tall).save(path)
-    spoilt, masks, kinds = make_defects(
+    defective, masks, kinds = make_defects(
         [wide, str(path), Image.fromarray(tall)], kinds="hole", random_state=0
     )
-    assert [image.shape for image in spoilt] == [(40, 80, 3), (80, 40, 3), (80, 40, 3)]
+    assert [image.shape for image in defective] == [(40, 80, 3), (80, 40, 3), (80, 40, 3)]
     assert isinstance(masks, list) and kinds == ["hole"] * 3
-    for image, mask, original in zip(spoilt, masks, [wide, tall, tall], strict=True):
+    for image, mask, original in zip(defective, masks, [wide, tall, tall], strict=True):
         assert np.array_equal(mask, (image != original).any(axis=2))
 
 
@@ -124,18 +124,18 @@ def test_lists_paths_and_pil_images(tmp_path):
 def test_even_images(level):
     """Some kinds cannot show on an even surface; another takes their turn."""
     images = np.full((len(TURNS), 40, 40), level, dtype=np.uint8)
-    spoilt, masks, kinds = make_defects(images, random_state=0)
-    check_spoilt(spoilt, masks, images)
+    defective, masks, kinds = make_defects(images, random_state=0)
+    check_defective(defective, masks, images)
     assert "blur" not in kinds
-    with pytest.raises(ValueError, match="image 0: a defect of kind 'blur' does not show"):
+    with pytest.raises(ValueError, match="image 0: a defect of kind 'blur' is not visible"):
         make_defects(images, kinds=["blur"], random_state=0)
 
 
-def test_grey_saved_as_rgb_stays_grey():
+def test_gray_saved_as_rgb_stays_gray():
     images = make_textures(len(TURNS), size=48, random_state=0)[..., [1, 1, 1]]
-    spoilt, _, kinds = make_defects(images, random_state=0)
+    defective, _, kinds = make_defects(images, random_state=0)
     assert kinds == TURNS
-    assert np.array_equal(spoilt, np.repeat(spoilt[..., :1], 3, axis=3))
+    assert np.array_equal(defective, np.repeat(defective[..., :1], 3, axis=3))
 
 
 def test_size_of_defects():

@@ -1,5 +1,7 @@
 """PositionwiseGaussian against loops over positions, in both forms, in pieces and at once."""
 
+import copy
+import io
 import pickle
 
 import numpy as np
@@ -162,7 +164,7 @@ def test_shrunk_to_the_identity_alone():
 
 
 @pytest.mark.parametrize("d", [7, 40, 131])
-def test_a_map_is_scored_alike_alone_and_in_company(d):
+def test_a_map_does_not_depend_on_the_others_in_the_call(d):
     gaussian = PositionwiseGaussian().fit(vectors(30, d))
     maps = vectors(9, d, seed=1)
     together = gaussian.mahalanobis(maps)
@@ -190,7 +192,7 @@ def test_any_layout_is_taken_and_left_alone():
 
 
 @pytest.mark.parametrize("d", [6, 90])
-def test_what_cannot_learn_on_is_smaller_and_says_so(d):
+def test_what_cannot_be_updated_is_smaller_and_says_so(d):
     maps = vectors(30, d)
     whole, closed = (PositionwiseGaussian(updatable=u).fit(maps) for u in (True, False))
     assert np.array_equal(whole.mahalanobis(maps), closed.mahalanobis(maps))
@@ -212,12 +214,105 @@ def test_fit_forgets():
     assert np.array_equal(gaussian.fit(maps).mahalanobis(maps), expected)
 
 
-def test_a_gaussian_travels():
+def test_a_gaussian_is_pickled():
     maps = vectors(30, 70)
     for low_rank in (True, False):
         gaussian = PositionwiseGaussian(low_rank=low_rank).fit(maps)
-        copy = pickle.loads(pickle.dumps(gaussian))
-        assert np.array_equal(copy.mahalanobis(maps), gaussian.mahalanobis(maps))
+        again = pickle.loads(pickle.dumps(gaussian))
+        assert np.array_equal(again.mahalanobis(maps), gaussian.mahalanobis(maps))
+
+
+def as_file(state):
+    """The state as read from a file: copies, numbers as arrays."""
+    file = io.BytesIO()
+    np.savez(file, **state)
+    file.seek(0)
+    return dict(np.load(file, allow_pickle=False))
+
+
+@pytest.mark.parametrize("updatable", [True, False])
+@pytest.mark.parametrize("low_rank", ["auto", True, False])
+@pytest.mark.parametrize("shrinkage", [None, "ledoit_wolf"])
+@pytest.mark.parametrize("is_finished", [True, False])
+@pytest.mark.parametrize("d", [7, 70])  # auto: dense, low-rank
+def test_state_restores_a_gaussian_exactly(d, is_finished, shrinkage, low_rank, updatable):
+    maps, queries = vectors(30, d), vectors(5, d, seed=1)
+    gaussian = in_pieces(
+        PositionwiseGaussian(
+            epsilon=0.02, shrinkage=shrinkage, low_rank=low_rank, updatable=updatable
+        ),
+        maps,
+        [4, 13],
+    )
+    if is_finished:
+        gaussian.finish()
+    state = gaussian.get_state()
+    assert all(isinstance(value, np.ndarray | float | int) for value in state.values())
+    restored = PositionwiseGaussian.from_state(as_file(state))
+    assert vars(restored).keys() == vars(gaussian).keys()
+    for name in ("epsilon", "shrinkage", "low_rank", "updatable", "n_samples_seen_", "form_"):
+        assert getattr(restored, name) == getattr(gaussian, name)
+    if not is_finished or updatable:
+        further = vectors(9, d, seed=2)
+        learned_on = [copy.deepcopy(g).partial_fit(further) for g in (restored, gaussian)]
+        np.testing.assert_array_equal(*(g.mahalanobis(queries) for g in learned_on))
+        np.testing.assert_array_equal(*(g.covariance(2, 1) for g in learned_on))
+    np.testing.assert_array_equal(restored.mahalanobis(queries), gaussian.mahalanobis(queries))
+    np.testing.assert_array_equal(restored.mean_, gaussian.mean_)
+    if not updatable:
+        with pytest.raises(ValueError, match="updatable=True"):
+            restored.partial_fit(maps)
+
+
+def test_an_incomplete_state_is_refused():
+    state = PositionwiseGaussian().fit(vectors(9, 3)).get_state()
+    for name in ("epsilon", "origin", "n", "shape"):
+        with pytest.raises(ValueError, match=f"without '{name}'"):
+            PositionwiseGaussian.from_state({key: state[key] for key in state if key != name})
+    with pytest.raises(ValueError, match="call fit or partial_fit"):
+        PositionwiseGaussian().get_state()
+
+
+@pytest.mark.parametrize("low_rank", [True, False])
+@pytest.mark.parametrize(
+    "bad",
+    [vectors(4, 8), vectors(4, 9)[:, 1:], vectors(4, 9)[0], np.full((4, *GRID, 9), np.nan)],
+    ids=["channels", "grid", "one map", "nan"],
+)
+def test_a_refused_fit_changes_nothing(bad, low_rank):
+    maps = vectors(20, 9)
+    gaussian = PositionwiseGaussian(low_rank=low_rank).fit(maps)
+    for _ in range(2):  # before the factors are computed, and after
+        before = copy.deepcopy(gaussian.get_state())
+        with pytest.raises(ValueError):
+            gaussian.partial_fit(bad)
+        if bad.ndim < 4 or np.isnan(bad).any():
+            with pytest.raises(ValueError):
+                gaussian.fit(bad)
+        gaussian.epsilon = -1
+        for call in (gaussian.fit, gaussian.partial_fit):
+            with pytest.raises(ValueError, match="epsilon"):
+                call(maps)
+        gaussian.epsilon = 0.01
+        np.testing.assert_equal(gaussian.get_state(), before)
+        gaussian.finish()
+
+
+@pytest.mark.parametrize("low_rank", [True, False])
+def test_a_closed_gaussian_that_is_asked_to_learn_is_unharmed(low_rank):
+    maps = vectors(20, 9)
+    gaussian = PositionwiseGaussian(low_rank=low_rank, updatable=False).fit(maps).finish()
+    before = copy.deepcopy(gaussian.get_state())
+    with pytest.raises(ValueError, match="updatable=True"):
+        gaussian.partial_fit(maps)
+    np.testing.assert_equal(gaussian.get_state(), before)
+
+
+def test_fitted_state_ends_in_an_underscore():
+    gaussian = PositionwiseGaussian()
+    parameters = set(vars(gaussian))
+    gaussian.fit(vectors(9, 3)).mahalanobis(vectors(9, 3))
+    assert set(vars(gaussian)) - parameters == {"covariances_", "shape_"}
 
 
 @pytest.mark.parametrize(

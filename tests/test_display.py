@@ -1,4 +1,4 @@
-"""Displays, and picture files written without matplotlib."""
+"""Displays, and image files written without matplotlib."""
 
 import sys
 
@@ -7,19 +7,10 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
 from sklearn.base import BaseEstimator
+from sklearn.exceptions import NotFittedError
 from sklearn.frozen import FrozenEstimator
 
 from skanomaly import FilterBank, PatchCore, nearest_good
-from skanomaly._heat_maps import (
-    HEAT_COLOURS,
-    OUTLINE_COLOUR,
-    colour_limits,
-    heat_levels,
-    outline,
-    overlay,
-    to_rgb,
-)
-from skanomaly._images import read_image
 from skanomaly.datasets import make_defects, make_textures
 from skanomaly.datasets._masks import MaskFiles
 from skanomaly.display import (
@@ -28,6 +19,16 @@ from skanomaly.display import (
     ScoreHistogramDisplay,
     ScoreMapDisplay,
     save_score_map,
+)
+from skanomaly.images import (
+    HEAT_COLORS,
+    OUTLINE_COLOR,
+    color_limits,
+    heat_levels,
+    outline,
+    overlay,
+    read_image,
+    to_rgb,
 )
 from skanomaly.metrics import aupro_score
 from skanomaly.pipeline import Pipeline
@@ -44,6 +45,8 @@ def plt():
 class Brightness(BaseEstimator):
     """A detector of bright pixels in images held in memory or in files."""
 
+    offset_ = -100
+
     def fit(self, X, y=None):
         self.fitted_ = True
         return self
@@ -51,8 +54,11 @@ class Brightness(BaseEstimator):
     def score_map(self, X):
         return [read_image(image).mean(axis=2) for image in X]
 
+    def score_samples(self, X):
+        return np.array([-scores.max() for scores in self.score_map(X)])
+
     def decision_function(self, X):
-        return np.array([100 - scores.max() for scores in self.score_map(X)])
+        return self.score_samples(X) - self.offset_
 
 
 def spotted(n_good=3, n_bad=2, shape=(19, 31), seed=0):
@@ -69,13 +75,13 @@ def titles(display):
     return [panels[0].get_title(loc="left") for panels in display.axes_]
 
 
-# Colours ------------------------------------------------------------------------------------
+# Colors ------------------------------------------------------------------------------------
 
 
-def test_colours_get_brighter_from_level_to_level():
-    brightness = HEAT_COLOURS @ [0.299, 0.587, 0.114]
-    assert HEAT_COLOURS.shape == (256, 3)
-    assert HEAT_COLOURS.dtype == np.uint8
+def test_colors_get_brighter_from_level_to_level():
+    brightness = HEAT_COLORS @ [0.299, 0.587, 0.114]
+    assert HEAT_COLORS.shape == (256, 3)
+    assert HEAT_COLORS.dtype == np.uint8
     assert np.diff(brightness).min() > -0.5  # rounding
     assert brightness[0] < 2
     assert brightness[-1] > 230
@@ -93,31 +99,31 @@ def test_overlay_dims_low_scores_evenly_and_hides_none_of_the_image():
     assert len(np.unique(dark[..., 0])) > 30
 
 
-def test_overlay_shows_the_last_colour_at_vmax():
+def test_overlay_shows_the_last_color_at_vmax():
     rgb = np.full((8, 9, 3), 128, dtype=np.uint8)
-    assert_allclose(overlay(rgb, np.full((8, 9), 7.0), 1, 2)[0, 0], HEAT_COLOURS[-1], atol=25)
+    assert_allclose(overlay(rgb, np.full((8, 9), 7.0), 1, 2)[0, 0], HEAT_COLORS[-1], atol=25)
 
 
-def test_a_colour_means_the_same_score_in_every_picture():
+def test_a_color_means_the_same_score_in_every_image():
     rgb = np.full((8, 9, 3), 90, dtype=np.uint8)
     low, high = np.full((8, 9), 1.5), np.full((8, 9), 1.5)
     high[:4] = 100
     assert_array_equal(overlay(rgb, low, 1, 2)[6], overlay(rgb, high, 1, 2)[6])
 
 
-# Limits of the colour scale -------------------------------------------------------------------
+# Limits of the color scale -------------------------------------------------------------------
 
 
 def test_limits_follow_typical_peaks():
     maps = [np.linspace(0, peak, 35).reshape(5, 7) for peak in (4, 5, 90, 20, 30, 40)]
-    vmin, vmax = colour_limits(maps, [1, 1, 1, -1, -1, -1])
+    vmin, vmax = color_limits(maps, [1, 1, 1, -1, -1, -1])
     assert (vmin, vmax) == (5, 30)  # medians: neither one odd good image nor one huge defect
 
 
 def test_good_images_alone_do_not_light_up():
     rng = np.random.default_rng(0)
     maps = rng.gamma(4, 1, (20, 13, 17))
-    vmin, vmax = colour_limits(maps, np.ones(20))
+    vmin, vmax = color_limits(maps, np.ones(20))
     assert (maps.max(axis=(1, 2)) <= vmin).mean() == 0.5
     assert maps.max() < vmax + 0.5 * (vmax - vmin)
     assert (heat_levels(maps, vmin, vmax) > 128).mean() < 0.001
@@ -127,20 +133,20 @@ def test_good_images_alone_do_not_light_up():
 def test_limits_without_good_images_keep_most_pixels_dark(verdicts):
     maps = np.random.default_rng(0).normal(0, 1, (3, 20, 20))
     maps[:, 3:5, 3:5] = 30
-    vmin, vmax = colour_limits(maps, verdicts)
+    vmin, vmax = color_limits(maps, verdicts)
     assert vmax == 30
     assert (maps > vmin).mean() == pytest.approx(0.05, abs=0.01)
 
 
 def test_limits_of_constant_maps_are_apart():
-    assert colour_limits(np.full((2, 8, 8), 3.0), [1, 1]) == (3, 4)
+    assert color_limits(np.full((2, 8, 8), 3.0), [1, 1]) == (3, 4)
 
 
 def test_limits_refuse_nan_and_name_the_map():
     maps = np.zeros((3, 8, 8))
     maps[2, 1, 1] = np.nan
     with pytest.raises(ValueError, match="score map 2 holds NaN"):
-        colour_limits(maps)
+        color_limits(maps)
 
 
 # Images to look at ----------------------------------------------------------------------------
@@ -174,30 +180,30 @@ def test_outline_lies_around_the_regions_and_not_on_them():
     assert not outline(np.zeros((11, 13), dtype=bool)).any()
 
 
-# Picture files --------------------------------------------------------------------------------
+# Image files ----------------------------------------------------------------------------------
 
 
-def test_picture_file_holds_the_image_and_its_overlay(tmp_path):
+def test_image_file_holds_the_image_and_its_overlay(tmp_path):
     images, masks = spotted()
     scores = images[4].mean(axis=2)
     path = tmp_path / "4.png"
     save_score_map(path, images[4], scores, vmin=100, vmax=200, mask=masks[4])
-    picture = np.asarray(Image.open(path))
-    assert picture.shape == (19, 31 + 4 + 31, 3)
-    assert_array_equal(picture[:, :31], images[4])
-    heat = picture[:, 35:]
+    written = np.asarray(Image.open(path))
+    assert written.shape == (19, 31 + 4 + 31, 3)
+    assert_array_equal(written[:, :31], images[4])
+    heat = written[:, 35:]
     off_line = ~outline(masks[4])
     assert_array_equal(heat[off_line], overlay(images[4], scores, 100, 200)[off_line])
-    assert (heat[~off_line] == OUTLINE_COLOUR).all()
+    assert (heat[~off_line] == OUTLINE_COLOR).all()
     assert (~off_line).any()
 
 
-def test_picture_file_of_an_image_from_a_file_without_matplotlib(tmp_path, monkeypatch):
+def test_image_file_of_an_image_from_a_file_without_matplotlib(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     Image.fromarray(np.full((10, 12), 3000, np.uint16)).save(tmp_path / "in.png")
     save_score_map(tmp_path / "out", tmp_path / "in.png", np.zeros((10, 12)), vmin=1, vmax=2)
-    with Image.open(tmp_path / "out") as picture:
-        assert (picture.format, picture.size) == ("PNG", (28, 10))
+    with Image.open(tmp_path / "out") as written:
+        assert (written.format, written.size) == ("PNG", (28, 10))
 
 
 @pytest.mark.parametrize(
@@ -210,7 +216,7 @@ def test_picture_file_of_an_image_from_a_file_without_matplotlib(tmp_path, monke
         ({"vmin": np.nan}, "expected vmin < vmax"),
     ],
 )
-def test_picture_file_refuses_what_does_not_fit(tmp_path, changes, message):
+def test_image_file_refuses_what_does_not_fit(tmp_path, changes, message):
     images, _ = spotted()
     good = {"image": images[0], "score_map": np.zeros((19, 31)), "vmin": 0.0, "vmax": 1.0}
     with pytest.raises(ValueError, match=message):
@@ -236,11 +242,41 @@ def test_score_maps_of_an_estimator_with_masks(plt):
     display.figure_.canvas.draw()
 
 
+class CountingFilterBank(FilterBank):
+    """A FilterBank that counts the images whose features it computes."""
+
+    n_images = 0
+
+    def _features(self, batch):
+        CountingFilterBank.n_images += len(batch)
+        return super()._features(batch)
+
+
+def test_score_maps_and_verdicts_take_one_pass_over_the_images(plt):
+    good = make_textures(8, size=64, random_state=0)
+    images, masks, _ = make_defects(make_textures(3, size=64, random_state=1), random_state=0)
+    features = CountingFilterBank(image_size=64, random_state=0)
+    pipe = Pipeline([("features", features), ("detector", PatchCore(random_state=0))]).fit(good)
+    CountingFilterBank.n_images = 0
+    display = ScoreMapDisplay.from_estimator(pipe, images, masks)
+    assert CountingFilterBank.n_images == 3
+    assert_allclose(display.decisions, pipe.decision_function(images))
+    assert_array_equal(display.score_maps, pipe.score_map(images))
+
+
+def test_score_maps_of_a_detector_without_a_threshold_are_refused(plt):
+    good = make_textures(4, size=64, random_state=0)
+    detector = PatchCore(contamination=None, random_state=0)
+    pipe = Pipeline([("features", FilterBank(image_size=64)), ("detector", detector)]).fit(good)
+    with pytest.raises(NotFittedError, match="call set_threshold of the detector"):
+        ScoreMapDisplay.from_estimator(pipe, good)
+
+
 def test_all_score_maps_share_one_scale(plt):
     images, _ = spotted()
     display = ScoreMapDisplay.from_estimator(Brightness(), images)
     scales = {(im.norm.vmin, im.norm.vmax) for im in display.im_}
-    assert scales == {colour_limits(images.mean(axis=3), [1, 1, 1, -1, -1])}
+    assert scales == {color_limits(images.mean(axis=3), [1, 1, 1, -1, -1])}
     assert display.colorbar_.ax.get_ylabel() == "score (high = defect)"
     given = ScoreMapDisplay.from_estimator(Brightness(), images, vmin=1, vmax=9, colorbar=False)
     assert {(im.norm.vmin, im.norm.vmax) for im in given.im_} == {(1, 9)}
@@ -367,8 +403,8 @@ def test_nothing_in_a_new_figure_overlaps_or_is_cut(plt, layout, shape, n_images
 @pytest.mark.parametrize(
     ("y", "message"),
     [
-        ([0, 0, 0, 1, 1], r"labels \+1 \(good\) and -1 \(defect\), or masks, got the values"),
-        (["good"] * 5, "or masks, got the values"),
+        ([0, 0, 0, 1, 1], r"y holds \[0, 1\]; expected the labels \+1 \(good\) and -1"),
+        (["good"] * 5, r"y holds \['good'\]; expected the labels"),
         ([1, 1], "expected one entry of y per image, got 2 for 5 images"),
         (np.zeros((5, 4, 4), bool), r"mask of image 0: expected shape \(19, 31\)"),
     ],
@@ -462,7 +498,9 @@ def test_no_score_falls_out_of_the_histogram(plt, decisions, threshold):
     left = sum(bar.get_height() for bar in bars if bar.get_x() < threshold - 1e-9)
     assert left == np.sum(np.array(decisions) < threshold)
     assert display.line_.get_xdata()[0] == threshold
-    assert bars.get_label().startswith(f"images: {left:.0f} of {len(decisions)} called defect")
+    assert bars.get_label().startswith(
+        f"images: {left:.0f} of {len(decisions)} predicted as defects"
+    )
 
 
 def test_histogram_of_an_estimator_says_what_to_expect(plt):
@@ -479,7 +517,7 @@ def test_histogram_of_an_estimator_says_what_to_expect(plt):
 
 
 def test_histogram_refuses_what_does_not_fit(plt):
-    with pytest.raises(ValueError, match="or masks, got the values"):
+    with pytest.raises(ValueError, match=r"y holds \[0, 1\]; expected the labels"):
         ScoreHistogramDisplay.from_predictions([0, 1], [0.5, -0.5])
     with pytest.raises(ValueError, match="at least one"):
         ScoreHistogramDisplay.from_predictions(None, [])
@@ -543,7 +581,7 @@ def test_the_marked_patch_is_the_one_of_the_record(plt, context):
         assert display.crops[0][0].shape == (8, 8, 3)
 
 
-def test_hot_spots_of_an_estimator_beside_the_pictures_it_learned(plt, tmp_path):
+def test_hot_spots_of_an_estimator_beside_its_training_images(plt, tmp_path):
     good = list(make_textures(5, size=(128, 120), random_state=0))
     images, _, _ = make_defects(make_textures(3, size=(128, 120), random_state=1), random_state=0)
     for i, image in enumerate(images):

@@ -1,4 +1,4 @@
-"""ROC and precision-recall displays: scikit-learn's, with a defect as what is to be found."""
+"""ROC and precision-recall displays: scikit-learn's, with defects as the positive class."""
 
 import sys
 
@@ -94,7 +94,7 @@ def test_masks_say_which_images_are_defects(display):
 @pytest.mark.parametrize(
     ("y", "decisions", "message"),
     [
-        ((Y == -1).astype(int), DECISIONS, "if 1 marks a defect, pass"),
+        ((Y == -1).astype(int), DECISIONS, "If 1 marks a defect in y, pass"),
         (np.ones(8), DECISIONS, "needs good and defective images"),
         (None, DECISIONS, "got no y"),
         (Y[:5], DECISIONS, "one entry of y per image"),

@@ -68,7 +68,7 @@ def test_the_shell_page_is_right(workshop, monkeypatch, capsys):
     monkeypatch.chdir(workshop)
     commands, loop = blocks(PAGES[SHELL], "sh")
     codes = [main(shlex.split(line, comments=True)[1:]) for line in commands.splitlines()]
-    assert codes[1:] == [0, 0, 1]  # fit, evaluate, inspect: one of the new pictures is bad
+    assert codes[1:] == [0, 0, 1]  # fit, evaluate, inspect: one of the new images is bad
     assert codes[0] in (0, 1)  # check
     assert {p.name for p in (workshop / "out").iterdir()} == {"scores.csv", "000.png", "019.png"}
 

@@ -8,8 +8,9 @@ from sklearn.model_selection import KFold, train_test_split
 from sklearn.utils import _safe_indexing
 
 from skanomaly import FeatureMaps
-from skanomaly._image_fit import ImageFit
-from skanomaly.feature_maps import concatenate, join
+from skanomaly.embedding import join
+from skanomaly.feature_maps import concatenate
+from skanomaly.images import ImageFit
 
 N = 11
 

@@ -1,5 +1,7 @@
 """FilterBank: equal to a slow loop, learned from the data, usable on any kind of image."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -28,7 +30,7 @@ def test_energies_equal_a_slow_loop(bank, good):
     np.testing.assert_allclose(got, expected.clip(-CLIP, CLIP), atol=2e-4)
 
 
-def test_channels_are_standardised_on_the_good_images(bank, good):
+def test_channels_are_standardized_on_the_good_images(bank, good):
     maps = bank.transform(good).arrays()["energies"]
     unclipped = np.abs(maps).max(axis=(0, 1, 2)) < CLIP
     assert unclipped.sum() > 5
@@ -109,3 +111,27 @@ def test_sizes_that_do_not_divide_are_refused(good, size):
 def test_bad_parameters_are_refused(good, parameters):
     with pytest.raises(ValueError, match=next(iter(parameters))):
         FilterBank(**parameters).fit(good)
+
+
+@pytest.mark.parametrize("n_jobs", [1, 3, -1])
+def test_the_number_of_threads_changes_nothing(bank, good, n_jobs):
+    expected = bank.transform(good).arrays()["energies"]
+    other = copy.copy(bank).set_params(n_jobs=n_jobs)
+    assert np.array_equal(other.transform(good).arrays()["energies"], expected)
+
+
+def test_filters_come_from_the_cache(good, tmp_path, monkeypatch):
+    plain = FilterBank(image_size=64, n_filters=2, random_state=0).fit(good)
+    cached = FilterBank(image_size=64, n_filters=2, random_state=0, cache=tmp_path).fit(good)
+    monkeypatch.setattr(FilterBank, "_learn", None)
+    again = FilterBank(image_size=64, n_filters=2, random_state=0, cache=tmp_path).fit(good)
+    for other in (cached, again):
+        assert other.n_channels_in_ == 3
+        assert all(np.array_equal(other._state()[k], v) for k, v in plain._state().items())
+
+
+def test_an_images_features_do_not_depend_on_the_other_images(good):
+    bank = FilterBank(image_size=64, n_filters=2, random_state=0).fit(good)
+    together = bank.transform(good).arrays()["energies"]
+    alone = bank.transform(good[2:3]).arrays()["energies"]
+    assert np.array_equal(together[2:3], alone)

@@ -72,7 +72,7 @@ def test_isotropic_noise_is_searched_plainly(engine, monkeypatch):
 
 
 @each_engine
-def test_the_answer_depends_on_nothing_else(engine):
+def test_the_result_depends_on_nothing_else(engine):
     rows, queries, images = make_gallery()
     expected = GalleryIndex(engine="plain", n_jobs=1).fit(rows).distances(queries, images, 2)
     for parameters in ({"n_jobs": 1}, {"n_jobs": 2}, {"n_jobs": 5}, {"memory_limit": "300kB"}):
@@ -83,6 +83,14 @@ def test_the_answer_depends_on_nothing_else(engine):
     np.testing.assert_array_equal(index.distances(queries, shuffled, 2), expected)
     again = pickle.loads(pickle.dumps(index))
     np.testing.assert_array_equal(again.distances(queries, images, 2), expected)
+
+
+def test_fitted_state_ends_in_an_underscore():
+    rows, queries, images = make_gallery()
+    index = GalleryIndex(engine="float32").fit(rows)
+    index.distances(queries, images)
+    assert vars(index).keys() - index.get_params().keys() - set(index._transient) == {"rows_"}
+    assert not vars(pickle.loads(pickle.dumps(index))).keys() & set(index._transient)
 
 
 def test_a_pickle_holds_little_more_than_the_rows():
@@ -117,7 +125,7 @@ def test_bad_queries_and_parameters_are_refused():
     with pytest.raises(ValueError, match="got 0"):
         index.distances(queries, images, 0)
     for bad in (images[:2], images[0], images - 1 - images.min(), images + 7, images * 1.0):
-        with pytest.raises(ValueError, match="numbers from 0 to 6 of shape"):
+        with pytest.raises(ValueError, match="indices from 0 to 6 of shape"):
             index.distances(queries, bad)
     with pytest.raises(ValueError, match="queries must be finite"):
         index.distances(np.full_like(queries, np.nan), images)

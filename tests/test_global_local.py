@@ -1,9 +1,10 @@
-"""GlobalLocal: its networks against slow loops, its training, and what a user meets."""
+"""GlobalLocal: its networks against slow loops, its training, its scores and its errors."""
 
 import copy
 import pickle
 import re
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
@@ -15,46 +16,64 @@ from oracles_global_local import (
     slow_partial_convolution,
     slow_pool,
 )
+from PIL import Image
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.utils.estimator_checks import parametrize_with_checks
+from torch.overrides import TorchFunctionMode
 
 from skanomaly import FeatureExtractor, FeatureMaps, FilterBank, GlobalLocal, Pipeline, score_map
 from skanomaly.datasets import make_defects, make_textures
-from skanomaly.detectors import _glance_training
-from skanomaly.detectors._glance import Glance
-from skanomaly.detectors._global_networks import (
+from skanomaly.detectors.global_local import _global_net, _local_net, _training_phases
+from skanomaly.detectors.global_local._global_net import (
     DenseGlobalNet,
     ExactGlobalNet,
     MaskPool2d,
     PartialConv2d,
     ring,
 )
-from skanomaly.detectors._local_network import (
+from skanomaly.detectors.global_local._local_net import (
     LAYERS,
     LocalNet,
-    PatchGrid,
     compactness_loss,
     distillation_loss,
-    reach,
+    receptive_field,
 )
-from skanomaly.detectors._networks import TrainingError
-from skanomaly.detectors._stains import check_stains, stain
+from skanomaly.detectors.global_local._patch_comparison import PatchComparison
+from skanomaly.detectors.global_local._patch_grid import PatchGrid
+from skanomaly.detectors.global_local._teacher_features import n_teacher_features, teacher_grid
+from skanomaly.detectors.global_local._training_phases import (
+    SCHEDULES,
+    JointPatches,
+    TeacherCrops,
+    TrainingPlan,
+)
+from skanomaly.exceptions import TrainingError
+from skanomaly.training import check_stains, stain
 
 SMALL = {"image_size": 64, "n_iter": 4}
 
 
 @pytest.fixture(scope="module", autouse=True)
 def small_batches():
-    """Trainings of seconds: the schedules' batches and the steps between checkpoints, cut down."""
+    """Trainings of seconds: small batches, and few steps between checkpoints."""
     small = {
         key: replace(schedule, batch_size=(3, 3, 2, 2))
-        for key, schedule in _glance_training.SCHEDULES.items()
+        for key, schedule in _training_phases.SCHEDULES.items()
     }
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_glance_training, "SCHEDULES", small)
-        patch.setattr(_glance_training, "EPOCH", 4)
+        patch.setattr(_training_phases, "SCHEDULES", small)
+        patch.setattr(_training_phases, "EPOCH", 4)
         yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """These networks are too small to gain from threads, which wait where others use the cores."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -67,21 +86,28 @@ def fitted(good):
     return GlobalLocal(**SMALL).fit(good)
 
 
-# GlobalLocal takes images, which no array of shape (n, d) is; the tag two_d_array=False says so,
-# and of scikit-learn's checks only that of cloning is left. The tests below hold it to the others.
+def score_maps_of(detector, images):
+    """What the hook returns for uint8 images of the input's size."""
+    return detector._score_maps(FeatureMaps({"pixels": images.astype(np.float32) / 255}))
+
+
+# GlobalLocal takes images, which no array of shape (n, d) is; its tag two_d_array=False says so,
+# and of scikit-learn's checks only that of cloning is left. The others are in the tests below.
 @parametrize_with_checks([GlobalLocal()])
-def test_passes_the_checks_that_need_no_table(estimator, check):
+def test_passes_the_checks_that_need_no_arrays_of_two_axes(estimator, check):
     check(estimator)
 
 
-def test_fit_answers_the_detector_and_changes_no_parameter(good):
+def test_fit_returns_the_detector_and_changes_no_parameter(good):
     detector = GlobalLocal(**SMALL)
     before = detector.get_params()
     assert detector.fit(good) is detector
     assert all(detector.get_params()[name] is value for name, value in before.items())
-    learned = {name for name in vars(detector) if name.endswith("_") and name[0] != "_"}
+    learned = {name for name in vars(detector) if name.endswith("_")}
     assert learned == {
-        "history_", "mean_", "n_channels_in_", "scale_", "state_", "statistics_", "teacher_",
+        "architecture_", "failure_", "fit_digest_", "history_", "image_fit_", "layer_shapes_",
+        "learned_from_", "mean_", "n_channels_in_", "n_features_in_", "offset_", "scale_", "state_",
+        "statistics_", "teacher_",
     }  # fmt: skip
     verdicts = clone(detector).fit_predict(good)
     assert np.array_equal(verdicts, detector.predict(good))
@@ -93,16 +119,16 @@ def test_fit_answers_the_detector_and_changes_no_parameter(good):
 @pytest.mark.parametrize("side", LAYERS)
 def test_local_network_on_an_image_equals_cropping_every_patch(side):
     torch.manual_seed(0)
-    network = Glance(side, 3, "dense", seed=0)
+    network = PatchComparison(side, 3, "dense", seed=0)
     image = torch.rand(1, 3, 96, 88)
     grid = PatchGrid(side, 96, 88, 8)
     with torch.inference_mode():
-        together = network.local_vectors(image, grid)[0].reshape(-1, 128)
-        n = reach(side)  # of the patch; the rest of it may lie beyond the border
+        together = network.local_embeddings(image, grid)[0].reshape(-1, 128)
+        n = receptive_field(side)  # of the patch; the rest of it may lie beyond the border
         for vector, (y, x) in zip(together, grid.origins(), strict=True):
             crop = image[:, :, y : y + n, x : x + n]
             assert crop.shape[2:] == (n, n)
-            alone = network.local(crop)[0, :, 0, 0]
+            alone = network.local_net(crop)[0, :, 0, 0]
             torch.testing.assert_close(vector, alone, rtol=1e-5, atol=1e-5)
 
 
@@ -112,10 +138,10 @@ def test_a_patch_becomes_one_vector_and_nothing_beyond_its_reach_matters(side):
     vector = network(patch)
     assert vector.shape == (1, 128, 1, 1)
     beyond = patch.clone()
-    beyond[:, :, reach(side) :] += 1
+    beyond[:, :, receptive_field(side) :] += 1
     assert torch.equal(network(beyond), vector)
     inside = patch.clone()
-    inside[:, :, reach(side) - 1] += 1
+    inside[:, :, receptive_field(side) - 1] += 1
     assert not torch.equal(network(inside), vector)
 
 
@@ -125,14 +151,13 @@ def test_pooling_over_patches_equals_a_loop():
     np.testing.assert_allclose(grid.pool(maps), slow_pool(grid, maps), rtol=1e-4, atol=1e-5)
 
 
-def test_spread_scores_are_at_the_patches_centres():
+def test_scores_are_interpolated_between_the_patches_centers():
     grid = PatchGrid(33, 128, 96, 4)
-    centres = grid.origins().reshape(*grid.shape, 2) + 33 / 2
-    spread = grid.spread(centres[..., 0].astype(float))
-    assert spread.shape == (32, 24)
-    cells = 4 * (np.arange(32) + 0.5)
-    expected = np.clip(cells, centres[0, 0, 0], centres[-1, 0, 0])
-    np.testing.assert_allclose(spread[:, 5], expected, rtol=1e-6)
+    centers = grid.origins().reshape(*grid.shape, 2) + 33 / 2
+    cells = grid.interpolate(centers[..., 0].astype(float))
+    assert cells.shape == (32, 24)
+    expected = np.clip(4 * (np.arange(32) + 0.5), centers[0, 0, 0], centers[-1, 0, 0])
+    np.testing.assert_allclose(cells[:, 5], expected, rtol=1e-6)
 
 
 def test_losses_equal_slow_loops():
@@ -194,23 +219,23 @@ def test_pooling_keeps_the_mask_binary():
 @pytest.mark.parametrize(
     "size, side", [((256, 256), 33), ((256, 288), 65), ((264, 256), 17), ((256, 448), 33)]
 )
-def test_holes_with_shared_work_equal_a_masked_pass_each(size, side):
+def test_holes_with_shared_computation_equal_a_masked_pass_each(size, side):
     torch.manual_seed(1)
     net, image = ExactGlobalNet(3).eval(), torch.rand(3, *size)
     for parameter in net.parameters():
-        parameter.data *= 2  # so that a hole tells on the answer
+        parameter.data *= 2  # so that a hole shows in the output
     # The last hole of the usual grid lies on the border, or leaves the image.
     origins = np.concatenate(
         [PatchGrid(side, *size, 44).origins(), PatchGrid(side, *size, 8).origins()[-1:]]
     )
     with torch.inference_mode():
-        together = net.holes(image, torch.from_numpy(origins), side)
-        answers = []
+        together = net.predict_holes(image, torch.from_numpy(origins), side)
+        passes = []
         for y, x in origins:
             mask = torch.ones(1, 1, *size)
             mask[:, :, y : y + side, x : x + side] = 0
-            answers.append(net(image[None], mask))
-        alone = torch.cat(answers)
+            passes.append(net(image[None], mask))
+        alone = torch.cat(passes)
     assert alone.std(dim=0).mean() > 1e-3 * alone.abs().mean()
     torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-5)
 
@@ -224,11 +249,12 @@ def test_a_hole_in_the_corner_that_later_layers_do_not_read(height):
     mask = torch.ones(1, 1, height, 256)
     mask[:, :, y : y + 17, x : x + 17] = 0
     with torch.inference_mode():
-        shared, alone = net.holes(image, torch.from_numpy(origins), 17), net(image[None], mask)
+        shared = net.predict_holes(image, torch.from_numpy(origins), 17)
+        alone = net(image[None], mask)
     torch.testing.assert_close(shared, alone, rtol=1e-5, atol=1e-5)
 
 
-def test_holes_with_shared_work_teach_the_network_the_same():
+def test_holes_with_shared_computation_have_the_same_gradients():
     torch.manual_seed(1)
     net, image = ExactGlobalNet(3), torch.rand(3, 256, 256)
     origins = torch.tensor([[0, 0], [40, 96], [48, 104], [223, 150]])
@@ -236,9 +262,9 @@ def test_holes_with_shared_work_teach_the_network_the_same():
     for mask, (y, x) in zip(masks, origins.tolist(), strict=True):
         mask[:, y : y + 33, x : x + 33] = 0
     gradients = []
-    for answer in (net.holes(image, origins, 33), net(image.expand(4, -1, -1, -1), masks)):
+    for output in (net.predict_holes(image, origins, 33), net(image.expand(4, -1, -1, -1), masks)):
         net.zero_grad()
-        answer.square().sum().backward()
+        output.square().sum().backward()
         gradients.append([parameter.grad.clone() for parameter in net.parameters()])
     for together, alone in zip(*gradients, strict=True):
         assert alone.any()
@@ -249,20 +275,20 @@ def test_holes_with_shared_work_teach_the_network_the_same():
 def test_dense_prediction_sees_nothing_of_its_patch_and_all_around_it(side):
     torch.manual_seed(0)
     size = (160, 168)
-    glance = Glance(side, 3, "dense", seed=0).eval()
+    comparison = PatchComparison(side, 3, "dense", seed=0).eval()
     grid, image = PatchGrid(side, *size, 8), torch.rand(1, 3, *size)
     with torch.inference_mode():
-        before = glance.global_vectors(image, grid)[0].reshape(-1, 128)
+        before = comparison.global_embeddings(image, grid)[0].reshape(-1, 128)
         for place, (y, x) in list(enumerate(grid.origins()))[::23]:
             inside, outside = image.clone(), image.clone()
             inside[:, :, y : y + side, x : x + side] += 1
-            after = glance.global_vectors(inside, grid)[0].reshape(-1, 128)
+            after = comparison.global_embeddings(inside, grid)[0].reshape(-1, 128)
             assert torch.equal(after[place], before[place])
             assert not torch.equal(after, before)  # others see the change
             hole = torch.zeros(size, dtype=bool)
             hole[y : y + side, x : x + side] = True
             outside[:, :, ~hole] += 1
-            after = glance.global_vectors(outside, grid)[0].reshape(-1, 128)
+            after = comparison.global_embeddings(outside, grid)[0].reshape(-1, 128)
             assert not torch.equal(after[place], before[place])
 
 
@@ -280,7 +306,7 @@ def test_dense_prediction_knows_where_it_is():
         vectors = net(torch.zeros(1, 1, 320, 320), grid)[0]
         inside = vectors[:, 33:37, 33:37].flatten(1)  # no ring leaves the image
         assert len(torch.unique(inside, dim=1).T) == 16
-        net.answer[0].weight[:, -2:] = 0  # of the coordinates
+        net.predictor[0].weight[:, -2:] = 0  # of the coordinates
         inside = net(torch.zeros(1, 1, 320, 320), grid)[0][:, 33:37, 33:37].flatten(1)
         torch.testing.assert_close(inside, inside[:, :1].expand_as(inside))
 
@@ -289,20 +315,20 @@ def test_dense_prediction_knows_where_it_is():
 
 
 def test_gradients_of_the_difference_come_from_clean_patches_alone():
-    glance = Glance(33, 3, "dense", seed=0)
+    comparison = PatchComparison(33, 3, "dense", seed=0)
     clean, stained, expected = (torch.rand(4, 128, requires_grad=True) for _ in range(3))
-    glance.loss(clean, stained, expected, expected, 0.0).backward()
+    comparison.loss(clean, stained, expected, expected, 0.0).backward()
     assert not stained.grad.any() and clean.grad.any()
     difference = (clean - expected).square().mean()
-    assert glance.loss(clean, stained, expected, expected, 0.0).item() == difference.item()
+    assert comparison.loss(clean, stained, expected, expected, 0.0).item() == difference.item()
 
 
 def test_loss_of_the_classifier_equals_its_formula():
-    glance = Glance(33, 3, "dense", seed=0)
+    comparison = PatchComparison(33, 3, "dense", seed=0)
     clean, stained, expected = torch.rand(3, 5, 128)
-    total = glance.loss(clean, stained, expected, expected, 2.0)
-    p_clean = 1 - glance.dad(clean, expected), 1 - glance.dad(stained, expected)
-    dad = -(p_clean[0].log().mean() + (1 - p_clean[1]).log().mean()) / 2
+    total = comparison.loss(clean, stained, expected, expected, 2.0)
+    p_clean, p_stained = (1 - comparison.distortion(one, expected) for one in (clean, stained))
+    dad = -(p_clean.log().mean() + (1 - p_stained).log().mean()) / 2
     torch.testing.assert_close(total, (clean - expected).square().mean() + 2 * dad)
 
 
@@ -318,14 +344,14 @@ def test_a_stained_patch_scores_higher_after_training(good):
     assert after.mean() > before.mean() + before.mean(axis=(1, 2)).std()
 
 
-def test_stains_of_no_size_cover_the_pixel_of_their_centre():
+def test_stains_of_no_size_cover_the_pixel_of_their_center():
     patches = np.zeros((50, 33, 33, 3), np.float32)
     ranges = check_stains({"axes": (0, 0), "values": (1, 1)})
     found = stain(patches, np.random.default_rng(0), 256, 30, **ranges)
     assert np.isfinite(found).all() and np.all(found.max(axis=(1, 2, 3)) > 0.5)
 
 
-def test_stains_cover_part_of_each_patch_with_one_colour():
+def test_stains_cover_part_of_each_patch_with_one_color():
     patches = np.full((50, 33, 33, 3), 0.5, dtype=np.float32)
     patches[..., 0] = 0.4
     stained = stain(
@@ -339,7 +365,7 @@ def test_stains_cover_part_of_each_patch_with_one_colour():
     assert changed[:, :30, :30].any(axis=(1, 2)).all()  # where Local-Net looks
 
 
-def test_grey_pictures_get_grey_stains():
+def test_gray_images_get_gray_stains():
     patches = np.full((20, 33, 33, 3), 0.5, dtype=np.float32)
     stained = stain(patches, np.random.default_rng(0), 256, 30, **check_stains(None))
     assert np.ptp(stained, axis=3).max() == 0 and np.ptp(stained) > 0.5
@@ -353,7 +379,7 @@ def test_ranges_of_stains_are_kept_to():
     area = (stained < 0.5).sum(axis=(1, 2, 3))
     assert stained.min() == 0 and area.max() == pytest.approx(np.pi * 100, rel=0.1)
     for wrong in (
-        {"colour": (0, 1)},
+        {"color": (0, 1)},
         {"axes": 0.1},
         {"axes": (0.2, 0.1)},
         {"values": (0, 255)},
@@ -369,48 +395,48 @@ def test_ranges_of_stains_are_kept_to():
 def test_scores_are_the_formula_of_both_networks(good):
     fitted = GlobalLocal(**SMALL, iad_weight=0.8).fit(good)
     pixels = good[:2].astype(np.float32) / 255
-    raw = fitted._glances.patch_scores(pixels, logs=False)[0]
+    raw = fitted._scorer.patch_scores(pixels, logs=False)[0]
     assert raw.shape == (2, 9, 9, 2)
     (iad_mean, iad_std), (dad_mean, dad_std) = fitted.statistics_[0]
     iad, dad = np.log(raw[..., 0]), -np.log(1 - raw[..., 1])
     score = 0.8 * (iad - iad_mean) / iad_std + 0.2 * (dad - dad_mean) / dad_std
     grid = PatchGrid(33, 64, 64, 4)
-    expected = np.stack([grid.spread(one) for one in score])
-    found, _ = fitted._score_batch(fitted._check_X(good[:2], reset=False))
+    expected = np.stack([grid.interpolate(one) for one in score])
+    found = score_maps_of(fitted, good[:2])
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
     assert (0 <= raw[..., 1]).all() and (raw[..., 1] <= 1).all() and (raw[..., 0] >= 0).all()
 
 
-def test_standardised_on_images_that_no_network_learned(good):
+def test_standardized_on_images_that_no_network_was_trained_on(good):
     detector = GlobalLocal(image_size=64, n_iter=4).fit(good)
     chosen = np.random.default_rng(0).permutation(len(good))[:1]
     pixels = good[chosen].astype(np.float32) / 255
-    logs = detector._glances.patch_scores(pixels, logs=True)[0].reshape(-1, 2)
+    logs = detector._scorer.patch_scores(pixels, logs=True)[0].reshape(-1, 2)
     np.testing.assert_allclose(detector.statistics_[0, :, 0], logs.mean(axis=0), rtol=1e-4)
     np.testing.assert_allclose(detector.statistics_[0, :, 1], logs.std(axis=0), rtol=1e-4)
 
 
 def test_logs_of_the_scores_stay_finite_where_the_classifier_is_sure():
-    glance, image = Glance(33, 3, "dense", seed=0).eval(), torch.rand(1, 3, 64, 64)
+    comparison, image = PatchComparison(33, 3, "dense", seed=0).eval(), torch.rand(1, 3, 64, 64)
     grid = PatchGrid(33, 64, 64, 8)
     with torch.inference_mode():
-        moderate = glance.scores(image, grid, logs=True)
-        raw = glance.scores(image, grid, logs=False)
+        moderate = comparison.scores(image, grid, logs=True)
+        raw = comparison.scores(image, grid, logs=False)
         expected = torch.stack([raw[..., 0].log(), -(1 - raw[..., 1]).log()], dim=-1)
         torch.testing.assert_close(moderate, expected, rtol=1e-4, atol=1e-5)
-        glance.head[-1].bias.copy_(torch.tensor([0.0, 500.0]))
-        sure = glance.scores(image, grid, logs=True)[..., 1]
+        comparison.dad_head[-1].bias.copy_(torch.tensor([0.0, 500.0]))
+        sure = comparison.scores(image, grid, logs=True)[..., 1]
         torch.testing.assert_close(sure, moderate[..., 1] + 500, rtol=0, atol=2)
-        glance.local_vectors = glance.global_vectors
-        assert torch.isfinite(glance.scores(image, grid, logs=True)).all()
+        comparison.local_embeddings = comparison.global_embeddings
+        assert torch.isfinite(comparison.scores(image, grid, logs=True)).all()
 
 
 def test_raw_scores_are_added_as_in_the_paper(good):
     detector = GlobalLocal(image_size=64, n_iter=4, iad_weight=0.8, standardize=False)
     assert detector.fit(good).statistics_ is None
-    raw = detector._glances.patch_scores(good[:1].astype(np.float32) / 255, logs=False)[0]
-    expected = PatchGrid(33, 64, 64, 4).spread(0.8 * raw[0, ..., 0] + 0.2 * raw[0, ..., 1])
-    found, _ = detector._score_batch(detector._check_X(good[:1], reset=False))
+    raw = detector._scorer.patch_scores(good[:1].astype(np.float32) / 255, logs=False)[0]
+    expected = PatchGrid(33, 64, 64, 4).interpolate(0.8 * raw[0, ..., 0] + 0.2 * raw[0, ..., 1])
+    found = score_maps_of(detector, good[:1])
     np.testing.assert_allclose(found[0], expected, rtol=1e-4)
 
 
@@ -441,7 +467,7 @@ def test_the_exact_networks_training_repeats_itself_bit_by_bit(good):
         assert np.array_equal(array, states[1][name]), name
 
 
-def test_an_image_scores_alike_alone_and_in_company(fitted, good):
+def test_an_image_scores_alike_alone_and_among_others(fitted, good):
     together = fitted.score_samples(good)
     alone = [fitted.score_samples(good[i : i + 1])[0] for i in range(len(good))]
     np.testing.assert_allclose(alone, together, rtol=1e-6)
@@ -450,12 +476,12 @@ def test_an_image_scores_alike_alone_and_in_company(fitted, good):
 
 
 @pytest.mark.parametrize("mode", ["dense", "exact"])
-def test_bfloat16_answers_nearly_the_same(mode):
+def test_bfloat16_gives_nearly_the_same(mode):
     image, grid = torch.rand(1, 3, 256, 256), PatchGrid(33, 256, 256, 32)
-    full, half = (Glance(33, 3, mode, dtype) for dtype in ("float32", "bfloat16"))
+    full, half = (PatchComparison(33, 3, mode, dtype) for dtype in ("float32", "bfloat16"))
     with torch.inference_mode():
-        for vectors in ("local_vectors", "global_vectors"):
-            a, b = (getattr(glance, vectors)(image, grid) for glance in (full, half))
+        for vectors in ("local_embeddings", "global_embeddings"):
+            a, b = (getattr(comparison, vectors)(image, grid) for comparison in (full, half))
             assert b.dtype == torch.float32 and not torch.equal(a, b)
             assert (a - b).abs().max() < 0.03 * a.abs().max()
 
@@ -466,7 +492,7 @@ def test_weights_and_scores_of_a_bfloat16_detector_are_float(good):
     assert np.isfinite(detector.decision_function(good)).all()
 
 
-def test_a_pickle_answers_the_same_and_holds_no_picture(fitted, good):
+def test_a_pickle_scores_the_same_and_holds_no_image(fitted, good):
     stored = pickle.dumps(fitted)
     n_weights = sum(array.nbytes for array in fitted.state_.values())
     assert len(stored) < n_weights + 300_000
@@ -494,20 +520,20 @@ def test_images_marked_as_defects_are_left_out(good):
 def test_several_patch_sizes_are_averaged(good):
     sizes = (17, 33)
     both = GlobalLocal(image_size=64, n_iter=4, patch_size=sizes).fit(good)
-    found, _ = both._score_batch(both._check_X(good[:2], reset=False))
+    found = score_maps_of(both, good[:2])
     maps = []
     for side in sizes:
         one = GlobalLocal(image_size=64, n_iter=4, patch_size=side).fit(good)
-        maps.append(one._score_batch(one._check_X(good[:2], reset=False))[0])
+        maps.append(score_maps_of(one, good[:2]))
     np.testing.assert_allclose(found, np.mean(maps, axis=0), rtol=1e-4, atol=1e-4)
     assert set(both.history_) == {
         f"{side}-{phase}" for side in sizes for phase in ("distillation", "fine-tuning", "joint")
     }
 
 
-def test_exact_mode_judges_holes_a_stride_apart(good):
+def test_exact_mode_scores_holes_a_stride_apart(good):
     detector = GlobalLocal(global_mode="exact", n_iter=2, hole_stride=56).fit(good[:2])
-    raw = detector._glances.patch_scores(np.zeros((1, 256, 256, 3), np.float32), logs=False)[0]
+    raw = detector._scorer.patch_scores(np.zeros((1, 256, 256, 3), np.float32), logs=False)[0]
     assert raw.shape == (1, 5, 5, 2)
     assert detector.score_map(good[:1]).shape == (1, 64, 64)
 
@@ -521,14 +547,157 @@ def test_a_pipeline_and_a_clone_keep_the_teacher(good):
     assert pipe[-1].teacher_ is teacher
 
 
-def test_channels_other_than_colours(good):
+def test_channels_other_than_colors(good):
     four = np.concatenate([good, good[..., :1]], axis=3)
     detector = GlobalLocal(**SMALL).fit(four)
     assert detector.n_channels_in_ == 4 and detector.score_map(four).shape == (6, 64, 64)
     with pytest.raises(ValueError, match="expected 4 channels, got 3"):
         detector.score_map(good)
-    grey = GlobalLocal(**SMALL).fit(good[..., 0])
-    assert grey.n_channels_in_ == 3
+    gray = GlobalLocal(**SMALL).fit(good[..., 0])
+    assert gray.n_channels_in_ == 3
+
+
+def test_scores_of_images_are_the_maxima_of_raw_or_smoothed_maps(fitted, good):
+    raw = score_maps_of(fitted, good)
+    smooth = fitted.image_fit_.smooth(raw, fitted.sigma)
+    np.testing.assert_allclose(fitted.score_samples(good), -smooth.max(axis=(1, 2)), rtol=1e-6)
+    paper = copy.deepcopy(fitted).set_params(image_score="paper")
+    assert np.array_equal(paper.score_samples(good), -raw.max(axis=(1, 2)).astype(np.float64))
+    assert np.array_equal(paper.score_map(good), fitted.score_map(good))
+
+
+def test_bytes_and_the_same_floats_give_the_same_detector(fitted, good):
+    floats = good.astype(np.float32) / 255
+    other = GlobalLocal(**SMALL).fit(floats)
+    for name, array in fitted.state_.items():
+        assert np.array_equal(other.state_[name], array), name
+    assert other.offset_ == fitted.offset_
+    assert np.array_equal(other.score_map(floats), fitted.score_map(good))
+
+
+def test_without_contamination_there_are_scores_and_no_threshold(fitted, good):
+    free = GlobalLocal(**SMALL, contamination=None).fit(good)
+    assert np.array_equal(free.score_samples(good), fitted.score_samples(good))
+    with pytest.raises(NotFittedError, match="set_threshold"):
+        free.predict(good)
+    free.set_threshold(good, contamination=fitted.contamination)
+    assert free.offset_ == fitted.offset_
+
+
+# --- memory, files and devices ----------------------------------------------------------------
+
+
+def test_each_image_is_read_once_in_a_fit(good, tmp_path, monkeypatch):
+    paths = [tmp_path / f"{i}.png" for i in range(len(good))]
+    for path, image in zip(paths, good, strict=True):
+        Image.fromarray(image).save(path)
+    opened, from_file = [], Image.open
+
+    def count(path, *args, **kwargs):
+        opened.append(path)
+        return from_file(path, *args, **kwargs)
+
+    monkeypatch.setattr(Image, "open", count)
+    detector = GlobalLocal(**SMALL).fit(paths)
+    assert sorted(opened) == sorted(paths)
+    assert hasattr(detector, "offset_")
+    opened.clear()
+    detector.score_samples_and_map(paths[:2])
+    assert sorted(opened) == sorted(paths[:2])
+
+
+def test_a_forecast_counts_what_is_held(fitted):
+    detector = GlobalLocal(**SMALL, patch_size=(17, 33))
+    few, many = (detector._forecast({"pixels": (64, 64, 3)}, n) for n in (10, 30))
+    n_values = 64 * 64 * 3
+    assert few["pixels"] == 4 * n_values * 10
+    assert few["float16 images"] == 2 * n_values * 10
+    rows, columns = PatchGrid(17, 64, 64, 4).shape  # of the most patches
+    assert few["teacher features or patch embeddings"] == 128 * (2 * rows * columns + 4 * 32) * 10
+    for name, n_bytes in many.items():
+        assert n_bytes == few[name] * (1 if name == "a training step" else 3)
+    n_features = fitted.teacher_.layer_shapes_["energies"][2]
+    assert n_teacher_features(None, 3) == n_teacher_features(fitted.teacher_, 3) == n_features
+
+
+def test_automatic_device_without_a_gpu_is_the_processor(fitted, good):
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU, which device='auto' takes")
+    detector = GlobalLocal(**SMALL, device="cpu").fit(good)
+    assert np.array_equal(detector.score_map(good), fitted.score_map(good))
+    with pytest.raises(ValueError, match="GPU"):
+        detector.set_params(device="cuda").score_map(good)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU that torch can use")
+@pytest.mark.parametrize("mode", ["dense", "exact"])
+def test_a_gpu_trains_and_scores_like_the_processor(good, mode, monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    options = {"global_mode": mode, "n_iter": 1, "hole_stride": 32}
+    on_cpu = GlobalLocal(**options, device="cpu").fit(good)
+    on_gpu = GlobalLocal(**options, device="cuda").fit(good)
+    assert all(isinstance(array, np.ndarray) for array in on_gpu.state_.values())
+    np.testing.assert_allclose(on_gpu.offset_, on_cpu.offset_, rtol=0.05)
+    expected = on_cpu.score_map(good)
+    moved = pickle.loads(pickle.dumps(on_cpu)).set_params(device="cuda").score_map(good)
+    np.testing.assert_allclose(moved, expected, rtol=1e-3, atol=1e-3)
+
+
+class DevicesAreNamed(TorchFunctionMode):
+    """Context that refuses tensors made without naming their device."""
+
+    makers = (
+        torch.arange, torch.empty, torch.eye, torch.full, torch.linspace, torch.ones, torch.tensor,
+        torch.zeros,
+    )  # fmt: skip
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        assert function not in self.makers or kwargs.get("device") is not None, function
+        return function(*args, **kwargs)
+
+
+def joint_patches(mode, size):
+    """Patches of two images of random values."""
+    torch.manual_seed(0)
+    grid = PatchGrid(33, size, size, 8)
+    rows, columns = grid.shape
+    return JointPatches(
+        PatchComparison(33, 3, mode), grid,
+        images=torch.rand(2, 3, size, size).half(), clean=torch.rand(2, rows, columns, 128).half(),
+        places=torch.tensor([[[0, 0], [1, 1]], [[1, 0], [0, 1]]]), stained=torch.rand(2, 2, 128),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("mode", "size"), [("dense", 64), ("exact", 248)])
+def test_networks_make_tensors_on_the_device_of_their_input(mode, size):
+    patches, rng = joint_patches(mode, size), np.random.default_rng(0)
+    if mode == "dense":
+        loss, batch = patches.dense_loss, patches.draw_images(rng, 2)
+    else:
+        loss, batch = patches.exact_loss, patches.draw_holes(rng, 2)
+    image = patches.comparison.prepare(patches.images[:1])
+    with DevicesAreNamed():
+        assert torch.isfinite(loss(batch, dad_weight=1.0))
+        with torch.inference_mode():
+            scores = patches.comparison.scores(image, PatchGrid(33, size, size, 64), logs=True)
+            assert torch.isfinite(scores).all()
+
+
+def test_batches_of_the_training_go_to_the_networks_device(monkeypatch):
+    # "meta" has shapes and no values: an operation on it and on the processor raises.
+    for module in (_global_net, _local_net):  # it has no autocast
+        monkeypatch.setattr(module, "convolution_autocast", lambda *_: nullcontext())
+    patches, rng = joint_patches("dense", 64), np.random.default_rng(0)
+    patches.comparison.to("meta")
+    assert patches.dense_loss(patches.draw_images(rng, 2), dad_weight=1.0).device.type == "meta"
+    features = torch.rand(2, *teacher_grid(33, 64, 64).shape, 5).half()
+    decoder = torch.nn.Linear(128, 5).to("meta")
+    crops = TeacherCrops(patches.comparison, decoder, 33, patches.images, features)
+    plan = TrainingPlan(
+        SCHEDULES["quick"], 1.0, 1.0, 0.01, check_stains(None), 0, "cpu", None, None, 0
+    )
+    assert crops.loss(crops.draw_crops(rng, 2), plan).device.type == "meta"
 
 
 # --- training ---------------------------------------------------------------------------------
@@ -600,8 +769,8 @@ def test_trainings_that_differ_in_the_joint_one_share_local_net(good, tmp_path, 
 def test_another_schedule_is_another_joint_training(good, tmp_path, monkeypatch):
     options = SMALL | {"checkpoint": tmp_path / "part"}
     GlobalLocal(**options).fit(good)
-    quick = replace(_glance_training.SCHEDULES["quick"], batch_size=(3, 3, 1, 2))
-    monkeypatch.setitem(_glance_training.SCHEDULES, "quick", quick)
+    quick = replace(_training_phases.SCHEDULES["quick"], batch_size=(3, 3, 1, 2))
+    monkeypatch.setitem(_training_phases.SCHEDULES, "quick", quick)
     shared = GlobalLocal(**options).fit(good)
     assert len(list(tmp_path.iterdir())) == 4  # Local-Net's two and a joint training each
     assert np.array_equal(
@@ -610,17 +779,18 @@ def test_another_schedule_is_another_joint_training(good, tmp_path, monkeypatch)
 
 
 def test_a_diverging_joint_training_keeps_its_last_good_state(good, monkeypatch):
-    loss, calls = Glance.loss, []
+    loss, calls = PatchComparison.loss, []
 
     def diverging(self, *args):
         calls.append(1)
         return loss(self, *args) * (1 if len(calls) < 7 else np.nan)
 
-    monkeypatch.setattr(Glance, "loss", diverging)
+    monkeypatch.setattr(PatchComparison, "loss", diverging)
     detector = GlobalLocal(image_size=64, n_iter=(4, 0, 12))
     with pytest.raises(TrainingError, match=r"nan in epoch 2; lower dad_weight.* kept") as caught:
         detector.fit(good)
     assert len(detector.history_["33-joint"]) == 1
+    assert detector.failure_ == str(caught.value)
     assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
     decision = detector.decision_function(good)
     assert np.array_equal(pickle.loads(pickle.dumps(detector)).decision_function(good), decision)
@@ -633,7 +803,7 @@ def test_a_diverging_joint_training_keeps_its_last_good_state(good, monkeypatch)
 
 def test_a_diverging_distillation_leaves_nothing_fitted(good):
     detector = GlobalLocal(image_size=64, n_iter=4, distillation=1e39)
-    with pytest.raises(TrainingError, match=r"lower distillation .* pictures\.$"):
+    with pytest.raises(TrainingError, match=r"lower distillation .* images\.$"):
         detector.fit(good)
     with pytest.raises(NotFittedError):
         detector.predict(good)
@@ -661,12 +831,12 @@ def test_a_training_shows_one_bar_for_each_phase(good, capsys):
     for phase in ("distillation", "fine-tuning", "joint"):
         last = re.findall(rf"33-{phase}.*?9/9.*?loss=[\d.]+", shown)
         assert last, phase
-    assert shown.count("\n") == 3
+    assert shown.count("\n") == 4  # one for reading the images
 
 
 def test_threads_draw_the_same_weights():
     def weights(_):
-        return Glance(17, 3, "dense").local[0].weight.detach().numpy()
+        return PatchComparison(17, 3, "dense").local_net[0].weight.detach().numpy()
 
     expected, before = weights(0), torch.get_rng_state()
     with ThreadPoolExecutor(4) as pool:
@@ -707,10 +877,13 @@ def test_parameters_that_cannot_be(good, parameters, message):
 
 @pytest.mark.parametrize(("side", "smallest"), [(17, 32), (33, 48), (65, 80)])
 def test_in_the_smallest_input_something_is_seen_around_every_patch(side, smallest):
-    glance, grid = Glance(side, 3, "dense").eval(), PatchGrid(side, smallest, smallest, 4)
+    comparison, grid = (
+        PatchComparison(side, 3, "dense").eval(),
+        PatchGrid(side, smallest, smallest, 4),
+    )
     images = torch.rand(2, 3, smallest, smallest, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
-        one, other = glance.global_vectors(images, grid)
+        one, other = comparison.global_embeddings(images, grid)
     assert (one != other).any(dim=-1).all()
 
 
@@ -735,7 +908,7 @@ def test_parameters_set_after_a_fit_change_no_network(good):
     again = pickle.loads(pickle.dumps(detector))
     assert np.array_equal(detector.score_samples(good), before)
     assert np.array_equal(again.score_samples(good), before)
-    detector.set_params(stains={"colour": (0, 1)})
+    detector.set_params(stains={"color": (0, 1)})
     with pytest.raises(ValueError, match="stains"):
         detector.fit(good)
     assert np.array_equal(detector.score_samples(good), before)  # a refused fit loses nothing
@@ -747,13 +920,13 @@ def test_random_numbers_of_others_are_left_alone(good):
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_what_is_no_picture(good):
+def test_what_is_no_image(good):
     detector = GlobalLocal(**SMALL)
     with pytest.raises(ValueError, match="at least 2 good images"):
         detector.fit(good[:1])
     with pytest.raises(ValueError, match="expects images, got features"):
         detector.fit(FeatureMaps({"layer": np.zeros((4, 8, 8, 3), np.float32)}))
-    with pytest.raises(ValueError, match="shape"):
+    with pytest.raises(ValueError, match="expects images, got features"):
         detector.fit(np.zeros((10, 4)))
     spoilt = good.astype(np.float32) / 255
     spoilt[3, 5, 5] = np.nan

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter, zoom
 
-from skanomaly._image_fit import RESIZE_MODES, ImageFit, upsampling
+from skanomaly.images import RESIZE_MODES, ImageFit, upsampling
 
 FRAMES = [(40, 40), (30, 70), (75, 31), (200, 90), (97, 251)]
 
@@ -50,8 +50,8 @@ def test_a_hot_spot_comes_back_where_it_was(mode):
     fitted = ImageFit(96, 96, mode).apply(image)[..., 0]
     back = ImageFit(96, 96, mode).to_frame(fitted, frame, sigma=2)
     y, x = np.mgrid[: frame[0], : frame[1]]
-    centre = (back * y).sum() / back.sum(), (back * x).sum() / back.sum()
-    np.testing.assert_allclose(centre, (61.5, 33.5), atol=0.1)
+    center = (back * y).sum() / back.sum(), (back * x).sum() / back.sum()
+    np.testing.assert_allclose(center, (61.5, 33.5), atol=0.1)
 
 
 @pytest.mark.parametrize("mode", RESIZE_MODES)
@@ -69,7 +69,7 @@ def test_pad_repeats_the_border():
     assert fitted[:, :10].max() == 0 and fitted[:, 29:].min() == 1
 
 
-def test_crop_keeps_the_centre():
+def test_crop_keeps_the_center():
     image = np.arange(40, dtype=np.uint8).reshape(1, 40, 1).repeat(20, 0)
     fitted = ImageFit(20, 20, "crop").apply(image)
     assert np.array_equal(np.rint(fitted[0, :, 0] * 255), np.arange(10, 30))
@@ -108,7 +108,7 @@ def test_size_from_a_number_or_a_pair():
 @pytest.mark.parametrize("mode", RESIZE_MODES)
 @pytest.mark.parametrize("frame", [*FRAMES, (5, 200), (64, 64)])
 @pytest.mark.parametrize("grid", [(8, 8), (7, 13), (1, 64)])
-def test_a_pixel_lies_in_the_cell_that_its_centre_lies_in(mode, frame, grid):
+def test_a_pixel_lies_in_the_cell_that_its_center_lies_in(mode, frame, grid):
     """Pixel by pixel, by the line from the image to the input."""
     fit = ImageFit(64, 64, mode)
     inside = np.zeros(frame, bool)

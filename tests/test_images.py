@@ -1,13 +1,12 @@
-"""Reading images: every kind of file and array, and a clear refusal of what is none."""
+"""Reading images: every kind of file and array, and clear errors for everything else."""
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from skanomaly._image_fit import ImageFit
-from skanomaly._images import (
-    ImageError,
-    MissingImageError,
+from skanomaly.exceptions import ImageError, MissingImageError
+from skanomaly.images import (
+    ImageFit,
     check_images,
     load_batches,
     read_image,
@@ -16,12 +15,12 @@ from skanomaly._images import (
 
 
 @pytest.fixture
-def grey():
+def gray():
     return np.random.default_rng(0).integers(0, 256, (12, 10), dtype=np.uint8)
 
 
 @pytest.fixture
-def colour():
+def color():
     return np.random.default_rng(1).integers(0, 256, (12, 10, 3), dtype=np.uint8)
 
 
@@ -32,13 +31,13 @@ def saved(tmp_path, image, name, **options):
 
 
 @pytest.mark.parametrize("as_path", [str, lambda p: p], ids=["str", "Path"])
-def test_png_is_read_to_the_bit(tmp_path, colour, as_path):
-    path = saved(tmp_path, Image.fromarray(colour), "a.png")
-    assert np.array_equal(read_image(as_path(path)), colour)
+def test_png_is_read_to_the_bit(tmp_path, color, as_path):
+    path = saved(tmp_path, Image.fromarray(color), "a.png")
+    assert np.array_equal(read_image(as_path(path)), color)
 
 
-def test_grey_has_one_channel(tmp_path, grey):
-    assert np.array_equal(read_image(saved(tmp_path, Image.fromarray(grey), "a.png"))[..., 0], grey)
+def test_gray_has_one_channel(tmp_path, gray):
+    assert np.array_equal(read_image(saved(tmp_path, Image.fromarray(gray), "a.png"))[..., 0], gray)
 
 
 def test_16_bits_keep_their_range(tmp_path):
@@ -56,46 +55,46 @@ def test_float_tiff_in_unit_range(tmp_path):
     )
 
 
-def test_palette_becomes_rgb(tmp_path, colour):
-    palette = Image.fromarray(colour).quantize(16)
+def test_palette_becomes_rgb(tmp_path, color):
+    palette = Image.fromarray(color).quantize(16)
     image = read_image(saved(tmp_path, palette, "a.png"))
     assert np.array_equal(image, np.asarray(palette.convert("RGB")))
 
 
-def test_palette_with_transparency_becomes_rgb(tmp_path, colour):
-    palette = Image.fromarray(colour).quantize(16)
+def test_palette_with_transparency_becomes_rgb(tmp_path, color):
+    palette = Image.fromarray(color).quantize(16)
     path = saved(tmp_path, palette, "a.png", transparency=b"\x00\x80" + b"\xff" * 14)
     assert read_image(path).shape == (12, 10, 3)
 
 
-def test_cmyk_jpeg_becomes_rgb(tmp_path, colour):
-    path = saved(tmp_path, Image.fromarray(colour).convert("CMYK"), "a.jpg")
+def test_cmyk_jpeg_becomes_rgb(tmp_path, color):
+    path = saved(tmp_path, Image.fromarray(color).convert("CMYK"), "a.jpg")
     image = read_image(path)
     assert image.shape == (12, 10, 3) and image.dtype == np.uint8
 
 
-def test_alpha_is_dropped(tmp_path, colour):
-    rgba = np.dstack([colour, np.full((12, 10), 7, np.uint8)])
-    assert np.array_equal(read_image(saved(tmp_path, Image.fromarray(rgba), "a.png")), colour)
+def test_alpha_is_dropped(tmp_path, color):
+    rgba = np.dstack([color, np.full((12, 10), 7, np.uint8)])
+    assert np.array_equal(read_image(saved(tmp_path, Image.fromarray(rgba), "a.png")), color)
 
 
-def test_bilevel_becomes_grey(tmp_path, grey):
-    path = saved(tmp_path, Image.fromarray(grey > 99), "a.png")
-    assert np.array_equal(read_image(path)[..., 0], 255 * (grey > 99))
+def test_bilevel_becomes_gray(tmp_path, gray):
+    path = saved(tmp_path, Image.fromarray(gray > 99), "a.png")
+    assert np.array_equal(read_image(path)[..., 0], 255 * (gray > 99))
 
 
-def test_exif_orientation_is_honoured(tmp_path, colour):
-    upright = Image.fromarray(colour)
+def test_exif_orientation_is_honored(tmp_path, color):
+    upright = Image.fromarray(color)
     exif = upright.getexif()
     exif[0x0112] = 6  # turned by a quarter
     path = saved(tmp_path, upright.rotate(90, expand=True), "a.png", exif=exif)
-    assert np.array_equal(read_image(path), colour)
+    assert np.array_equal(read_image(path), color)
 
 
-def test_arrays_and_pil_images_are_images(colour):
-    assert np.array_equal(read_image(colour), colour)
-    assert np.array_equal(read_image(Image.fromarray(colour)), colour)
-    assert read_image(colour[..., 0]).shape == (12, 10, 1)
+def test_arrays_and_pil_images_are_images(color):
+    assert np.array_equal(read_image(color), color)
+    assert np.array_equal(read_image(Image.fromarray(color)), color)
+    assert read_image(color[..., 0]).shape == (12, 10, 1)
     assert read_image(np.zeros((12, 10, 7), np.float64)).dtype == np.float32
 
 
@@ -124,8 +123,8 @@ def test_file_that_is_no_image_is_named(tmp_path, content):
         read_image(path)
 
 
-def test_damaged_png_is_named(tmp_path, colour):
-    path = saved(tmp_path, Image.fromarray(colour), "bad.png")
+def test_damaged_png_is_named(tmp_path, color):
+    path = saved(tmp_path, Image.fromarray(color), "bad.png")
     content = bytearray(path.read_bytes())
     content[60:90] = bytes(30)
     path.write_bytes(content)
@@ -138,8 +137,8 @@ def test_folder_instead_of_a_file(tmp_path):
         read_image(tmp_path)
 
 
-def test_several_pages_are_refused(tmp_path, grey):
-    page = Image.fromarray(grey)
+def test_several_pages_are_refused(tmp_path, gray):
+    page = Image.fromarray(gray)
     path = saved(tmp_path, page, "pages.tif", save_all=True, append_images=[page])
     with pytest.raises(ImageError, match="2 pages"):
         read_image(path)
@@ -181,9 +180,9 @@ def test_collections_that_are_none(X, message):
         check_images(X)
 
 
-def test_channels(grey, colour):
-    assert np.array_equal(to_channels(grey[..., None], 3, "a")[..., 2], grey)
-    assert to_channels(colour, 3, "a") is colour
+def test_channels(gray, color):
+    assert np.array_equal(to_channels(gray[..., None], 3, "a")[..., 2], gray)
+    assert to_channels(color, 3, "a") is color
     with pytest.raises(ImageError, match="image 4: expected 3 channels, got 5"):
         to_channels(np.zeros((12, 10, 5)), 3, "image 4")
 

@@ -1,19 +1,19 @@
-"""Memory budgets in words and numbers, forecasts, and fits that are refused before they start."""
+"""Memory limits, forecasts, and fits that are refused before they start."""
 
 import numpy as np
 import pytest
 
 from skanomaly import FilterBank, PaDiM, PatchCore, Pipeline, estimate_memory
-from skanomaly._memory import (
-    MemoryLimitError,
+from skanomaly.exceptions import MemoryLimitError
+from skanomaly.utils.memory_budget import (
     available_memory,
     check_memory,
-    in_words,
+    format_bytes,
     parse_memory,
 )
 
 
-def test_memory_in_words():
+def test_memory_limits_are_parsed():
     assert parse_memory(None) is None
     assert parse_memory(12345) == 12345
     assert parse_memory("500MB") == 500_000_000
@@ -24,19 +24,19 @@ def test_memory_in_words():
             parse_memory(bad)
 
 
-def test_bytes_as_a_person_would_say_them():
-    assert in_words(999) == "999 bytes"
-    assert [in_words(n) for n in (1_500, 2_000_000, 3.21e9)] == ["1.5 kB", "2 MB", "3.21 GB"]
+def test_bytes_with_a_unit():
+    assert format_bytes(999) == "999 bytes"
+    assert [format_bytes(n) for n in (1_500, 2_000_000, 3.21e9)] == ["1.5 kB", "2 MB", "3.21 GB"]
 
 
-def test_too_much_is_refused_with_the_numbers_and_the_ways_out():
+def test_too_much_is_refused_with_the_numbers_and_advice():
     needs = {"features": 3_000_000, "bank": 2_000_000, "nothing": 0}
     check_memory(needs, "5MB", "fewer images")
     with pytest.raises(MemoryLimitError) as refusal:
         check_memory(needs, "4MB", "fewer images")
     assert str(refusal.value) == (
-        "this needs 5 MB (features 3 MB, bank 2 MB), more than memory_limit='4MB', 4 MB. "
-        "Ways out: fewer images"
+        "expected to need 5 MB of memory (features 3 MB, bank 2 MB), which is more than "
+        "memory_limit='4MB', 4 MB. Possible remedies: fewer images"
     )
     assert isinstance(refusal.value, MemoryError)
 
@@ -44,8 +44,8 @@ def test_too_much_is_refused_with_the_numbers_and_the_ways_out():
 def test_without_a_limit_the_machine_is_the_limit():
     left = available_memory()
     if left is None:
-        pytest.skip("this machine does not say what memory it has left")
-    with pytest.raises(MemoryLimitError, match="the memory this machine has left"):
+        pytest.skip("the available memory of this machine is unknown")
+    with pytest.raises(MemoryLimitError, match="the memory available on this machine"):
         check_memory({"everything": 100 * left}, None, "less")
 
 

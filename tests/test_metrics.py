@@ -166,7 +166,7 @@ def test_pro_curve_cut_at_max_fpr():
     fpr, pro, thresholds = metrics.pro_curve([MASK], [[[0, 1], [1, 1]]], max_fpr=0.2)
     assert fpr.tolist() == [0, 0.2]
     assert pro.tolist() == pytest.approx([0, 0.4])
-    assert thresholds.tolist() == [np.inf, np.inf]  # no threshold keeps to so few false alarms
+    assert thresholds.tolist() == [np.inf, np.inf]  # no threshold has so few false positives
     fpr, pro, thresholds = metrics.pro_curve([MASK], [MAP], max_fpr=0.5)
     assert fpr.tolist() == [0, 0, 0.5, 0.5]  # a point on the limit itself stays
     assert pro.tolist() == [0, 0.5, 0.5, 1]
@@ -247,7 +247,7 @@ def test_masks_stand_for_labels(metric):
         ([1, -1], [[1, 2], [3, 4]], r"scores has shape \(2, 2\)"),
         ([1, -1], ["a", "b"], "scores has shape .* dtype <U1"),
         ([None, np.ones(3)], [1, 2], r"masks\[1\] has shape \(3,\)"),
-        (None, [1, 2], "Expected y to hold one entry per image"),
+        (None, [1, 2], "expected y to hold one entry per image"),
     ],
 )
 def test_images_refused(metric, y, scores, message):
@@ -262,8 +262,8 @@ def test_images_refused(metric, y, scores, message):
 @pytest.mark.parametrize(
     ("masks", "maps", "message"),
     [
-        ([MASK, None], [MAP], "came 2 masks and 1 maps"),
-        ([], [], "both are empty"),
+        ([MASK, None], [MAP], "got 2 masks and 1 maps"),
+        ([], [], "at least one mask and its map, got none"),
         (None, [MAP], "Expected masks to hold one entry per image"),
         ([MASK], 3.0, "Expected maps to hold one entry per image"),
         ([None, MASK], [MAP, MAP[:1]], r"masks\[1\] has shape \(2, 2\), but maps\[1\] .* \(1, 2\)"),
@@ -329,7 +329,7 @@ def test_the_error_shrinks_with_the_bins_and_nearly_ends():
     errors = []
     for n_bins in (10, 100, 1000, 1_000_000):
         stream = metrics.StreamingPixelMetrics(0, 1.4, n_bins=n_bins).update(masks, maps)
-        errors.append([answer.error for _, answer in exact_and_streamed(masks, maps, stream)])
+        errors.append([found.error for _, found in exact_and_streamed(masks, maps, stream)])
     assert (np.diff(errors, axis=0) < 0).all()
     assert np.max(errors[2]) < 0.1
     assert np.max(errors[3]) < 1e-3
@@ -375,9 +375,9 @@ def test_streaming_refuses():
         with pytest.raises(ValueError, match="expected a positive integer"):
             metrics.StreamingPixelMetrics(0, 1, n_bins=n_bins)
     stream = metrics.StreamingPixelMetrics(0, 1).update([None], [MAP])
-    for answer in (stream.roc_auc, stream.average_precision, stream.aupro):
+    for metric in (stream.roc_auc, stream.average_precision, stream.aupro):
         with pytest.raises(ValueError, match="no pixel is marked as defect"):
-            answer()
+            metric()
     with pytest.raises(ValueError, match=r"maps\[1\] holds NaN"):
         stream.update([MASK, None], [MAP, MAP * np.nan])
     with pytest.raises(ValueError, match="no pixel is marked as defect"):

@@ -20,10 +20,10 @@ from sklearn.pipeline import Pipeline as SklearnPipeline
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from skanomaly import FeatureMaps, FilterBank, PatchCore, Pipeline, metrics, score_map
-from skanomaly._image_fit import ImageFit
 from skanomaly.base import BaseDetector
 from skanomaly.datasets import make_defects, make_textures
 from skanomaly.datasets._masks import MaskFiles
+from skanomaly.images import ImageFit
 from skanomaly.model_selection import (
     GoodOnlyKFold,
     GoodOnlyShuffleSplit,
@@ -54,10 +54,9 @@ class Given(BaseDetector):
     def _fit(self, X):
         self.n_seen_ = len(X)
 
-    def _score_batch(self, X):
+    def _score_maps(self, X):
         Given.calls.append(len(X))
-        scores = next(iter(X.arrays().values()))[..., 0]
-        return scores, scores.max(axis=(1, 2))
+        return next(iter(X.arrays().values()))[..., 0]
 
 
 def features(n=24, seed=0):
@@ -309,7 +308,7 @@ def test_cross_validation_over_a_list_of_masks():
 @pytest.mark.parametrize(
     ("names", "y", "message"),
     [
-        (["aupro"], "labels", "aupro judges pixels and needs y as masks"),
+        (["aupro"], "labels", "aupro needs y as masks"),
         (["image_auroc"], None, "the scorers need y"),
         (["image_auroc"], [0, 1] * 12, r"expected the labels \+1 \(good\) and -1 \(defect\)"),
         (["image_auroc"], [1] * 24, "24 good images and 0 defects.*GoodOnlyKFold"),
@@ -532,7 +531,7 @@ def test_groups_are_held_out_together():
     model.set_params(random_state=0)
     y = np.ones(36, dtype=int)
     y[3:6] = -1
-    # A piece of which another picture was in the training part is at distance 0.
+    # A piece of which another image was in the training part is at distance 0.
     assert np.mean(-clone(model).fit(X, y).oof_scores_ < 1e-2) > 0.5
     assert np.mean(-clone(model).fit(X, y, groups=groups).oof_scores_ < 1e-2) == 0
 

@@ -23,8 +23,9 @@ from skanomaly import (
     nearest_good,
     score_map,
 )
-from skanomaly._image_fit import ImageFit
 from skanomaly.datasets import make_textures
+from skanomaly.detectors import _patchcore
+from skanomaly.images import ImageFit
 from skanomaly.model_selection import GoodOnlyKFold, HeldOutThreshold, scorers
 
 FakePandas = SimpleNamespace(DataFrame=dict, Series=dict, Index=dict)  # frames: dicts of columns
@@ -116,14 +117,20 @@ def test_images_left_out_are_counted():
 
 
 @pytest.mark.parametrize("seen", [True, False], ids=["recalled", "made"])
-def test_the_cache_keeps_origins_for_whoever_asks(tmp_path, seen):
+def test_the_cache_keeps_origins_for_whoever_asks(tmp_path, seen, monkeypatch):
     """Of the same good images in another X, and of a smaller ratio, in another frame each."""
     images = [make_textures(1, size=(64 + 8 * i, 72), random_state=i)[0] for i in range(9)]
     bank = FilterBank(image_size=64, random_state=0, cache=tmp_path).fit(images)
     if seen:
         PatchCore(coreset_ratio=0.3, random_state=0).fit(bank.transform(images))
     detector, calls = PatchCore(coreset_ratio=0.2, random_state=0), []
-    detector._project = lambda *args: calls.append(1) or PatchCore._project(detector, *args)
+    choose = _patchcore.choose_bank
+
+    def counted(*args, **options):
+        calls.append(args)
+        return choose(*args, **options)
+
+    monkeypatch.setattr(_patchcore, "choose_bank", counted)
     with_others = [images[3] // 2, *images[:5], images[4] // 2, *images[5:]]
     y = np.array([-1, 1, 1, 1, 1, 1, -1, 1, 1, 1, 1])
     detector.fit(bank.transform(with_others), y)
@@ -246,7 +253,7 @@ def test_a_small_coreset_keeps_the_odd_patches_and_their_places():
 
 @pytest.mark.parametrize("ratio", [0.1, 1.0])
 def test_an_odd_place_in_a_picture_is_traced_to_the_picture_that_has_one_like_it(ratio):
-    """Noise in one good picture; other noise elsewhere in a new one of twice the size."""
+    """Noise in one good image; other noise elsewhere in a new one of twice the size."""
     rng = np.random.default_rng(0)
     good = list(make_textures(12, size=(128, 160), random_state=0))
     bad = make_textures(1, size=(128, 160), random_state=99)[0]
@@ -295,7 +302,7 @@ def test_hot_spots_and_their_nearest_patches(ratio, n_peaks):
     assert [tuple(spot[name] for name in names.split()) for spot in spots] == expected
     if n_peaks == 4:
         assert len(spots) > 18
-    patch_scores = np.concatenate([scores for _, scores, _ in detector._scored(X)])
+    patch_scores = detector._score_maps(X)
     for spot in spots:
         assert (
             spot["distance"] == patch_scores[spot["image"], spot["cell_row"], spot["cell_column"]]

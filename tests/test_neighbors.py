@@ -1,4 +1,4 @@
-"""The neighbour search against brute force, and what its answers must not depend on."""
+"""The neighbor search against brute force, and what its results must not depend on."""
 
 import functools
 import logging
@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from oracles_neighbors import nearest_rows
 
-from skanomaly.neighbors import PatchIndex, _exact
-from skanomaly.neighbors._device import DeviceSearch
+from skanomaly.neighbors import PatchIndex, _exact_search
 from skanomaly.neighbors._float32 import Float32Screen
 from skanomaly.neighbors._int8 import Int8Screen, is_exact
 from skanomaly.neighbors._plain import PlainSearch
 from skanomaly.neighbors._screened import ScreenedSearch
+from skanomaly.neighbors._torch_search import DeviceSearch
 
 needs_int8 = pytest.mark.skipif(
     not is_exact(), reason="torch has no exact products of 8-bit integers on this machine"
@@ -29,10 +29,10 @@ SEARCHES = [
 
 
 def clustered(generator, n_rows, n_features, n_clusters=12):
-    """Rows near a few centres, with few directions of large spread, as features have."""
-    centres = 4 * generator.standard_normal((n_clusters, n_features))
+    """Rows near a few centers, with few directions of large spread, as features have."""
+    centers = 4 * generator.standard_normal((n_clusters, n_features))
     mixing = generator.standard_normal((6, n_features))
-    near = centres[generator.integers(n_clusters, size=n_rows)]
+    near = centers[generator.integers(n_clusters, size=n_rows)]
     spread = generator.standard_normal((n_rows, 6)) @ mixing
     return near + spread + 0.3 * generator.standard_normal((n_rows, n_features))
 
@@ -136,7 +136,7 @@ def test_engines_agree_bit_for_bit(kind, n_neighbors):
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_a_query_is_answered_by_itself(engine):
+def test_a_result_does_not_depend_on_other_queries_in_the_call(engine):
     rows, queries = make_data("clustered")
     index = PatchIndex(engine=engine).fit(rows)
     distances, indices = index.kneighbors(queries, 5)
@@ -159,7 +159,7 @@ def test_threads_chunks_and_memory_change_nothing(engine, monkeypatch):
     ):
         found = PatchIndex(engine=engine, **parameters).fit(rows).kneighbors(queries, 3)
         np.testing.assert_array_equal(found, expected)
-    monkeypatch.setattr(_exact, "_CHUNK_QUERIES", 41)
+    monkeypatch.setattr(_exact_search, "_CHUNK_QUERIES", 41)
     found = PatchIndex(engine=engine, n_jobs=2).fit(rows).kneighbors(queries, 3)
     np.testing.assert_array_equal(found, expected)
 
@@ -172,8 +172,8 @@ def test_a_bank_in_several_parts(search, monkeypatch):
     monkeypatch.setattr("skanomaly.neighbors._int8._PIECE_ROWS", 640)
     nearest = np.full((len(queries), 2), np.inf, dtype=np.float32)
     ids = np.full((len(queries), 2), -1)
-    answered = search(rows).search(queries, nearest, ids, 1 << 20)
-    assert answered is None or answered.all()  # the plain search leaves nothing open
+    is_done = search(rows).search(queries, nearest, ids, 1 << 20)
+    assert is_done is None or is_done.all()  # the plain search leaves no query
     np.testing.assert_array_equal(np.sqrt(nearest), expected[0])
     np.testing.assert_array_equal(ids, expected[1])
 
@@ -184,8 +184,8 @@ def test_a_screen_gives_up_where_nothing_can_be_ruled_out(search):
     rows = generator.standard_normal((3000, 400)).astype(np.float32)
     queries = generator.standard_normal((500, 400)).astype(np.float32)
     nearest = np.full((500, 1), np.inf, dtype=np.float32)
-    answered = search(rows).search(queries, nearest, np.full((500, 1), -1), 8 << 20)
-    assert not answered.any()
+    is_done = search(rows).search(queries, nearest, np.full((500, 1), -1), 8 << 20)
+    assert not is_done.any()
     assert np.isinf(nearest).all()  # left as it was
 
 
@@ -209,7 +209,7 @@ def test_auto_builds_a_screen_once_it_pays(caplog):
 
 
 @pytest.mark.parametrize("method", ["exact", "pynndescent"])
-def test_a_pickle_holds_the_rows_and_answers_the_same(method):
+def test_a_pickle_holds_the_rows_and_finds_the_same(method):
     rows = clustered(np.random.default_rng(0), 900, 50).astype(np.float32)
     index = PatchIndex(method, random_state=3).fit(rows)
     expected = index.kneighbors(rows[:60] + np.float32(0.1), 4)
@@ -248,12 +248,12 @@ def test_products_on_a_device_change_nothing(kind):
         np.testing.assert_array_equal(found, expected)
 
 
-def test_a_device_answers_most_queries_by_itself(monkeypatch):
+def test_a_device_leaves_few_queries_to_the_plain_search(monkeypatch):
     rows, queries = make_data("clustered")
-    monkeypatch.setattr("skanomaly.neighbors._device._PART_ROWS", 300)
+    monkeypatch.setattr("skanomaly.neighbors._torch_search._PART_ROWS", 300)
     nearest = np.full((len(queries), 3), np.inf, dtype=np.float32)
-    answered = DeviceSearch(rows, "cpu").search(queries, nearest, np.full(nearest.shape, -1), 0)
-    assert answered.all()
+    is_done = DeviceSearch(rows, "cpu").search(queries, nearest, np.full(nearest.shape, -1), 0)
+    assert is_done.all()
     np.testing.assert_array_equal(
         np.sqrt(nearest), PatchIndex().fit(rows).kneighbors(queries, 3)[0]
     )
@@ -272,6 +272,16 @@ def test_pynndescent_finds_nine_in_ten_and_is_repeatable():
     assert (np.diff(found[0], axis=1) >= 0).all()
     again = PatchIndex("pynndescent", random_state=0).fit(rows).kneighbors(queries, 5)
     np.testing.assert_array_equal(again, found)
+
+
+@pytest.mark.parametrize("method", ["exact", "pynndescent"])
+def test_fitted_state_ends_in_an_underscore(method):
+    rows, queries = make_data("clustered")
+    index = PatchIndex(method, random_state=0).fit(rows)
+    index.kneighbors(queries, 2)
+    others = vars(index).keys() - index.get_params().keys() - set(index._transient)
+    assert others == {"rows_", "origin_", "seed_", "n_features_in_"}
+    assert not vars(pickle.loads(pickle.dumps(index))).keys() & set(index._transient)
 
 
 def test_refitting_forgets():

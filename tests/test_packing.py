@@ -1,4 +1,4 @@
-"""Packed networks answer what the plain ones do."""
+"""Packed networks return what the plain ones do."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ import torch
 from torchvision import models
 
 from skanomaly import FeatureExtractor
-from skanomaly.feature_extraction import _extractor
+from skanomaly.feature_extraction import _inference
 from skanomaly.feature_extraction._packing import SlicedMaxPool, can_pack, pack
 
 needs_packing = pytest.mark.skipif(
@@ -71,7 +71,7 @@ def test_packed_and_plain_backbones_agree(backbone, monkeypatch):
     images = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), dtype=np.uint8)
     extractor = FeatureExtractor(backbone, weights=None, image_size=64, random_state=0)
     packed = extractor.fit_transform(images).arrays()
-    monkeypatch.setattr(_extractor, "can_pack", lambda: False)
+    monkeypatch.setattr(_inference, "can_pack", lambda: False)
     plain = extractor.fit_transform(images).arrays()
     for name, maps in plain.items():
         np.testing.assert_allclose(packed[name], maps, rtol=1e-4, atol=1e-4 * np.abs(maps).max())
@@ -82,6 +82,7 @@ def test_automatic_precision_is_the_fast_one(monkeypatch):
         models.squeezenet1_1(weights=None), layers=["features.3"], dtype="auto", image_size=64
     )
     for is_fast, dtype in ((True, torch.bfloat16), (False, torch.float32)):
-        monkeypatch.setattr(_extractor, "has_fast_bfloat16", lambda is_fast=is_fast: is_fast)
+        monkeypatch.setattr(_inference, "has_fast_bfloat16", lambda is_fast=is_fast: is_fast)
         monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-        assert extractor.fit()._placement == (torch.device("cpu"), dtype)
+        network = extractor.fit()._network
+        assert (network.device, network.dtype) == (torch.device("cpu"), dtype)

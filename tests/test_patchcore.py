@@ -5,7 +5,7 @@ import pytest
 from oracles_features import locally_aware_patches, patchcore_scores
 
 from skanomaly import FeatureMaps, PatchCore
-from skanomaly.feature_maps import local_mean
+from skanomaly.embedding import local_mean
 
 
 def features(n=7, seed=0):

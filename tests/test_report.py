@@ -15,19 +15,21 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
 
 from skanomaly import FilterBank, PaDiM, PatchCore, Pipeline, map_regions, nearest_good, report
-from skanomaly._heat_maps import HEAT_COLOURS, OPACITY, colour_limits, heat_levels
 from skanomaly.datasets import make_inspection
+from skanomaly.images import HEAT_COLORS, OPACITY, color_limits, heat_levels
 from skanomaly.model_selection import HeldOutThreshold
-from skanomaly.report import Report
-from skanomaly.report import _report as report_module
-from skanomaly.report._pictures import encode_map, fair_limit, small_map, squeezed
-from skanomaly.report._summary import summarise
+from skanomaly.report import Explainer, Report
+from skanomaly.report import _builder as report_module
+from skanomaly.report._images import compress, encode_map, fair_limit, shrink_map
+from skanomaly.report._summary import summarize
 
 
 class Page(HTMLParser):
-    """A report as a browser's parser sees it: the texts of its scripts, and its words."""
+    """A report as a browser's parser sees it: the texts of its scripts, and the visible text."""
 
     def __init__(self, path):
         super().__init__()
@@ -37,7 +39,7 @@ class Page(HTMLParser):
         self.feed(text)
         self.text = " ".join(self.words)
         self.data = json.loads(self.scripts["data"])
-        self.pictures = self.data["pictures"]
+        self.records = self.data["images"]
 
     def handle_starttag(self, tag, attrs):
         attrs = dict(attrs)
@@ -65,7 +67,7 @@ class Page(HTMLParser):
 
 
 def spotted(shape=(40, 60), peak=5.0):
-    """A picture with a bright spot, and its score map."""
+    """An image with a bright spot, and its score map."""
     image = np.full((*shape, 3), 90, np.uint8)
     image[10:20, 30:40] = 220
     scores = np.zeros(shape, np.float32)
@@ -89,14 +91,14 @@ def model(data):
 # What is in the file ---------------------------------------------------------------------------
 
 
-def test_pictures_are_in_the_file_with_their_words(tmp_path):
+def test_images_are_in_the_file_with_their_records(tmp_path):
     made = Report(title="Line 3", note="batch 7")
     image, scores = spotted()
     regions = map_regions([scores], 1)
     made.add(image, scores, -1.5, name="a", label=-1, regions=regions)
     made.add(image, 0 * scores, 0.5, name="b")
     page = Page(made.save(tmp_path / "r.html"))
-    first, second = page.pictures
+    first, second = page.records
     assert (first["name"], first["score"], first["label"]) == ("a", -1.5, -1)
     assert (first["height"], first["width"]) == (40, 60)
     assert first["regions"] == [{"box": [10, 30, 20, 40], "area": 100, "peak": 5.0}]
@@ -112,12 +114,12 @@ def test_of_many_regions_the_strongest_are_kept(tmp_path):
     scores[::4, ::4] = np.arange(150).reshape(10, 15) + 2
     made = Report()
     made.add(image, scores, -1, name="a", regions=map_regions([scores], 1))
-    (picture,) = Page(made.save(tmp_path / "r.html")).pictures
-    assert picture["n_regions"] == 150
-    assert [region["peak"] for region in picture["regions"]] == list(range(151, 101, -1))
+    (record,) = Page(made.save(tmp_path / "r.html")).records
+    assert record["n_regions"] == 150
+    assert [region["peak"] for region in record["regions"]] == list(range(151, 101, -1))
 
 
-def test_thumbnails_and_full_views_show_the_picture(tmp_path):
+def test_thumbnails_and_full_views_show_the_image(tmp_path):
     image, scores = spotted((400, 800))
     made = Report(full_size=200, thumb_size=50, map_size=100)
     made.add(image, scores, -1, name="a")
@@ -125,20 +127,20 @@ def test_thumbnails_and_full_views_show_the_picture(tmp_path):
     (thumb, heat), (full,) = page.images("small0"), page.images("large0")
     assert (thumb.size, heat.size, full.size) == ((50, 25), (100, 50), (200, 100))
     assert page.data["mime"] == "image/webp"
-    colours = np.asarray(full.convert("RGB")).astype(int)
-    assert_allclose(colours[50, 100], 90, atol=4)
+    colors = np.asarray(full.convert("RGB")).astype(int)
+    assert_allclose(colors[50, 100], 90, atol=4)
 
 
-def test_small_pictures_are_kept_as_they_are(tmp_path):
+def test_small_images_are_kept_as_they_are(tmp_path):
     made = Report(image_format="jpeg")
     made.add(*spotted(), -1, name="a")
     page = Page(made.save(tmp_path / "r.html"))
     assert page.data["mime"] == "image/jpeg"
-    for picture in (*page.images("small0"), *page.images("large0")):
-        assert picture.size == (60, 40)
+    for image in (*page.images("small0"), *page.images("large0")):
+        assert image.size == (60, 40)
 
 
-def test_maps_have_the_colours_of_their_scores(tmp_path):
+def test_maps_have_the_colors_of_their_scores(tmp_path):
     image, _ = spotted()
     scores = np.tile(np.linspace(-2, 8, 60, dtype=np.float32), (40, 1))
     made = Report(vmin=1, vmax=6)
@@ -146,23 +148,23 @@ def test_maps_have_the_colours_of_their_scores(tmp_path):
     heat = Page(made.save(tmp_path / "r.html")).images("small0")[1]
     pixels = np.asarray(heat.convert("RGBA"))
     levels = heat_levels(scores, 1, 6)
-    assert_array_equal(pixels[:, :, :3], HEAT_COLOURS[levels])
+    assert_array_equal(pixels[:, :, :3], HEAT_COLORS[levels])
     assert_array_equal(pixels[:, :, 3], np.rint(255 * OPACITY)[levels])
 
 
 def test_limits_not_given_come_from_all_maps(tmp_path):
-    """Maps are packed before the limits are known; a colour means one score all the same."""
+    """Maps are packed before the limits are known; a color means one score all the same."""
     image, scores = spotted()
     maps = [scores + 1, 0.2 * scores, 0.3 * scores + 0.1]
     made = Report()
     for one, decision in zip(maps, (-1, 1, 1), strict=True):
         made.add(image, one, decision, name="a")
     page = Page(made.save(tmp_path / "r.html"))
-    vmin, vmax = colour_limits(maps, [-1, 1, 1])
+    vmin, vmax = color_limits(maps, [-1, 1, 1])
     for i, one in enumerate(maps):
         pixels = np.asarray(page.images(f"small{i}")[1].convert("RGBA"))
         expected = heat_levels(one, vmin, vmax).astype(int)
-        is_alike = np.abs(HEAT_COLOURS[expected].astype(int) - pixels[:, :, :3]).max() <= 6
+        is_alike = np.abs(HEAT_COLORS[expected].astype(int) - pixels[:, :, :3]).max() <= 6
         assert is_alike
 
 
@@ -175,15 +177,15 @@ def test_one_limit_alone_is_kept(given):
     assert given.items() <= {"vmin": vmin, "vmax": vmax}.items()
 
 
-def test_a_map_without_relief_has_the_colour_of_its_score():
+def test_a_map_without_relief_has_the_color_of_its_score():
     heat = encode_map(np.full((9, 9), 3, np.float32), None, None)
-    picture = Image.open(BytesIO(heat.coloured(0, 6))).convert("RGBA")
-    assert_array_equal(np.asarray(picture)[0, 0, :3], HEAT_COLOURS[128])
+    colored = Image.open(BytesIO(heat.colored(0, 6))).convert("RGBA")
+    assert_array_equal(np.asarray(colored)[0, 0, :3], HEAT_COLORS[128])
 
 
 def test_maps_shrink_by_means():
     scores = np.arange(64, dtype=np.float32).reshape(8, 8)
-    assert_allclose(small_map(scores, 4), scores.reshape(4, 2, 4, 2).mean(axis=(1, 3)))
+    assert_allclose(shrink_map(scores, 4), scores.reshape(4, 2, 4, 2).mean(axis=(1, 3)))
 
 
 def test_names_are_data_and_never_markup(tmp_path):
@@ -199,17 +201,17 @@ def test_names_are_data_and_never_markup(tmp_path):
     for name in names:
         made.add(*spotted(), -1, name=name)
     page = Page(made.save(tmp_path / "r.html"))
-    assert [picture["name"] for picture in page.pictures] == names
+    assert [record["name"] for record in page.records] == names
     assert set(page.kinds) == {"code", "application/json", "text/plain"}
     assert page.kinds.count("code") == 4
     assert names[0] in page.text
 
 
-def test_two_pictures_of_one_name_are_two(tmp_path):
+def test_two_images_of_one_name_are_two(tmp_path):
     made = Report()
     made.add(*spotted(), -1, name="a")
     made.add(*spotted(), 2, name="a")
-    assert [p["score"] for p in Page(made.save(tmp_path / "r.html")).pictures] == [-1, 2]
+    assert [p["score"] for p in Page(made.save(tmp_path / "r.html")).records] == [-1, 2]
 
 
 @pytest.mark.parametrize(
@@ -221,7 +223,7 @@ def test_two_pictures_of_one_name_are_two(tmp_path):
         np.full((30, 20, 2), 77, np.uint8),
         Image.new("RGBA", (20, 30)),
     ],
-    ids=["grey", "16 bit", "seven channels", "two channels", "PIL"],
+    ids=["gray", "16 bit", "seven channels", "two channels", "PIL"],
 )
 def test_images_of_every_kind(tmp_path, image):
     made = Report()
@@ -229,10 +231,10 @@ def test_images_of_every_kind(tmp_path, image):
     assert Page(made.save(tmp_path / "r.html")).images("large0")[0].size == (20, 30)
 
 
-def test_no_pictures(tmp_path):
+def test_no_images(tmp_path):
     page = Page(Report().save(tmp_path / "r.html"))
-    assert "There are no pictures in this report." in page.text
-    assert page.pictures == []
+    assert "There are no images in this report." in page.text
+    assert page.records == []
 
 
 def test_nothing_is_loaded_from_anywhere(tmp_path):
@@ -249,19 +251,19 @@ def test_nothing_is_loaded_from_anywhere(tmp_path):
     )
 
 
-def test_neighbours_are_cut_from_both_pictures(tmp_path):
+def test_nearest_good_patches_are_cut_from_both_images(tmp_path):
     image, scores = spotted((100, 100))
     good = np.full((100, 100, 3), 30, np.uint8)
     box = {"top": 12, "left": 32, "bottom": 16, "right": 36}
     good_box = {f"good_{side}": n for side, n in zip(box, (0, 96, 4, 100), strict=True)}
     spot = {**box, **good_box, "peak": 5.0, "distance": 2.5, "good": good, "good_name": "fine"}
     made = Report(context=2)
-    made.add(image, scores, -1, name="a", neighbours=[spot])
+    made.add(image, scores, -1, name="a", nearest_good=[spot])
     page = Page(made.save(tmp_path / "r.html"))
-    (words,) = page.pictures[0]["spots"]
-    assert (words["name"], words["peak"], words["distance"]) == ("fine", 5.0, 2.5)
-    assert words["here"] == [20, 20, 8, 8, 12, 12]  # height, width, box
-    assert words["good"] == [20, 20, 0, 16, 4, 20]  # at the border
+    (shown,) = page.records[0]["spots"]
+    assert (shown["name"], shown["peak"], shown["distance"]) == ("fine", 5.0, 2.5)
+    assert shown["here"] == [20, 20, 8, 8, 12, 12]  # height, width, box
+    assert shown["good"] == [20, 20, 0, 16, 4, 20]  # at the border
     _, here, there = page.images("large0")
     assert_allclose(np.asarray(here.convert("RGB"))[10, 10], 220, atol=4)
     assert_allclose(np.asarray(there.convert("RGB")), 30, atol=4)
@@ -280,18 +282,19 @@ def report_of(decisions, labels=None):
 
 def test_counts(tmp_path):
     made = report_of([-2, -1, -1, 3, 4], [-1, -1, 1, 1, -1])
-    summary = summarise(made._pictures)
+    summary = summarize(made._records)
     assert (summary.n, summary.n_defect, summary.n_good) == (5, 3, 2)
-    assert (summary.n_bad, summary.n_found, summary.n_fine, summary.n_alarms) == (3, 2, 2, 1)
+    assert (summary.n_labeled_defect, summary.n_found) == (3, 2)
+    assert (summary.n_labeled_good, summary.n_false_alarms) == (2, 1)
     text = Page(made.save(tmp_path / "r.html")).text
     assert "False alarms" in text
     assert "of 2 good" in text
 
 
-def test_no_truth_no_rates(tmp_path):
+def test_no_labels_no_rates(tmp_path):
     text = Page(report_of([-1, 1]).save(tmp_path / "r.html")).text
     assert "False alarms" not in text
-    assert "Truth" not in text
+    assert "Label" not in text
 
 
 @pytest.mark.parametrize(
@@ -299,7 +302,7 @@ def test_no_truth_no_rates(tmp_path):
     [[-2, -1, 0.0, 1, 5], [-90, -2, -1, -1, 1], [-3, -1], [2, 7], [0.0], [-1e-9], [1e6, -1e-6]],
 )
 def test_bars_hold_all_scores_and_none_crosses_the_threshold(decisions):
-    summary = summarise(report_of(decisions)._pictures)
+    summary = summarize(report_of(decisions)._records)
     counted = sum(int(bar.text.split()[0]) for bar in summary.bars)
     assert counted == len(decisions)
     assert summary.bars[0].low <= min(decisions)
@@ -307,29 +310,29 @@ def test_bars_hold_all_scores_and_none_crosses_the_threshold(decisions):
     assert summary.high >= max(decisions)
     assert all(bar.low >= 0 or bar.high <= 1e-12 * abs(bar.low) for bar in summary.bars)
     assert 0 <= summary.threshold_at <= 100
-    assert max(bar.good + bar.bad for bar in summary.bars) == pytest.approx(100)
+    assert max(bar.good + bar.defective for bar in summary.bars) == pytest.approx(100)
 
 
-def test_a_few_glaring_defects_share_a_bar():
-    summary = summarise(report_of([-1000, -50, -1, -0.5, -0.5, 1])._pictures)
+def test_a_few_very_low_scores_share_a_bar():
+    summary = summarize(report_of([-1000, -50, -1, -0.5, -0.5, 1])._records)
     assert summary.is_cut
     assert summary.low == pytest.approx(-4)
-    assert summary.bars[0].text == "2 pictures from -1e+03 to -3.88"
-    summary = summarise(report_of([-1000, -900, -1, 1])._pictures)
+    assert summary.bars[0].text == "2 images from -1e+03 to -3.88"
+    summary = summarize(report_of([-1000, -900, -1, 1])._records)
     assert not summary.is_cut  # most defects are like that
 
 
-def test_bars_are_coloured_by_the_truth_where_it_is_known():
-    bars = summarise(report_of([-1, 1], [1, -1])._pictures).bars
+def test_bars_are_colored_by_the_labels_if_there_are_any():
+    bars = summarize(report_of([-1, 1], [1, -1])._records).bars
     assert [bar.good > 0 for bar in bars] == [True, False]
-    bars = summarise(report_of([-1, 1])._pictures).bars
+    bars = summarize(report_of([-1, 1])._records).bars
     assert [bar.good > 0 for bar in bars] == [False, True]
 
 
 # Size ------------------------------------------------------------------------------------------
 
 
-def test_large_reports_are_squeezed(tmp_path):
+def test_large_reports_are_compressed(tmp_path):
     rng = np.random.default_rng(0)
     made = Report(max_megabytes=0.2, thumb_size=32)
     for i in range(8):
@@ -353,11 +356,11 @@ def test_a_fair_limit_uses_the_budget(seed):
     assert fair_limit(sizes, sizes.sum()) >= sizes.max()
 
 
-def test_squeezing_stops_at_a_picture_that_can_still_be_seen():
+def test_compressing_stops_at_64_pixels():
     noise = np.random.default_rng(0).integers(0, 256, (300, 100), dtype=np.uint8)
     buffer = BytesIO()
     Image.fromarray(noise).save(buffer, format="WEBP", quality=80)
-    least = Image.open(BytesIO(squeezed(buffer.getvalue(), -1, "WEBP")))
+    least = Image.open(BytesIO(compress(buffer.getvalue(), -1, "WEBP")))
     assert max(least.size) == 64
 
 
@@ -394,7 +397,7 @@ def test_parameters_out_of_range(parameters, message):
         ({"image": "nowhere.png"}, "nowhere.png: no such image file"),
     ],
 )
-def test_pictures_that_do_not_fit_are_refused(changes, message):
+def test_images_that_do_not_fit_are_refused(changes, message):
     image, score_map = spotted()
     given = {"image": image, "score_map": score_map, "decision": -1, "name": "a", **changes}
     made = Report()
@@ -470,21 +473,21 @@ def test_places_without_a_file_are_known_before_scoring(tmp_path, model, data, p
         report.write(tmp_path / place, model, data.test.images)
 
 
-def test_without_jinja_the_way_out_is_said():
+def test_without_jinja_the_error_says_how_to_get_it():
     code = (
         "import sys; sys.modules['jinja2'] = None\n"
         "from skanomaly.report import Report\n"
         "try: Report()\n"
         "except ImportError as error: print(error)"
     )
-    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert "pip install skanomaly[report]" in answer.stdout, answer.stderr
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "pip install skanomaly[report]" in found.stdout, found.stderr
 
 
 # write -----------------------------------------------------------------------------------------
 
 
-def test_write_says_what_the_estimator_says(tmp_path, model, data):
+def test_write_reports_what_the_estimator_returns(tmp_path, model, data):
     path = report.write(
         tmp_path / "r.html",
         model,
@@ -496,18 +499,18 @@ def test_write_says_what_the_estimator_says(tmp_path, model, data):
         n_peaks=2,
         batch_size=3,
     )
-    pictures = Page(path).pictures
-    assert [p["name"] for p in pictures] == list(data.test.names)
-    assert [p["label"] for p in pictures] == data.test.target.tolist()
-    assert_allclose([p["score"] for p in pictures], model.decision_function(data.test.images))
+    records = Page(path).records
+    assert [r["name"] for r in records] == list(data.test.names)
+    assert [r["label"] for r in records] == data.test.target.tolist()
+    assert_allclose([r["score"] for r in records], model.decision_function(data.test.images))
     regions = map_regions(model.score_map(data.test.images), model.map_offset_)
-    for i, picture in enumerate(pictures):
+    for i, record in enumerate(records):
         peaks = [region["peak"] for region in regions if region["image"] == i]
-        assert_allclose([region["peak"] for region in picture["regions"]], peaks)
-    odd = [i for i, p in enumerate(pictures) if p["score"] < 0 or p["label"] == -1]
-    assert [i for i, p in enumerate(pictures) if p["spots"]] == odd
-    spots = nearest_good(model, [data.test.images[i] for i in odd], n_peaks=2)
-    found = [spot for i in odd for spot in pictures[i]["spots"]]
+        assert_allclose([region["peak"] for region in record["regions"]], peaks)
+    shown = [i for i, r in enumerate(records) if r["score"] < 0 or r["label"] == -1]
+    assert [i for i, r in enumerate(records) if r["spots"]] == shown
+    spots = nearest_good(model, [data.test.images[i] for i in shown], n_peaks=2)
+    found = [spot for i in shown for spot in records[i]["spots"]]
     assert_allclose([spot["distance"] for spot in found], [s["distance"] for s in spots])
     assert [spot["name"] for spot in found] == [data.train.names[s["good_image"]] for s in spots]
 
@@ -520,8 +523,8 @@ def test_the_guide_is_right(tmp_path, monkeypatch, model, data):
     blocks = re.findall(r"^```python\n(.*?)^```$", guide, flags=re.MULTILINE | re.DOTALL)
     for block in blocks[1:]:  # the first loads the quickstart's model and data
         exec(block, names)
-    first, second = (Page(tmp_path / name).pictures for name in ("line3.html", "by_hand.html"))
-    assert any(picture["spots"] for picture in first)
+    first, second = (Page(tmp_path / name).records for name in ("line3.html", "by_hand.html"))
+    assert any(record["spots"] for record in first)
     for one, other in zip(first, second, strict=True):
         assert one["score"] == pytest.approx(other["score"])
         assert len(one["regions"]) == len(other["regions"])
@@ -533,21 +536,21 @@ def test_write_does_not_depend_on_the_batch_size(tmp_path, model, data):
         path = report.write(tmp_path / f"{n}.html", model, data.test.images, batch_size=n)
         parts.append(Page(path))
     one, other = parts
-    for first, second in zip(one.pictures, other.pictures, strict=True):
+    for first, second in zip(one.records, other.records, strict=True):
         assert first["score"] == pytest.approx(second["score"], rel=1e-6)
     assert one.scripts["large0"] == other.scripts["large0"]
 
 
 def test_write_takes_a_detector_without_a_map_threshold(tmp_path, model, data):
-    """No regions then, and colours from the maps at hand."""
+    """No regions then, and colors from the maps at hand."""
     pipe = model.estimator_
     page = Page(report.write(tmp_path / "r.html", pipe, data.test.images))
-    assert not any(picture["regions"] for picture in page.pictures)
+    assert not any(record["regions"] for record in page.records)
     assert_allclose(
-        [picture["score"] for picture in page.pictures], pipe.decision_function(data.test.images)
+        [record["score"] for record in page.records], pipe.decision_function(data.test.images)
     )
     page = Page(report.write(tmp_path / "r.html", pipe, data.test.images, threshold=-1))
-    assert all(picture["regions"] for picture in page.pictures)
+    assert all(record["regions"] for record in page.records)
 
 
 def test_write_takes_paths_of_mixed_sizes(tmp_path, model, data):
@@ -556,13 +559,13 @@ def test_write_takes_paths_of_mixed_sizes(tmp_path, model, data):
         paths.append(tmp_path / f"part {i}.png")
         Image.fromarray(data.test.images[i]).resize(size).save(paths[-1])
     page = Page(report.write(tmp_path / "r.html", model, paths))
-    assert [(p["width"], p["height"]) for p in page.pictures] == [(64, 64), (100, 40)]
-    assert page.pictures[0]["name"] == f"{tmp_path.name}/part 0.png"
+    assert [(p["width"], p["height"]) for p in page.records] == [(64, 64), (100, 40)]
+    assert page.records[0]["name"] == f"{tmp_path.name}/part 0.png"
 
 
 def test_write_no_images_at_all(tmp_path, model):
     page = Page(report.write(tmp_path / "r.html", model, []))
-    assert "There are no pictures in this report." in page.text
+    assert "There are no images in this report." in page.text
 
 
 def test_write_a_threshold_above_all_scores(tmp_path, model, data):
@@ -572,11 +575,11 @@ def test_write_a_threshold_above_all_scores(tmp_path, model, data):
         page = Page(report.write(tmp_path / "r.html", strict, data.test.images))
     finally:
         strict[-1].offset_ = before
-    assert all(picture["score"] < 0 for picture in page.pictures)
-    assert not any(picture["spots"] for picture in page.pictures)  # no good images were given
+    assert all(record["score"] < 0 for record in page.records)
+    assert not any(record["spots"] for record in page.records)  # no good images were passed
 
 
-def test_write_refuses_good_pieces_of_a_detector_without_any(tmp_path, data, monkeypatch):
+def test_write_refuses_good_images_for_a_detector_without_patches(tmp_path, data, monkeypatch):
     pipe = Pipeline([("features", FilterBank(image_size=64)), ("detector", PaDiM(n_components=9))])
     pipe.fit(data.train.images)
     monkeypatch.setattr(PaDiM, "score_samples_and_map", no_scoring)
@@ -587,7 +590,7 @@ def test_write_refuses_good_pieces_of_a_detector_without_any(tmp_path, data, mon
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"y": [0, 1, 0, 1, 0, 1, 0, 1]}, "if 1 marks a defect"),
+        ({"y": [0, 1, 0, 1, 0, 1, 0, 1]}, "If 1 marks a defect in y, pass"),
         ({"y": [1, -1]}, "one entry of y per image"),
         ({"names": ["a"]}, "one name per image"),
     ],
@@ -605,4 +608,75 @@ def test_write_refuses_other_good_images(tmp_path, model, data):
 
 def test_write_shows_its_progress(tmp_path, model, data, capsys):
     report.write(tmp_path / "r.html", model, data.test.images[:2], verbose=1)
-    assert "pictures" in capsys.readouterr().err
+    assert "images" in capsys.readouterr().err
+
+
+class CountingFilterBank(FilterBank):
+    """A FilterBank that counts the images whose features it computes."""
+
+    n_images = 0
+
+    def _features(self, batch):
+        CountingFilterBank.n_images += len(batch)
+        return super()._features(batch)
+
+
+@pytest.mark.parametrize("wrapped", [True, False], ids=["HeldOutThreshold", "Pipeline"])
+def test_write_computes_the_features_of_each_image_once(tmp_path, data, wrapped):
+    features = CountingFilterBank(image_size=64, random_state=0)
+    model = Pipeline([("features", features), ("detector", PatchCore(random_state=0))])
+    if wrapped:
+        model = HeldOutThreshold(model, target_fpr=0.1, cv=2, random_state=0)
+    model.fit(data.train.images)
+    CountingFilterBank.n_images = 0
+    images = data.test.images
+    path = report.write(
+        tmp_path / "r.html", model, images, data.test.target, good=data.train.images, batch_size=3
+    )
+    assert any(record["spots"] for record in Page(path).records)
+    assert CountingFilterBank.n_images == len(images)
+
+
+def test_write_without_a_threshold_is_refused(tmp_path, data):
+    detector = PatchCore(contamination=None, random_state=0)
+    pipe = Pipeline([("features", FilterBank(image_size=64)), ("detector", detector)])
+    pipe.fit(data.train.images)
+    with pytest.raises(NotFittedError, match="call set_threshold of the detector"):
+        report.write(tmp_path / "r.html", pipe, data.test.images)
+    assert os.listdir(tmp_path) == []
+
+
+# Explainer -------------------------------------------------------------------------------------
+
+
+def test_explanations_are_the_nearest_good_patches_with_their_images(model, data):
+    images, good = data.test.images, data.train.images
+    explainer = Explainer(model, good, good_names=data.train.names, n_peaks=2)
+    expected = nearest_good(model, images, n_peaks=2)
+    for X in (images, model.estimator_[:-1].transform(images)):
+        found = explainer.explain(X)
+        assert len(found) == len(images)
+        for i, records in enumerate(found):
+            own = [spot for spot in expected if spot["image"] == i]
+            assert [spot["good_image"] for spot in records] == [one["good_image"] for one in own]
+            for spot, one in zip(records, own, strict=True):
+                assert spot["distance"] == pytest.approx(one["distance"], rel=1e-5)
+                assert_array_equal(spot["good"], good[spot["good_image"]])
+                assert spot["good_name"] == data.train.names[spot["good_image"]]
+        some = explainer.explain(X, [5, 2])
+        assert [len(records) > 0 for records in some] == [i in (2, 5) for i in range(len(images))]
+        assert [spot["peak_row"] for spot in some[5]] == [spot["peak_row"] for spot in found[5]]
+    assert explainer.explain(images, []) == [[] for _ in images]
+
+
+def test_explanations_count_images_that_were_left_out_of_the_fit(model, data):
+    """Each good image is nearest to itself, so that its place in the X of fit is known."""
+    good = data.train.images
+    y = np.where(np.isin(np.arange(len(good)), (0, 3)), -1, 1)
+    pipe = clone(model.estimator).set_params(detector__coreset_ratio=1.0)
+    for wrapped in (pipe, HeldOutThreshold(pipe, target_fpr=0.2, cv=2, random_state=0)):
+        wrapped.fit(good, y)
+        explanations = Explainer(wrapped, good).explain(good[1:5])
+        places = [records[0]["good_image"] for records in explanations]
+        assert [places[i] for i in (0, 1, 3)] == [1, 2, 4]
+        assert places[2] not in (0, 3)

@@ -14,7 +14,7 @@ CHROMIUM = next(
 )
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
 
-# name, decision, truth; the second one tries to break out of the page
+# name, decision, label; the second one tries to break out of the page
 PARTS = [
     ("part 10", -3.0, -1),
     ("</script><b>\"'ü 2", 1.0, 1),
@@ -42,7 +42,7 @@ def add_part(made, name, decision, label):
         name=name,
         label=label,
         regions=map_regions([scores], 2),
-        neighbours=[spot] if decision < 0 else [],
+        nearest_good=[spot] if decision < 0 else [],
     )
 
 
@@ -64,7 +64,7 @@ def path(tmp_path_factory):
 
 @pytest.fixture
 def visit(browser):
-    """Open a file; at the end nothing else was asked for and nothing was complained of."""
+    """Open a file; afterwards check that nothing was downloaded and no error was logged."""
     contexts, requests, complaints = [], [], []
 
     def visit(path, **options):
@@ -93,7 +93,7 @@ def names(page):
 
 
 def opened(page):
-    """Name of the picture in full view, None where none is."""
+    """Name of the image in full view, or None."""
     return page.text_content("#viewer-name") if page.locator("#viewer").is_visible() else None
 
 
@@ -120,7 +120,7 @@ def test_summary_and_titles(visit, path):
         )
     )
     assert counts == {
-        "Pictures": "6",
+        "Images": "6",
         "Defect": "3",
         "Good": "3",
         "Defects found": "2 of 3",
@@ -140,7 +140,7 @@ def test_thumbnails_are_drawn(visit, path):
 
 def test_sorting(visit, path):
     page = visit(path)
-    assert names(page) == BY_SCORE  # the worst first
+    assert names(page) == BY_SCORE  # the most anomalous first
     page.click("[data-sort=score]")
     assert names(page) == BY_SCORE[::-1]
     page.click("[data-sort=name]")
@@ -148,9 +148,9 @@ def test_sorting(visit, path):
     assert [name for name in names(page) if name in by_name] == by_name
     page.click("[data-sort=verdict]")
     assert set(names(page)[:3]) == {"part 10", "part 9", "side/tall"}
-    page.click("[data-sort=truth]")
+    page.click("[data-sort=label]")
     assert set(names(page)[:3]) == {"part 10", "part 1", "side/tall"}
-    assert page.get_attribute("[data-sort=truth]", "aria-pressed") == "true"
+    assert page.get_attribute("[data-sort=label]", "aria-pressed") == "true"
     assert page.get_attribute("[data-sort=name]", "aria-pressed") == "false"
 
 
@@ -160,7 +160,7 @@ def test_filters(visit, path):
     assert names(page) == ["side/tall", "side/wide"]
     page.select_option("#show", "good")
     assert names(page) == ["side/wide"]
-    assert page.text_content("#status") == "1 of 6 pictures"
+    assert page.text_content("#status") == "1 of 6 images"
     page.click("#reset")
     assert names(page) == BY_SCORE
     page.select_option("#show", "defect")
@@ -252,7 +252,7 @@ def test_full_view(visit, path):
     page = visit(path)
     open_part(page, "part 10")
     minus = "\N{MINUS SIGN}"
-    assert page.text_content("#viewer-verdict") == f"defect score {minus}3.00 · truth: defect"
+    assert page.text_content("#viewer-verdict") == f"defect score {minus}3.00 · label: defect"
     assert page.locator(".heat-panel").is_visible()
     assert not page.locator(".plain-panel").is_visible()
     page.click("[data-mode=both]")
@@ -280,7 +280,7 @@ def test_boxes_lie_on_their_regions(visit, path):
         [f"30{to}49", f"20{to}39", "400", "8"],
         [f"10{to}19", f"45{to}49", "50", "3"],
     ]
-    # In pixels of the screen too: a third of the picture's height is a third of the panel's image.
+    # Also in pixels of the screen: a third of the image's height is a third of the panel's.
     image, box = page.locator(".heat-panel .full").bounding_box(), boxes.first.bounding_box()
     assert (box["x"] - image["x"]) / image["width"] == pytest.approx(30 / 120, abs=0.01)
     assert (box["y"] - image["y"]) / image["height"] == pytest.approx(20 / 100, abs=0.01)
@@ -294,15 +294,15 @@ def test_spots_beside_the_good_patches_nearest_to_them(visit, path):
     open_part(page, "part 10")
     assert page.locator(".spot svg").count() == 2
     text = page.text_content(".spot")
-    assert "This spot" in text
-    assert "in picture good/7, distance 2" in text
+    assert "Hot spot" in text
+    assert "in image good/7, distance 2" in text
     page.keyboard.press("Escape")
     open_part(page, "side/wide")  # called good
     assert page.locator(".spot").count() == 0
 
 
 @pytest.mark.parametrize("name", ["side/wide", "side/tall"])
-def test_pictures_keep_their_shape(visit, path, name):
+def test_images_keep_their_shape(visit, path, name):
     page = visit(path)
     card = page.locator(".open", has_text=name)
     frame, tile = card.locator(".frame").bounding_box(), card.locator(".tile").bounding_box()
@@ -320,12 +320,12 @@ def background(page):
 
 def test_dark_and_light(visit, path):
     light, dark = (visit(path, color_scheme=scheme) for scheme in ("light", "dark"))
-    colours = background(light), background(dark)
-    assert sum(map(int, colours[0][4:-1].split(","))) > 700
-    assert sum(map(int, colours[1][4:-1].split(","))) < 100
+    colors = background(light), background(dark)
+    assert sum(map(int, colors[0][4:-1].split(","))) > 700
+    assert sum(map(int, colors[1][4:-1].split(","))) < 100
     light.click("#theme")
     dark.click("#theme")
-    assert (background(dark), background(light)) == colours
+    assert (background(dark), background(light)) == colors
     assert light.get_attribute("#theme", "aria-pressed") == "true"
 
 
@@ -336,9 +336,9 @@ CONTRASTS = """() => {
     return 0.2126 * r + 0.7152 * g + 0.0722 * b;
   };
   const behind = (element) => {
-    const colour = getComputedStyle(element).backgroundColor;
-    return colour === "rgba(0, 0, 0, 0)" && element.parentElement
-      ? behind(element.parentElement) : colour;
+    const color = getComputedStyle(element).backgroundColor;
+    return color === "rgba(0, 0, 0, 0)" && element.parentElement
+      ? behind(element.parentElement) : color;
   };
   const texts = [...document.querySelectorAll("body *")].filter((element) =>
     element.checkVisibility() && !element.closest("svg") && !element.matches("script, :disabled")
@@ -398,7 +398,7 @@ def test_a_phone(visit, tmp_path):
     assert page.locator("#close").bounding_box()["x"] + 30 < 360
 
 
-def test_no_pictures(visit, tmp_path):
+def test_no_images(visit, tmp_path):
     page = visit(Report().save(tmp_path / "empty.html"))
     assert page.locator(".empty").is_visible()
     page.keyboard.press("j")
@@ -406,13 +406,13 @@ def test_no_pictures(visit, tmp_path):
     assert page.locator("#help").is_visible()
 
 
-def test_one_picture(visit, tmp_path):
+def test_one_image(visit, tmp_path):
     made = Report()
     add_part(made, "only", 1.0, None)
     page = visit(made.save(tmp_path / "one.html"))
     assert names(page) == ["only"]
-    assert page.text_content("#status") == "1 picture"
-    assert page.locator("[data-sort=truth]").count() == 0
+    assert page.text_content("#status") == "1 image"
+    assert page.locator("[data-sort=label]").count() == 0
     open_part(page, "only")
     assert page.locator("#previous").is_disabled()
     assert page.locator("#next").is_disabled()

@@ -1,8 +1,8 @@
-"""The command line: demo, fit, inspect, evaluate, tune, check; a file for each.
+"""The command line: demo, fit, inspect, evaluate, tune, check; one module for each.
 
-A command is a module with a ``SUMMARY`` of one line, a ``DESCRIPTION`` and an ``EPILOG`` for its
-help, ``add_arguments(parser)`` and ``run(options)``, which answers the exit code. Whatever takes
-long to import is imported in ``run``: help and refusals come at once.
+The module of a command has a ``SUMMARY`` of one line, a ``DESCRIPTION`` and an ``EPILOG`` for its
+help, ``add_arguments(parser)``, and ``run(options)``, which returns the exit code. Modules that are
+slow to import are imported in ``run``, so that help and argument errors appear at once.
 """
 
 from skanomaly.cli._main import main

@@ -1,33 +1,33 @@
-"""check: what may be wrong with the pictures, before a fit."""
+"""check: find problems in the images before a fit."""
 
 from pathlib import Path
 
 from skanomaly.cli._printing import print_json, shows_progress
 
-SUMMARY = "look for what is wrong with a folder of pictures"
+SUMMARY = "find problems in a folder of images"
 DESCRIPTION = """\
-Look for what spoils a training or flatters a test: pictures that cannot be read, are
-there twice or show the same thing, contradicting labels, masks that do not fit, and
-pictures unlike the others. It learns nothing and takes seconds.
+Find what harms a fit or biases an evaluation: images that cannot be read, duplicates and
+near duplicates, contradictory labels, masks that do not match their images, and images
+unlike the others. Nothing is fitted; the check takes seconds.
 """
 EPILOG = """\
 examples:
   skanomaly check my_part
   skanomaly check my_part && skanomaly fit my_part
 
-exit codes: 0 nothing found but notes, 1 errors or warnings found, 2 it could not check.
+exit codes: 0 nothing but notes found, 1 errors or warnings found, 2 the check failed.
 """
 
 
 def add_arguments(parser):
     parser.add_argument(
-        "folder", metavar="FOLDER", type=Path, help="folder of pictures, or CSV file of their table"
+        "folder", metavar="FOLDER", type=Path, help="folder of images, or CSV table of images"
     )
-    parser.add_argument("--json", action="store_true", help="the findings as JSON on stdout")
+    parser.add_argument("--json", action="store_true", help="print the findings as JSON on stdout")
 
 
 def run(options):
-    """Print the report."""
+    """Print the report; returns the exit code."""
     from skanomaly.datasets import check_dataset
 
     report = check_dataset(options.folder, verbose=int(shows_progress(options)))

@@ -1,20 +1,20 @@
-"""demo: made-up surfaces with made-up defects, from pictures to verdicts."""
+"""demo: from synthetic images of a surface to verdicts and heat maps."""
 
 import time
 from pathlib import Path
 
-from skanomaly.cli._files import whole_folder
+from skanomaly.cli._model_files import atomic_folder
 
-SUMMARY = "make a small data set, learn, judge, and draw heat maps"
+SUMMARY = "fit and predict on a small synthetic data set"
 DESCRIPTION = """\
-Make pictures of a surface, learn from 60 good ones, judge 20 good and 20 bad ones, and
-draw a heat map of each. It needs no pictures, no weights and no internet.
+Generate images of a surface, fit a detector on 60 good ones, predict 20 good and 20
+defective ones, and draw a heat map of each. No images, weights or internet are needed.
 """
 EPILOG = """\
 example:
   skanomaly demo -o my-demo --kind wood
 
-exit codes: 0 the demo ran, 2 an error.
+exit codes: 0 the demo is finished, 2 an error.
 """
 
 
@@ -24,7 +24,7 @@ def add_arguments(parser):
         "--output",
         type=Path,
         default=Path("skanomaly-demo"),
-        help="folder of the heat maps (default: skanomaly-demo)",
+        help="folder for the heat maps (default: skanomaly-demo)",
     )
     parser.add_argument(
         "--kind", default="weave", help="surface: brushed, weave (default), wood, speckle or grid"
@@ -32,26 +32,26 @@ def add_arguments(parser):
 
 
 def run(options):
-    """From pictures to verdicts."""
-    from skanomaly.cli._judging import colour_limits
+    """Generate images, fit, predict, print metrics and draw heat maps."""
+    from skanomaly.cli._predictions import color_limits
     from skanomaly.datasets import make_inspection
 
     began = time.perf_counter()
-    with whole_folder(options.output) as folder:
+    with atomic_folder(options.output) as folder:
         data = make_inspection(60, 20, 20, kind=options.kind, size=192, random_state=0)
         n_good = len(data.train.images)
-        print(f"made {n_good} good pictures to learn from, 20 good and 20 bad to judge")
-        model = _model().fit(data.train.images)
+        print(f"generated {n_good} good images to fit, and 20 good and 20 defective ones to test")
+        model = _make_model().fit(data.train.images)
         scores, maps = model.score_samples_and_map(data.test.images)
-        _print_figures(data.test, scores - model.offset_, maps)
-        _draw(folder, data.test, maps, *colour_limits(model))
+        _print_metrics(data.test, scores - model.offset_, maps)
+        _draw(folder, data.test, maps, *color_limits(model))
     seconds = time.perf_counter() - began
-    print(f"heat maps are in {options.output}/, all at a glance in overview.png ({seconds:.0f} s)")
+    print(f"heat maps are in {options.output}/, a selection in overview.png ({seconds:.0f} s)")
     return 0
 
 
-def _model():
-    from skanomaly.cli._models import (
+def _make_model():
+    from skanomaly.cli._pipelines import (
         make_detector,
         make_features,
         make_pipeline,
@@ -62,37 +62,37 @@ def _model():
     return with_threshold(make_pipeline(features, make_detector("patchcore", 0, 60)), 0.02, 5, 0)
 
 
-def _print_figures(test, decision, maps):
+def _print_metrics(test, decisions, maps):
     from skanomaly.metrics import image_roc_auc_score, pixel_roc_auc_score
 
-    good, bad = test.target == 1, test.target == -1
-    print(f"image AUROC {image_roc_auc_score(test.target, -decision):.3f}")
+    good, defective = test.target == 1, test.target == -1
+    print(f"image AUROC {image_roc_auc_score(test.target, -decisions):.3f}")
     print(f"pixel AUROC {pixel_roc_auc_score(test.masks, maps):.3f}")
-    print(f"{(decision[bad] < 0).sum()} of {bad.sum()} bad pictures found")
-    print(f"{(decision[good] < 0).sum()} of {good.sum()} good pictures flagged")
+    print(f"{(decisions[defective] < 0).sum()} of {defective.sum()} defective images found")
+    print(f"{(decisions[good] < 0).sum()} of {good.sum()} good images flagged")
 
 
 def _draw(folder, test, maps, vmin, vmax):
-    """A heat map of each picture, and overview.png."""
-    from skanomaly._heat_maps import save_score_map
+    """Write a heat map of each image, and overview.png."""
+    from skanomaly.images import save_score_map
 
     files = [folder / (name.replace("/", "_") + ".png") for name in test.names]
-    for file, image, one_map, mask in zip(files, test.images, maps, test.masks, strict=True):
-        save_score_map(file, image, one_map, vmin=vmin, vmax=vmax, mask=mask)
+    for file, image, score_map, mask in zip(files, test.images, maps, test.masks, strict=True):
+        save_score_map(file, image, score_map, vmin=vmin, vmax=vmax, mask=mask)
     kinds = [kind for kind in dict.fromkeys(test.defects) if kind != "good"]
-    chosen = [0, 1, *(test.defects.index(kind) for kind in kinds)]  # good pictures come first
-    _save_sheet(folder / "overview.png", [files[i] for i in chosen])
+    chosen = [0, 1, *(test.defects.index(kind) for kind in kinds)]  # good images come first
+    _save_overview(folder / "overview.png", [files[i] for i in chosen])
 
 
-def _save_sheet(path, files):
-    """Pictures of one size, three in a row."""
+def _save_overview(path, files):
+    """Write one image of several ones of the same size, three in a row."""
     from PIL import Image
 
-    pictures = [Image.open(file) for file in files]
-    width, height = pictures[0].size
+    images = [Image.open(file) for file in files]
+    width, height = images[0].size
     columns = 3
-    rows = -(-len(pictures) // columns)
-    sheet = Image.new("RGB", (columns * (width + 12) - 12, rows * (height + 12) - 12), "white")
-    for i, picture in enumerate(pictures):
-        sheet.paste(picture, (i % columns * (width + 12), i // columns * (height + 12)))
-    sheet.save(path)
+    rows = -(-len(images) // columns)
+    overview = Image.new("RGB", (columns * (width + 12) - 12, rows * (height + 12) - 12), "white")
+    for i, image in enumerate(images):
+        overview.paste(image, (i % columns * (width + 12), i // columns * (height + 12)))
+    overview.save(path)

@@ -1,20 +1,20 @@
-"""fit: from a folder of good pictures to a detector file."""
+"""fit: from a folder of good images to a detector file."""
 
 import time
 from pathlib import Path
 
-from skanomaly._files import whole_file
-from skanomaly.cli._files import load_data, save_detector
-from skanomaly.cli._names import DETECTORS, FROM_PICTURES
+from skanomaly import registry
+from skanomaly.cli._model_files import load_data, save_detector
 from skanomaly.cli._printing import shows_progress
+from skanomaly.io import atomic_file
 
-SUMMARY = "learn from a folder of good pictures"
+SUMMARY = "fit a detector on a folder of good images"
 DESCRIPTION = """\
-Learn what good parts look like and write a detector file for inspect and evaluate.
+Fit a detector on images of good parts and write a detector file for inspect and evaluate.
 
-FOLDER holds nothing but good pictures, or good ones beside folders of defects, of which
-only the good pictures for training are used. The threshold comes from good pictures held
-out in turn, so that about the share --target-fpr of new good parts is called defective.
+FOLDER has only good images, or folders of good and of defective ones, of which only the
+good training images are used. The threshold comes from held-out good images: about the
+share --target-fpr of new good parts is predicted as defective.
 """
 EPILOG = """\
 examples:
@@ -28,7 +28,7 @@ exit codes: 0 the file is written, 2 an error (nothing is written).
 
 def add_arguments(parser):
     parser.add_argument(
-        "folder", metavar="FOLDER", type=Path, help="pictures of good parts, or a CSV table of them"
+        "folder", metavar="FOLDER", type=Path, help="images of good parts, or a CSV table of images"
     )
     parser.add_argument(
         "-o",
@@ -39,74 +39,78 @@ def add_arguments(parser):
     )
     parser.add_argument(
         "--detector",
-        choices=DETECTORS,
+        choices=[entry.command for entry in registry.DETECTORS],
         default="patchcore",
-        help="default: patchcore; global_local trains for many minutes, once for each fold",
+        help="default: patchcore; global_local trains for many minutes, once in each fold",
     )
     parser.add_argument(
         "--features",
-        help="filter_bank (default: no weights, no internet), or a torchvision backbone",
+        help="filter_bank (default; needs no weights), or a torchvision backbone",
     )
-    parser.add_argument("--weights", help="of the backbone: a local file or a name")
-    parser.add_argument("--image-size", type=int, help="pixels (default: 224; global_local: 256)")
+    parser.add_argument("--weights", help="weights of the backbone: a local file or a name")
+    parser.add_argument("--image-size", type=int, help="default: 224 pixels; global_local: 256")
     parser.add_argument("--resize", help="stretch (default), pad or crop")
-    parser.add_argument("--coreset-ratio", type=float, help="of patchcore (default: 0.02)")
+    parser.add_argument("--coreset-ratio", type=float, help="for patchcore (default: 0.02)")
     parser.add_argument(
         "--target-fpr",
         type=float,
         default=0.01,
-        help="share of good parts that may be called defective (default: 0.01)",
+        help="wanted share of false alarms on good parts (default: 0.01)",
     )
-    parser.add_argument("--folds", type=int, default=5, help="for the threshold (default: 5)")
-    parser.add_argument("--random-state", type=int, default=0, help="default: 0")
+    parser.add_argument(
+        "--folds", type=int, default=5, help="folds of the held-out images (default: 5)"
+    )
+    parser.add_argument("--random-state", type=int, default=0, help="seed (default: 0)")
 
 
 def run(options):
-    """Learn, set the threshold on held-out good pictures, and write one file."""
-    from skanomaly.cli._models import learn, with_threshold
+    """Fit, set the threshold on held-out good images, and write one file."""
+    from skanomaly.cli._pipelines import fit_model, with_threshold
 
     began = time.perf_counter()
-    with whole_file(options.output) as unfinished:
+    with atomic_file(options.output) as unfinished:
         images = load_data(options.folder).train.images
-        pipe = _pipeline(options, len(images))
+        pipe = _make_pipeline(options, len(images))
         model = with_threshold(pipe, options.target_fpr, options.folds, options.random_state)
-        learn(model, images, options.detector, bars=shows_progress(options))
+        fit_model(model, images, bars=shows_progress(options))
         save_detector(model, unfinished, images)
     low, high = model.fpr_interval_
     print(
-        f"learned from {len(images)} good pictures in {time.perf_counter() - began:.0f} s; "
-        f"false alarms on new good parts: {100 * low:.1f} to {100 * high:.1f} %"
+        f"fitted on {len(images)} good images in {time.perf_counter() - began:.0f} s; "
+        f"expected false alarms on new good parts: {100 * low:.1f} to {100 * high:.1f} %"
     )
     print(f"written to {options.output}")
     return 0
 
 
-def _pipeline(options, n_images):
+def _make_pipeline(options, n_images):
     """The pipeline that the options ask for."""
-    from skanomaly.cli._models import make_detector, make_features, make_pipeline
+    from skanomaly.cli._pipelines import make_detector, make_features, make_pipeline
 
-    n_learned = n_images - -(-n_images // max(options.folds, 2))  # by the model of a fold
-    detector = make_detector(options.detector, options.random_state, n_learned)
+    n_fitted = n_images - -(-n_images // max(options.folds, 2))  # on these a fold's model is fitted
+    detector = make_detector(options.detector, options.random_state, n_fitted)
+    parameters = detector.get_params(deep=False)
     if options.coreset_ratio is not None:
-        _refuse(options, "coreset_ratio", options.detector != "patchcore")
+        _check_option(options, "coreset_ratio", "coreset_ratio" in parameters)
         detector.set_params(coreset_ratio=options.coreset_ratio)
-    shape = {"image_size": options.image_size, "resize": options.resize}
-    shape = {name: value for name, value in shape.items() if value is not None}
-    if options.detector in FROM_PICTURES:
+    sizes = {"image_size": options.image_size, "resize": options.resize}
+    sizes = {name: value for name, value in sizes.items() if value is not None}
+    if registry.find_detector(options.detector).takes == "images":
         for name in ("features", "weights"):
-            _refuse(options, name, getattr(options, name) is not None)
-        _refuse(options, "resize", "resize" in shape and "resize" not in detector.get_params())
-        return make_pipeline(None, detector.set_params(**shape))
+            _check_option(options, name, getattr(options, name) is None)
+        for name in sizes:
+            _check_option(options, name, name in parameters)
+        return make_pipeline(None, detector.set_params(**sizes))
     features = make_features(
         options.features or "filter_bank", options.weights, options.random_state
     )
-    return make_pipeline(features.set_params(**shape), detector)
+    return make_pipeline(features.set_params(**sizes), detector)
 
 
-def _refuse(options, name, is_foreign):
-    """An option that the detector knows nothing of is no help."""
-    if is_foreign:
+def _check_option(options, name, is_applicable):
+    """Refuse an option that the detector does not have, rather than ignore it."""
+    if not is_applicable:
         raise ValueError(
-            f"--{name.replace('_', '-')} does not go with --detector {options.detector}; leave "
+            f"--{name.replace('_', '-')} is not an option of --detector {options.detector}; leave "
             "it out, or choose another detector"
         )

@@ -1,18 +1,19 @@
-"""grid.toml: which features, detector and settings tune is to try, checked before any work."""
+"""grid.toml: the features, the detector and the settings that tune tries, checked at once."""
 
 import tomllib
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
 
-from skanomaly.cli._names import DETECTORS, FROM_PICTURES
+from skanomaly import registry
 
+# Parameters that no grid may have: they are set by tune, or do not change the scores.
 _FIXED = ("cache", "checkpoint", "contamination", "random_state", "verbose", "weights")
 
 
 @dataclass
 class Grid:
-    """What a grid.toml says; the defaults are what it need not say."""
+    """The settings in a grid.toml, with their defaults."""
 
     features: str | None = None
     detector: str = "patchcore"
@@ -29,58 +30,64 @@ class Grid:
     def n_candidates(self):
         return len(list(product(*self.grid.values())))
 
+    @property
+    def takes_images(self):
+        """Whether the detector takes images rather than features."""
+        return registry.find_detector(self.detector).takes == "images"
 
-_WORDS = {
-    "features": (str, 'a text, "filter_bank" or a torchvision backbone as "resnet18"'),
-    "detector": (str, f"one of {list(DETECTORS)}"),
-    "weights": (str, "a text, a local file or a name"),
-    "cv": (int, "a number of folds, at least 2"),
-    "scoring": (list, 'a list of metrics as ["image_auroc", "aupro"], the deciding one first'),
-    "synthetic": (bool, "true or false"),
-    "target_fpr": ((int, float), "a share above 0 and up to 0.5, as 0.01"),
-    "random_state": (int, "a whole number, at least 0"),
-    "grid": (dict, "tables [grid.detector] and [grid.features]"),
-}
+
+def _settings():
+    """{name: (type, what is expected)} of the settings in a grid.toml."""
+    return {
+        "features": (str, 'a string, "filter_bank" or a torchvision backbone such as "resnet18"'),
+        "detector": (str, f"one of {[entry.command for entry in registry.DETECTORS]}"),
+        "weights": (str, "a string, a local file or a name"),
+        "cv": (int, "a number of folds, at least 2"),
+        "scoring": (list, 'a list of metrics such as ["image_auroc", "aupro"]'),
+        "synthetic": (bool, "true or false"),
+        "target_fpr": ((int, float), "a share above 0 and up to 0.5, such as 0.01"),
+        "random_state": (int, "an integer, at least 0"),
+        "grid": (dict, "tables [grid.detector] and [grid.features]"),
+    }
 
 
 def read_grid(path):
-    """The Grid in a file. Raises ValueError with what is allowed where anything is not."""
+    """The Grid in a file; ValueError with what is expected for anything else."""
     from skanomaly.model_selection import scorers
 
-    said = _read(path)
-    _refuse_unknown(path, "", said, _WORDS)
-    for name, value in said.items():
-        kind, expected = _WORDS[name]
+    found, settings = _read(path), _settings()
+    _refuse_unknown(path, "", found, settings)
+    for name, value in found.items():
+        kind, expected = settings[name]
         is_kind = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
         if not is_kind:
             raise ValueError(f"{path}: {name} must be {expected}, got {value!r}")
-    grid = Grid(**said, path=path)
-    if grid.detector not in DETECTORS:
-        raise ValueError(f"{path}: detector must be {_WORDS['detector'][1]}, got {grid.detector!r}")
-    for name, is_right in (
+    grid = Grid(**found, path=path)
+    for name, is_valid in (
+        ("detector", grid.detector in [entry.command for entry in registry.DETECTORS]),
         ("cv", grid.cv >= 2),
         ("target_fpr", 0 < grid.target_fpr <= 0.5),
         ("random_state", grid.random_state >= 0),
     ):
-        if not is_right:
-            raise ValueError(f"{path}: {name} must be {_WORDS[name][1]}, got {said[name]!r}")
+        if not is_valid:
+            raise ValueError(f"{path}: {name} must be {settings[name][1]}, got {found[name]!r}")
     try:
         scorers(*grid.scoring)
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path}: scoring: {error}") from error
-    if grid.detector in FROM_PICTURES and (grid.features or grid.weights):
-        raise ValueError(f"{path}: {grid.detector} takes pictures: leave out features and weights")
-    grid.grid = _flat(path, grid.grid, grid.detector in FROM_PICTURES)
+    if grid.takes_images and (grid.features or grid.weights):
+        raise ValueError(f"{path}: {grid.detector} takes images; leave out features and weights")
+    grid.grid = _flatten(path, grid.grid, grid.takes_images)
     return grid
 
 
 def make_candidates(grid, n_images, cache):
-    """(pipeline, {parameter: values}); each candidate's parameters are in their range."""
-    from skanomaly.cli._models import make_detector, make_features, make_pipeline
+    """(pipeline, {parameter: values}); the parameters of all candidates are valid."""
+    from skanomaly.cli._pipelines import make_detector, make_features, make_pipeline
 
     detector = make_detector(grid.detector, grid.random_state, n_images)
     features = None
-    if grid.detector not in FROM_PICTURES:
+    if not grid.takes_images:
         features = make_features(grid.features or "filter_bank", grid.weights, grid.random_state)
         features.set_params(cache=cache)
     pipe = make_pipeline(features, detector)
@@ -114,9 +121,9 @@ def _refuse_unknown(path, where, names, allowed):
         raise ValueError(f"{path}: {where}{unknown[0]} is unknown; allowed are {sorted(allowed)}")
 
 
-def _flat(path, tables, takes_pictures):
+def _flatten(path, tables, takes_images):
     """{"detector__sigma": [2, 4], ...} from {"detector": {"sigma": [2, 4]}, ...}."""
-    steps = ["detector"] if takes_pictures else ["features", "detector"]
+    steps = ["detector"] if takes_images else ["features", "detector"]
     _refuse_unknown(path, "grid.", tables, steps)
     flat = {}
     for step, parameters in tables.items():
@@ -125,15 +132,15 @@ def _flat(path, tables, takes_pictures):
         for name, values in parameters.items():
             if not isinstance(values, list) or not values:
                 raise ValueError(
-                    f"{path}: grid.{step}.{name} must be a list of values to try, of one value "
-                    f"where it is settled, got {values!r}"
+                    f"{path}: grid.{step}.{name} must be a list of values to try, or of a single "
+                    f"value to keep, got {values!r}"
                 )
             flat[f"{step}__{name}"] = values
     return flat
 
 
 def _check_parameters(path, step):
-    """Now what a fit would refuse hours later."""
+    """Refuse at once what a fit would refuse after hours of other fits."""
     try:
         step._validate_params()
     except ValueError as error:

@@ -1,10 +1,11 @@
-"""From arguments to an exit code: the parser of all commands, and what becomes of errors."""
+"""From arguments to an exit code: the parser of all commands, and the handling of errors."""
 
 import argparse
 import os
 import sys
 import traceback
 import warnings
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 
 from skanomaly.cli import _check, _demo, _evaluate, _fit, _inspect, _tune
@@ -19,27 +20,38 @@ COMMANDS = {
 }
 ERROR, INTERRUPTED, BROKEN_PIPE = 2, 130, 141  # the last two as shells have it: 128 + the signal
 
-DESCRIPTION = "Learn from pictures of good parts, find defects in new ones."
+DESCRIPTION = "Learn from images of good parts, find defects in new ones."
 EPILOG = """\
 the usual order:
-  skanomaly check my_part                         what is wrong with the pictures?
-  skanomaly fit my_part -o my_part.joblib         learn from the good ones
-  skanomaly evaluate my_part.joblib my_part       how well are known defects found?
-  skanomaly inspect my_part.joblib new/ -o out    judge new pictures
+  skanomaly check my_part                         find problems in the images
+  skanomaly fit my_part -o my_part.joblib         fit on the good ones
+  skanomaly evaluate my_part.joblib my_part       measure how well known defects are found
+  skanomaly inspect my_part.joblib new/ -o out    predict new images
 
-exit codes: 0 all is well, 1 inspect or check found something, 2 an error, 130 interrupted.
-`skanomaly COMMAND --help` says more; `python -m skanomaly` is the same program.
+exit codes: 0 done, 1 inspect or check found something, 2 an error, 130 interrupted.
+`skanomaly COMMAND --help` describes a command; `python -m skanomaly` is the same program.
 """
 
-# What a user can mend is one line; anything else is a bug and shows where it is.
-_MENDABLE = (ValueError, OSError, ImportError, MemoryError, RuntimeError)
+# Errors that users can fix are printed as one line; others are bugs, printed with a traceback.
+_USER_ERRORS = (ValueError, OSError, ImportError, MemoryError, RuntimeError)
 
 
-def main(arguments=None):
-    """Run one command; the answer is the exit code."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Parameters
+    ----------
+    arguments : sequence of str or None, default=None
+        The command line without the program's name; None: that of this process.
+
+    Returns
+    -------
+    int
+        The exit code.
+    """
     options = _parser().parse_args(arguments)
     with warnings.catch_warnings():
-        # A warning is a sentence for the user here, not a place in the code.
+        # Warnings are printed as notes, without the place in the code that users need not know.
         warnings.showwarning = lambda message, *_: print(f"note: {message}", file=sys.stderr)
         try:
             code = options.run(options)
@@ -48,10 +60,10 @@ def main(arguments=None):
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             return INTERRUPTED
-        except BrokenPipeError:  # the reader has left, as head does
+        except BrokenPipeError:  # the reader of a pipe is gone, such as head
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return BROKEN_PIPE
-        except _MENDABLE as error:
+        except _USER_ERRORS as error:
             print(f"error: {_one_line(error)}", file=sys.stderr)
             return ERROR
         except Exception:  # Python's own exit code would be 1, which means defects here
@@ -60,7 +72,7 @@ def main(arguments=None):
 
 
 def _one_line(error):
-    """An error's message without its line breaks."""
+    """The message of an error without line breaks."""
     lines = (line.strip() for line in str(error).splitlines())
     return " ".join(filter(None, lines)) or type(error).__name__
 
@@ -91,5 +103,5 @@ def _parser():
 def _version():
     try:
         return version("skanomaly")
-    except PackageNotFoundError:  # run from its source, not installed
+    except PackageNotFoundError:  # run from the source tree
         return "(not installed)"

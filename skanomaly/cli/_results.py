@@ -1,37 +1,34 @@
-"""Where the results of inspect go: a folder with scores and heat maps, a report, JSON."""
+"""The outputs of inspect: a folder with scores and heat maps, an HTML report, JSON."""
 
 import csv
 from collections import Counter
 from pathlib import Path
 
-from skanomaly._heat_maps import save_score_map
-from skanomaly._images import titles
-from skanomaly.cli._files import fingerprint, load_data
-from skanomaly.cli._judging import colour_limits
+from skanomaly.cli._model_files import fingerprint, load_data
+from skanomaly.cli._predictions import color_limits
 from skanomaly.cli._printing import print_json
-from skanomaly.pipeline import check_nearest_good, outermost
-from skanomaly.report._reasons import Reasons
+from skanomaly.images import save_score_map, titles
+from skanomaly.utils.unwrapping import check_nearest_good, outermost
 
 SCORES_FILE = "scores.csv"
-N_PEAKS = 3  # hot spots of a picture that a report explains, at most
+N_PEAKS = 3  # hot spots per image that a report explains, at most
 
 
 class FolderResults:
-    """scores.csv, and a heat map of each picture."""
+    """scores.csv, and a heat map of each image."""
 
     def __init__(self, folder, model, images, *, has_maps):
         self.folder = folder
-        self.limits = dict(zip(("vmin", "vmax"), colour_limits(model), strict=True))
+        self.limits = dict(zip(("vmin", "vmax"), color_limits(model), strict=True))
         self.names = iter(_heat_map_names(images) if has_maps else [""] * len(images))
         self.rows = []
 
-    def add(self, pictures):
-        for picture in pictures:
+    def add(self, predictions):
+        for one in predictions:
             heat_map = next(self.names)
             if heat_map:
-                path = self.folder / heat_map
-                save_score_map(path, picture.image, picture.score_map, **self.limits)
-            self.rows.append([picture.image, f"{picture.decision:.6g}", picture.verdict, heat_map])
+                save_score_map(self.folder / heat_map, one.image, one.score_map, **self.limits)
+            self.rows.append([one.image, f"{one.decision:.6g}", one.verdict, heat_map])
 
     def finish(self):
         with open(self.folder / SCORES_FILE, "w", newline="", encoding="utf-8") as file:
@@ -39,40 +36,39 @@ class FolderResults:
 
 
 class HtmlResults:
-    """One HTML file; with the good pictures at hand it says what a hot spot was compared with."""
+    """An HTML report."""
 
-    def __init__(self, path, model, good, note):
-        from skanomaly.report import Report  # what it needs may not be installed
+    def __init__(self, path, model, note):
+        from skanomaly.report import Report
 
-        vmin, vmax = colour_limits(model)
+        vmin, vmax = color_limits(model)
         threshold = float(model.map_offset_)
         self.report = Report(note=note, map_threshold=threshold, vmin=vmin, vmax=vmax)
-        self.path, self.reasons = path, None
-        if good is not None:
-            self.reasons = Reasons(model, _good_pictures(model, good), None, N_PEAKS)
+        self.path = path
 
-    def add(self, pictures):
-        images = [picture.image for picture in pictures]
-        names, neighbours = titles(images, None), [[] for _ in images]
-        if self.reasons is not None:
-            defects = [i for i, picture in enumerate(pictures) if picture.decision < 0]
-            neighbours = self.reasons.of(images, defects)
-        for picture, name, spots in zip(pictures, names, neighbours, strict=True):
-            image, decision, score_map, regions = picture
-            about = {"name": name, "regions": regions, "neighbours": spots}
-            self.report.add(image, score_map, decision, **about)
+    def add(self, predictions):
+        names = titles([one.image for one in predictions], None)
+        for name, one in zip(names, predictions, strict=True):
+            self.report.add(
+                one.image,
+                one.score_map,
+                one.decision,
+                name=name,
+                regions=one.regions,
+                nearest_good=one.nearest_good,
+            )
 
     def finish(self):
         self.report.save(self.path)
 
 
 class JsonResults:
-    """A list of records, to be printed."""
+    """A list of records on stdout."""
 
     def __init__(self):
         self.records = []
 
-    def add(self, pictures):
+    def add(self, predictions):
         self.records += [
             {
                 "name": one.image,
@@ -80,36 +76,38 @@ class JsonResults:
                 "verdict": one.verdict,
                 "regions": one.regions,
             }
-            for one in pictures
+            for one in predictions
         ]
 
     def finish(self):
-        """Nothing is printed before all files are in their places."""
+        """Do nothing: records are printed by `print`, when all files are in place."""
 
     def print(self):
         print_json(self.records)
 
 
-def _good_pictures(model, folder):
-    """The pictures that the detector has learned from, in its own order."""
+def make_explainer(model, folder):
+    """The explainer of a report, with the good images that the detector was fitted on."""
+    from skanomaly.report import Explainer
+
     try:
         check_nearest_good(model)
     except TypeError as error:
         raise ValueError(f"--good: {error}; leave --good out") from error
-    images, n_learned = load_data(folder).train.images, len(outermost(model, "memory_frames_"))
-    seen = getattr(model, "seen_pictures_", None)
-    n_known = len(images) if seen is None else sum(fingerprint(image) in seen for image in images)
-    if len(images) != n_learned or n_known < n_learned:
+    images, n_fitted = load_data(folder).train.images, len(outermost(model, "memory_frames_"))
+    seen = getattr(model, "seen_images_", None)
+    n_seen = len(images) if seen is None else sum(fingerprint(image) in seen for image in images)
+    if len(images) != n_fitted or n_seen < n_fitted:
         raise ValueError(
-            f"--good {folder}: expected the {n_learned} pictures that the detector has learned "
-            f"from, got {len(images)} good ones, of which it knows {n_known}; name the folder "
-            "that fit or tune was given"
+            f"--good {folder}: expected the {n_fitted} images that the detector was fitted on, got "
+            f"{len(images)} good ones, of which it has seen {n_seen}; pass the folder that was "
+            "passed to fit or tune"
         )
-    return images
+    return Explainer(model, images, n_peaks=N_PEAKS)
 
 
 def _heat_map_names(images):
-    """File names of heat maps: with the folder's name where two are alike, and then numbered."""
+    """File names of heat maps, with the folder or a number where images have the same name."""
     paths = list(map(Path, images))
     n_alike = Counter(path.stem for path in paths)
     names = {}

@@ -1,34 +1,34 @@
-"""tune: which settings suit these pictures, found by cross-validation."""
+"""tune: a grid search with cross-validation over settings."""
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from skanomaly._files import whole_file
-from skanomaly.cli._files import load_data, save_detector
+from skanomaly import registry
 from skanomaly.cli._grid import make_candidates, read_grid
+from skanomaly.cli._model_files import load_data, save_detector
 from skanomaly.cli._printing import print_json, print_note, print_table, progress, shows_progress
+from skanomaly.io import atomic_file
 
-FOLDS = 5  # for the threshold, as fit has it
+FOLDS = 5  # of the held-out images for the threshold, as in fit
 
-SUMMARY = "find the settings that suit a folder of pictures, and fit them"
+SUMMARY = "search the settings for a folder of images, and fit the best"
 DESCRIPTION = """\
-Try settings by cross-validation and write a detector with the best of them. Each
-candidate learns from good pictures only and is judged on those held out and on the
-defects. The best one learns from all good pictures for training, and its threshold is
-set as fit sets it.
+Search settings by cross-validation and write a detector with the best ones. Candidates
+are fitted on good images only and scored on the held-out ones and on the defects. The
+best one is then fitted on all good training images, with a threshold as in fit.
 
-With labels (good, scratch, ...) the known defects decide; with synthetic = true no
-defects are needed: they are painted into good pictures for training, and nothing else
-in FOLDER is looked at.
+The known defects of a labeled folder (good, scratch, ...) are used for scoring. With
+synthetic = true none are needed: synthetic defects are added to good training images,
+and the other images in FOLDER are not used.
 """
-EPILOG = """\
+EPILOG = f"""\
 grid.toml:
-  detector = "patchcore"              # padim, spade, regad, global_local
+  detector = "patchcore"              # {", ".join(entry.command for entry in registry.DETECTORS)}
   features = "filter_bank"            # or a torchvision backbone, with weights = "file.pth"
   cv = 3                              # folds
-  scoring = ["image_auroc", "aupro"]  # the first decides, then the next
-  synthetic = false                   # true: paint the defects
-  target_fpr = 0.01                   # as fit has it
+  scoring = ["image_auroc", "aupro"]  # further metrics break ties
+  synthetic = false                   # true: synthetic defects
+  target_fpr = 0.01                   # as in fit
   random_state = 0
 
   [grid.features]
@@ -41,8 +41,9 @@ examples:
   skanomaly tune my_part --grid grid.toml -o best.joblib
   skanomaly tune my_part/good --grid synthetic.toml -o best.joblib --json
 
-The figures of the winner flatter it, for they made it win. Never report them, nor what
-evaluate says of the same defects: keep a folder that tune has not seen.
+The scores of the best candidate are optimistically biased: it was selected by them.
+Report neither them nor the results of evaluate on the same defects, but those on a
+folder that tune has not used.
 
 exit codes: 0 the file is written, 2 an error (nothing is written).
 """
@@ -50,7 +51,7 @@ exit codes: 0 the file is written, 2 an error (nothing is written).
 
 def add_arguments(parser):
     parser.add_argument(
-        "folder", metavar="FOLDER", type=Path, help="labelled pictures, or good ones alone"
+        "folder", metavar="FOLDER", type=Path, help="labeled images, or only good ones"
     )
     parser.add_argument("--grid", type=Path, required=True, help="TOML file, see below")
     parser.add_argument(
@@ -60,27 +61,27 @@ def add_arguments(parser):
         default=Path("best.joblib"),
         help="the detector file to write (default: best.joblib)",
     )
-    parser.add_argument("--json", action="store_true", help="the ranking as JSON on stdout")
+    parser.add_argument("--json", action="store_true", help="print the ranking as JSON on stdout")
 
 
 def run(options):
-    """Search, print the ranking, and write the winner."""
+    """Search, print the ranking, and write the best candidate."""
     from sklearn.base import clone
 
-    from skanomaly.cli._models import learn, with_threshold
+    from skanomaly.cli._pipelines import fit_model, with_threshold
 
     grid = read_grid(options.grid)
-    with whole_file(options.output) as unfinished:
+    with atomic_file(options.output) as unfinished:
         data = load_data(options.folder)
-        images, truth = _material(options.folder, data, grid)
+        images, target = _images_and_target(options.folder, data, grid)
         with TemporaryDirectory(prefix="skanomaly-") as cache:
-            pipe, parameters = make_candidates(grid, _n_learned(data, grid), cache)
-            ranking = _search(options, grid, pipe, parameters, images, truth)
+            pipe, parameters = make_candidates(grid, _n_fitted(data, grid), cache)
+            ranking = _search(options, grid, pipe, parameters, images, target)
         best = clone(pipe).set_params(**ranking[0]["parameters"])
         if "features" in best.named_steps:
             best.set_params(features__cache=None)
         model = with_threshold(best, grid.target_fpr, FOLDS, grid.random_state)
-        learn(model, data.train.images, grid.detector, bars=shows_progress(options))
+        fit_model(model, data.train.images, bars=shows_progress(options))
         save_detector(model, unfinished, images)
     if options.json:
         print_json({"output": str(options.output), "ranking": ranking})
@@ -89,38 +90,44 @@ def run(options):
     return 0
 
 
-def _n_learned(data, grid):
-    """Good pictures that the smallest training of all sees."""
+def _n_fitted(data, grid):
+    """Smallest number of good images that a model is fitted on."""
     n_good, folds = len(data.train.images), min(grid.cv, FOLDS)
     return n_good - -(-n_good // folds)
 
 
-def _material(folder, data, grid):
-    """What candidates learn from and are judged by: images, and masks or labels, or None."""
-    from skanomaly.model_selection._scorers import PIXEL_METRICS
+def _images_and_target(folder, data, grid):
+    """Images of the search, and their masks or labels, or None for synthetic defects."""
+    from skanomaly.model_selection import PIXEL_METRICS
 
     if grid.synthetic:
         return data.train.images, None
     if not (data.test.target == -1).any():
         raise ValueError(
-            f"{folder}: expected defects to judge by, found none; add a folder of them beside "
-            f"good, or say synthetic = true in {grid.path}"
+            f"{folder}: expected images of defects, got none; add a folder of them beside good, "
+            f"or set synthetic = true in {grid.path}"
         )
     images, n_train = [*data.train.images, *data.test.images], len(data.train.images)
     if data.test.masks is not None:
         masks = [mask if mask.any() else None for mask in data.test.masks]
         for name, label, mask in zip(data.test.names, data.test.target, masks, strict=True):
             if label == -1 and mask is None:
-                raise ValueError(f"{folder}: the mask of {name} is empty; see skanomaly check")
+                raise ValueError(
+                    f"{folder}: expected the defect of {name} in its mask, got an empty mask; "
+                    "find such masks with skanomaly check"
+                )
         return images, [None] * n_train + masks
-    of_pixels = [name for name in grid.scoring if name in PIXEL_METRICS]
-    if of_pixels:
-        raise ValueError(f"{folder}: {of_pixels[0]} needs masks of the defects, there are none")
+    pixel_metrics = [name for name in grid.scoring if name in PIXEL_METRICS]
+    if pixel_metrics:
+        raise ValueError(
+            f"{folder}: {pixel_metrics[0]} needs masks of the defects, got none; add masks, or "
+            f"leave it out of scoring in {grid.path}"
+        )
     return images, [1] * n_train + data.test.target.tolist()
 
 
-def _search(options, grid, pipe, parameters, images, truth):
-    """Records of all candidates, the best first."""
+def _search(options, grid, pipe, parameters, images, target):
+    """Records of all candidates, the best one first."""
     from sklearn.model_selection import GridSearchCV
 
     from skanomaly.model_selection import GoodOnlyKFold, scorers
@@ -140,7 +147,7 @@ def _search(options, grid, pipe, parameters, images, truth):
             scoring=counted,
             refit=False,
             error_score="raise",
-        ).fit(images, truth)
+        ).fit(images, target)
     found = search.cv_results_
     records = [
         {
@@ -156,11 +163,11 @@ def _search(options, grid, pipe, parameters, images, truth):
         }
         for i, candidate in enumerate(found["params"])
     ]
-    return sorted(records, key=_goodness, reverse=True)
+    return sorted(records, key=_mean_scores, reverse=True)
 
 
-def _goodness(record):
-    """The deciding metric first; of equals the one that is better by the next."""
+def _mean_scores(record):
+    """Sort key: the first metric decides, further ones break ties."""
     return tuple(score["mean"] for score in record["scores"].values())
 
 
@@ -173,8 +180,10 @@ def _print_ranking(options, grid, ranking):
             if len(grid.grid[name]) > 1
         )
         scores = [f"{s['mean']:.3f} ± {s['std']:.3f}" for s in record["scores"].values()]
-        table.append([settings or "as they are", str(record["rank"]), *scores])
+        table.append([settings or "defaults", str(record["rank"]), *scores])
     print_table(table)
-    print(f"\nthe first one is written to {options.output}")
-    judge_by = "real defects" if grid.synthetic else "pictures that are not in this folder"
-    print_note(f"these figures chose the winner and flatter it; measure it on {judge_by}")
+    print(f"\nthe best candidate is written to {options.output}")
+    others = "real defects" if grid.synthetic else "images that are not in this folder"
+    print_note(
+        f"the scores of the best candidate are optimistically biased; evaluate it on {others}"
+    )

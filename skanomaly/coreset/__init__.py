@@ -1,4 +1,4 @@
-"""Greedy k-centre coreset: the order in which rows are farthest from those already taken."""
+"""Greedy k-center coresets: each row is the one farthest from all rows selected before it."""
 
 from skanomaly.coreset._greedy import greedy_coreset, greedy_order
 from skanomaly.coreset._projection import RandomProjection

@@ -1,7 +1,7 @@
-"""Greedy k-centre selection: take the row farthest from all rows taken so far, again and again.
+"""Greedy k-center selection: repeatedly the row farthest from all rows selected so far.
 
-This file holds what callers see. Each step of the plain loop looks at every row; the rounds of
-``_selection`` give the same order, pick for pick, at a small part of the cost.
+The plain loop computes the distances of every row to every row selected. The rounds of
+:class:`~skanomaly.coreset._bounds.BoundedSelection` give the same order at a fraction of the cost.
 """
 
 import numbers
@@ -10,62 +10,67 @@ from contextlib import contextmanager
 
 import numba
 import numpy as np
+from numpy.typing import ArrayLike
 from sklearn.utils import check_array, check_random_state
 
+from skanomaly.coreset._bounds import BoundedSelection
+from skanomaly.coreset._greedy_torch import greedy_order_torch
 from skanomaly.coreset._projection import RandomProjection
-from skanomaly.coreset._selection import Selection
-from skanomaly.coreset._torch import greedy_order_torch
+from skanomaly.utils.device import resolve_device
+from skanomaly.utils.threads import count_threads
 
-_TASKS_PER_THREAD = 4  # rows leave the race early or late: small tasks even that out
+_TASKS_PER_THREAD = 4  # rows take unequal time: small tasks balance the threads
 _LARGEST = 1e15  # squares of larger numbers, summed over columns, may overflow float32
 _DEVICES = ("cpu", "cuda", "auto")
 
 
 def greedy_coreset(
-    X,
-    n_samples,
+    X: ArrayLike,
+    n_samples: int | float,
     *,
-    n_projections=128,
-    radius=None,
-    start=None,
-    random_state=None,
-    device="cpu",
-    n_jobs=None,
-    verbose=0,
-):
-    """Rows in greedy k-centre order: each is the one farthest from all before it.
+    n_projections: int | None = 128,
+    radius: float | None = None,
+    start: int | None = None,
+    random_state: int | np.random.RandomState | None = None,
+    device: str = "cpu",
+    n_jobs: int | None = None,
+    verbose: int = 0,
+) -> np.ndarray:
+    """Select rows in greedy k-center order: each is the one farthest from all before it.
 
     Rows are first projected to few dimensions, which hardly changes distances. The first m
-    indices are the coreset of size m, so one call serves every smaller size.
+    indices are the coreset of size m, so one call gives the coresets of all smaller sizes.
 
     Parameters
     ----------
     X : array-like of shape (n, d)
-        Finite numbers. Computation is in float32.
+        Finite numbers. Distances are computed in float32.
     n_samples : int or float
-        An int: how many rows, 1 to n. A float in (0, 1]: that part of the rows, rounded, at least
-        one; so 1 is one row and 1.0 all of them.
+        An int is the number of rows, 1 to n. A float in (0, 1] is the fraction of the rows,
+        rounded, at least one row: 1 is one row and 1.0 is all of them.
     n_projections : int or None, default=128
-        Dimensions of the Gaussian random projection. None, or at least d: no projection.
+        Number of dimensions of the Gaussian random projection. None, or at least d: rows are not
+        projected.
     radius : float or None, default=None
         Stop as soon as every row lies within this Euclidean distance, measured after the
-        projection, of a row taken. The answer may then be shorter than ``n_samples``.
+        projection, of a selected row. Fewer than ``n_samples`` rows may then be returned.
     start : int or None, default=None
         Index of the first row. None: a row drawn by ``random_state``.
     random_state : int, RandomState instance or None, default=None
         Draws the projection, then the first row.
     device : {"cpu", "cuda", "auto"}, default="cpu"
-        "cuda" runs the plain loop on a GPU with torch: rows equally far up to rounding may then
-        come in another order. "auto" takes a GPU where there is one.
+        "cuda" runs the plain loop on a GPU with torch; rows that are equally far up to rounding
+        may then be selected in another order. "auto" uses a GPU if there is one.
     n_jobs : int or None, default=None
-        Threads on the CPU; the answer does not depend on them. None: ``numba.get_num_threads()``.
+        Number of threads on the CPU, on which the result does not depend. None means
+        ``numba.get_num_threads()``; -1 means all processors.
     verbose : int, default=0
-        Above 0, show a progress bar.
+        If positive, show a progress bar.
 
     Returns
     -------
     ndarray of shape (n_samples,), int64
-        Indices of rows, none twice.
+        Distinct indices of rows.
 
     Raises
     ------
@@ -74,16 +79,16 @@ def greedy_coreset(
 
     See Also
     --------
-    RandomProjection, greedy_order : the two steps, for rows that arrive in batches.
+    RandomProjection, greedy_order : The two steps, for rows that arrive in batches.
 
     Notes
     -----
-    On the CPU the answer is exactly that of the plain loop whose distance is the float32 sum of
-    squared differences of the projected rows, where the lowest index wins a tie. Once every row
-    left equals a row taken, the others follow by index. Rows are measured from the first row
-    before they are projected or float64 is rounded to float32, so an offset does not cost digits.
-    Beside the rows, their projection and a copy of the rows taken, memory holds about 100 bytes
-    for every row of X.
+    On the CPU the result is exactly that of the plain loop whose distance is the float32 sum of
+    squared differences of the projected rows; of equally far rows the lowest index is selected.
+    Once all remaining rows are duplicates of selected rows, they follow by index. The first row is
+    subtracted from all rows before they are projected or rounded from float64 to float32, so an
+    offset costs no precision. Besides X, its projection and a copy of the selected rows, about 100
+    bytes of memory are used for every row of X.
 
     References
     ----------
@@ -97,13 +102,14 @@ def greedy_coreset(
     >>> greedy_coreset([[0.0], [1.0], [5.0], [9.0]], 3, start=0)
     array([0, 3, 2])
     """
-    X = check_array(X, dtype=[np.float64, np.float32], order="C", input_name="X")
+    rows = check_array(X, dtype=[np.float64, np.float32], order="C", input_name="X")
     rng = check_random_state(random_state)
-    projection = RandomProjection(n_projections, random_state=rng).fit(X.shape[1], origin=X[0])
-    if X.dtype == np.float64 or projection.components_ is not None:
-        X = projection.transform(X)
+    n_features, origin = rows.shape[1], rows[0]
+    projection = RandomProjection(n_projections, random_state=rng).fit(n_features, origin=origin)
+    if rows.dtype == np.float64 or projection.components_ is not None:
+        rows = projection.transform(rows)
     return greedy_order(
-        X,
+        rows,
         n_samples,
         start,
         radius=radius,
@@ -115,29 +121,29 @@ def greedy_coreset(
 
 
 def greedy_order(
-    Z,
-    n_samples,
-    start=None,
+    Z: ArrayLike,
+    n_samples: int | float,
+    start: int | None = None,
     *,
-    radius=None,
-    random_state=None,
-    device="cpu",
-    n_jobs=None,
-    verbose=0,
-):
-    """Greedy k-centre order of rows as they are, without projection.
+    radius: float | None = None,
+    random_state: int | np.random.RandomState | None = None,
+    device: str = "cpu",
+    n_jobs: int | None = None,
+    verbose: int = 0,
+) -> np.ndarray:
+    """Select rows in greedy k-center order, without projection.
 
     Parameters
     ----------
     Z : array-like of shape (n, d)
-        Finite numbers; float32 is used without a copy, anything else is rounded to it.
+        Finite numbers; float32 rows are not copied, others are rounded to float32.
     n_samples, start, radius, random_state, device, n_jobs, verbose
         As for :func:`greedy_coreset`.
 
     Returns
     -------
     ndarray of shape (n_samples,), int64
-        Indices of rows, none twice.
+        Distinct indices of rows.
 
     Raises
     ------
@@ -155,23 +161,23 @@ def greedy_order(
     >>> greedy_order(Z, 0.1, random_state=rng).shape
     (49,)
     """
-    Z = check_array(Z, dtype=np.float32, order="C", input_name="Z")
-    _check_range(Z)
-    n_samples = _check_n_samples(n_samples, len(Z))
-    start = _check_start(start, len(Z), random_state)
+    rows = check_array(Z, dtype=np.float32, order="C", input_name="Z")
+    _check_range(rows)
+    n_samples = _check_n_samples(n_samples, len(rows))
+    start = _check_start(start, len(rows), random_state)
     floor = _check_radius(radius)
     n_threads = _check_n_jobs(n_jobs)
     device = _check_device(device)
     with _progress(n_samples, verbose) as progress:
         if device == "cuda":
-            picks = greedy_order_torch(Z, n_samples, start, floor, device, progress)
+            picks = greedy_order_torch(rows, n_samples, start, floor, device, progress)
         else:
-            picks = _greedy_order_compiled(Z, n_samples, start, floor, n_threads, progress)
-    return picks if radius is not None else _with_duplicates(picks, n_samples, len(Z))
+            picks = _greedy_order_compiled(rows, n_samples, start, floor, n_threads, progress)
+    return picks if radius is not None else _with_duplicates(picks, n_samples, len(rows))
 
 
-def _check_range(Z):
-    largest = max(abs(float(Z.max())), abs(float(Z.min())))
+def _check_range(rows):
+    largest = max(abs(float(rows.max())), abs(float(rows.min())))
     if largest > _LARGEST or 0 < largest < 1 / _LARGEST:
         raise ValueError(
             f"Squared distances of rows must fit float32: expected a largest absolute value "
@@ -200,7 +206,7 @@ def _check_start(start, n_rows, random_state):
 
 
 def _check_radius(radius):
-    """Squared distance at which to stop: without a radius, once only duplicates are left."""
+    """Squared distance at which to stop; without a radius, when only duplicates remain."""
     if radius is None:
         return np.float32(0)
     if not radius >= 0:
@@ -209,30 +215,20 @@ def _check_radius(radius):
 
 
 def _check_n_jobs(n_jobs):
-    if n_jobs is None:
-        return numba.get_num_threads()
-    if n_jobs < 1:
-        raise ValueError(f"n_jobs must be None or at least 1, got {n_jobs!r}.")
-    return n_jobs
+    if n_jobs is not None and n_jobs != -1 and n_jobs < 1:
+        raise ValueError(f"n_jobs must be None, -1 or at least 1, got {n_jobs!r}.")
+    return count_threads(n_jobs, numba.get_num_threads())
 
 
 def _check_device(device):
     if device not in _DEVICES:
         raise ValueError(f"device must be one of {_DEVICES}, got {device!r}.")
-    if device == "cpu":
-        return device
-    import torch
-
-    if torch.cuda.is_available():
-        return "cuda"
-    if device == "cuda":
-        raise ValueError("device='cuda' needs a GPU that torch can use: take 'auto' or 'cpu'.")
-    return "cpu"
+    return device if device == "cpu" else resolve_device(device).type
 
 
 @contextmanager
 def _progress(n_samples, verbose):
-    """A function to be told how many picks there are."""
+    """Context that gives a function to call with the number of rows selected so far."""
     if verbose <= 0:
         yield lambda n_picks: None
         return
@@ -243,21 +239,21 @@ def _progress(n_samples, verbose):
 
 
 def _greedy_order_compiled(rows, n_samples, start, floor, n_threads, progress):
-    """Rounds of picks until there are enough or no row lies above the floor."""
-    selection = Selection(rows, n_samples, start)
-    # Threads of our own rather than numba's: these may be nested in the caller's threads.
+    """Rounds until enough rows are selected or none exceeds the floor."""
+    selection = BoundedSelection(rows, n_samples, start)
+    # Not numba's threads, which cannot be nested in threads of the caller.
     with ThreadPoolExecutor(n_threads) as pool:
         while selection.n_picks < n_samples:
             members, threshold = selection.candidates(floor)
             if len(members) == 0:
                 break
-            selection.catch_up(members, threshold, pool, _TASKS_PER_THREAD * n_threads)
-            selection.pick_among(members, threshold)
+            selection.update(members, threshold, pool, _TASKS_PER_THREAD * n_threads)
+            selection.select(members, threshold)
             progress(selection.n_picks)
     return selection.picks[: selection.n_picks]
 
 
 def _with_duplicates(picks, n_samples, n_rows):
-    """Picks, then the rows left, lowest index first."""
-    left = np.setdiff1d(np.arange(n_rows), picks)[: n_samples - len(picks)]
-    return np.concatenate([picks, left])
+    """The picks, followed by the remaining rows by index."""
+    remaining = np.setdiff1d(np.arange(n_rows), picks)[: n_samples - len(picks)]
+    return np.concatenate([picks, remaining])

@@ -7,11 +7,11 @@ _BATCH_ROWS = 2_048
 
 
 class RandomProjection:
-    """Project rows to few dimensions, keeping their distances in expectation.
+    """Project rows to few dimensions; their distances are kept in expectation.
 
     The matrix is that of :class:`sklearn.random_projection.GaussianRandomProjection` with the same
-    ``random_state``. Rows may arrive in batches of any size: a row's answer does not depend on
-    its batch. Rows that already have few columns are not projected.
+    ``random_state``. Rows may arrive in batches of any size: the projection of a row does not
+    depend on the other rows of its batch. Rows that already have few columns are not projected.
 
     Parameters
     ----------
@@ -23,9 +23,9 @@ class RandomProjection:
     Attributes
     ----------
     components_ : ndarray of shape (n_features, n_projections), float64, or None
-        The matrix; None where rows are not projected.
+        The matrix; None if rows are not projected.
     n_features_in_ : int
-        Columns expected by ``transform``.
+        Number of columns that ``transform`` expects.
     origin_ : ndarray of shape (n_features,), float64, or None
         Point that is subtracted from every row first.
 
@@ -49,14 +49,20 @@ class RandomProjection:
         Parameters
         ----------
         n_features : int
-            Columns of the rows to come.
+            Number of columns of the rows that will be projected.
         origin : array-like of shape (n_features,) or None, default=None
-            A point amid the rows, such as the first row. It changes no distance but is subtracted
-            before anything is rounded to float32, so that rows far from zero keep their digits.
+            A point near the rows, such as the first row. Subtracting it changes no distance; it is
+            done before anything is rounded to float32, so that rows far from zero keep their
+            precision.
 
         Returns
         -------
         self : RandomProjection
+
+        Raises
+        ------
+        ValueError
+            If ``n_features`` or ``n_projections`` is below 1.
         """
         if n_features < 1:
             raise ValueError(f"n_features must be at least 1, got {n_features}.")
@@ -84,6 +90,11 @@ class RandomProjection:
         Returns
         -------
         ndarray of shape (n, n_projections) or (n, n_features), float32
+
+        Raises
+        ------
+        ValueError
+            If X is not a matrix of finite numbers with ``n_features`` columns.
         """
         X = check_array(X, dtype=[np.float64, np.float32], order="C", input_name="X")
         if X.shape[1] != self.n_features_in_:
@@ -94,8 +105,8 @@ class RandomProjection:
         n_columns = X.shape[1] if self.components_ is None else self.n_projections
         projected = np.empty((len(X), n_columns), dtype=np.float32)
         for part in gen_batches(len(X), _BATCH_ROWS):
-            # In float64, as float32 products differ in their last digits with the place of a row
-            # in its batch and with the number of threads; here rounding removes that.
+            # In float64: the last digits of a product depend on the position of the row in its
+            # batch and on the number of threads. Rounding to float32 removes the difference.
             rows = X[part].astype(np.float64)
             if self.origin_ is not None:
                 rows -= self.origin_

@@ -1,10 +1,11 @@
-"""Read inspection images and check them, or make surfaces and defects."""
+"""Load and check inspection images, or generate surfaces and defects."""
 
 from skanomaly.datasets._checks import check_dataset
 from skanomaly.datasets._defects import make_defects
 from skanomaly.datasets._folders import load_folder
+from skanomaly.datasets._layouts import list_items
 from skanomaly.datasets._manifest import load_manifest
-from skanomaly.datasets._synthetic import make_inspection, make_textures
+from skanomaly.datasets._textures import make_inspection, make_textures
 
 __all__ = [
     "load_folder",

@@ -1,23 +1,24 @@
-"""What a reader found becomes a Bunch: one part is held out, masks are matched, all is counted."""
+"""From the images that a reader found to a Bunch: images are held out and masks matched."""
 
 import numpy as np
 from sklearn.utils import Bunch, check_random_state
 
-from skanomaly.datasets._files import choose
+from skanomaly.datasets._listing import choose
 from skanomaly.datasets._masks import MaskFiles
 
 _MISSING_MASKS = ("error", "drop", "ignore")
 
 
 def check_options(missing_masks, test_size):
+    """Raise ValueError for values that these parameters must not have."""
     if missing_masks not in _MISSING_MASKS:
         raise ValueError(f"missing_masks must be one of {_MISSING_MASKS}, got {missing_masks!r}.")
     if not 0 <= test_size < 1:
-        raise ValueError(f"test_size must be a share in [0, 1), got {test_size!r}.")
+        raise ValueError(f"test_size must be a fraction in [0, 1), got {test_size!r}.")
 
 
 def select(found, categories, source):
-    """The same without the defects that are not asked for."""
+    """The images found, without the defects that were not requested."""
     names = dict.fromkeys(item.defect for item in [*found.defective, *found.train_defects])
     chosen = choose(names, categories, source)
     return found._replace(
@@ -27,7 +28,7 @@ def select(found, categories, source):
 
 
 def split(found, test_size, random_state, source):
-    """The same with good images held out for testing, where the source does not say which."""
+    """The images found, with good ones held out for testing if the source does not split them."""
     if found.good is not None:
         return found
     train, good = found.train, []
@@ -37,9 +38,8 @@ def split(found, test_size, random_state, source):
 
 
 def make_bunch(name, found, missing_masks):
-    """The public face of a data set; `found` is split."""
-    way_out = found.way_out
-    defective, has_masks = _with_masks(found, found.defective, missing_masks, way_out)
+    """The Bunch that loaders return, from images that are split."""
+    defective, has_masks = _with_masks(found, found.defective, missing_masks)
     data = Bunch(
         name=name,
         train=_good_part(found.train),
@@ -49,25 +49,26 @@ def make_bunch(name, found, missing_masks):
         defect_names=list(dict.fromkeys(item.defect for item in defective)),
     )
     if found.train_defects:
-        spoilt, has_masks = _with_masks(found, found.train_defects, missing_masks, way_out)
-        data.train_defects = _part(spoilt, 0, has_masks)
+        defective, has_masks = _with_masks(found, found.train_defects, missing_masks)
+        data.train_defects = _part(defective, 0, has_masks)
     data.DESCR = " ".join([_describe(data), *found.notes])
     return data
 
 
 def _hold_out(items, test_size, random_state, source):
-    """Good images as (train, test), both in their old order; one goes to each part at least."""
+    """Good images as (train, test), both in their original order and with at least one image."""
     if test_size == 0:
         return items, []
     if not items:
         raise ValueError(f"{source}: expected good images to train on, found defects only.")
+    # All images of a group go to the same part; an image without a group is one of its own.
     groups = [i if item.group is None else item.group for i, item in enumerate(items)]
     names = list(dict.fromkeys(groups))
     if len(names) < 2:
         what = "two good images, one" if items[0].group is None else "good images of two items, one"
         raise ValueError(
-            f"{source}: expected at least {what} to train on and one to test on, "
-            "got one. Add images, or pass test_size=0 to train on it."
+            f"{source}: expected at least {what} for training and one for testing, "
+            "got one. Add images, or pass test_size=0 to use it for training."
         )
     n_test = min(max(round(test_size * len(names)), 1), len(names) - 1)
     order = check_random_state(random_state).permutation(len(names))
@@ -77,25 +78,26 @@ def _hold_out(items, test_size, random_state, source):
     return train, [item for item, group in pairs if group in held_out]
 
 
-def _with_masks(found, items, missing_masks, way_out):
-    """(items, whether they have masks), by the rule for images without."""
+def _with_masks(found, items, missing_masks):
+    """(items, whether they have masks), after applying ``missing_masks``."""
     items = list(items)
     missing = [item for item in items if not item.masks]
     if not found.has_masks or (missing and missing_masks == "ignore"):
         return items, False
-    # Dropping every defect would hide a wrong suffix.
+    # If no defective image has a mask, the suffix is probably wrong: an error even with "drop".
     if missing and (missing_masks == "error" or len(missing) == len(items)):
         expected = missing[0].expected_mask
         raise ValueError(
             f"{len(missing)} of {len(items)} defective images have no mask. "
             f"First: {missing[0].path}" + (f", expected {expected}" if expected else "") + ". "
-            f"Add the masks, {way_out}or pass missing_masks='drop' to leave these images "
-            "out or 'ignore' to load all without masks."
+            f"Add the masks, {found.advice}or pass missing_masks='drop' to leave these images "
+            "out, or 'ignore' to load all images without masks."
         )
     return [item for item in items if item.masks], True
 
 
 def _good_part(items):
+    """A part of good images only."""
     return Bunch(
         images=[str(item.path) for item in items],
         target=np.ones(len(items), dtype=int),
@@ -104,7 +106,7 @@ def _good_part(items):
 
 
 def _part(items, n_good, has_masks):
-    """Good images first, then defects."""
+    """A part with masks; the first ``n_good`` items are good, the others defective."""
     images = [str(item.path) for item in items]
     masks = [_mask_files(item) for item in items]
     return Bunch(
@@ -117,6 +119,7 @@ def _part(items, n_good, has_masks):
 
 
 def _mask_files(item):
+    """One path, a tuple of several, or None."""
     files = tuple(map(str, item.masks))
     return files if len(files) > 1 else files[0] if files else None
 
@@ -134,7 +137,7 @@ def _describe(data):
         text += f" {len(data.validation.images)} good ones for validation."
     if data.train_defects is not None:
         text += (
-            f" The source's training part holds {len(data.train_defects.images)} defective images: "
-            "they are in train_defects, and not in train."
+            f" The training part of the source contains {len(data.train_defects.images)} defective "
+            "images: they are in train_defects, not in train."
         )
     return text

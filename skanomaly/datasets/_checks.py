@@ -1,89 +1,103 @@
-"""Check a data set before anything is learned from it."""
+"""Check a data set before it is used for training and testing."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from skanomaly.datasets._bunch import split
-from skanomaly.datasets._files import GOOD_NAMES
+from skanomaly.datasets._findings import DatasetReport, Finding
 from skanomaly.datasets._folders import find_folder
 from skanomaly.datasets._image_checks import (
-    check_alike,
+    check_duplicates,
     check_kinds,
     check_readable,
     check_usual,
     read_records,
 )
+from skanomaly.datasets._listing import GOOD_NAMES
 from skanomaly.datasets._manifest import read_manifest
 from skanomaly.datasets._mask_checks import check_masks
 from skanomaly.datasets._masks import MaskFiles
-from skanomaly.datasets._report import DatasetReport, Finding
+from skanomaly.utils.targets import read_labels
+from skanomaly.utils.threads import count_threads
 
-_FOLDER_NEEDED = "masks that belong to no image: pass the folder instead of the loaded data."
+_FOLDER_NEEDED = "masks without an image: pass the folder instead of the loaded data."
 _NO_MASKS = "masks: there are none."
 
 
 class _Part(NamedTuple):
+    """A part of a data set, such as "train"; all lists have an entry per image."""
+
     name: str
-    images: list
+    images: Any
     names: list
-    targets: list
-    masks: list | None  # a path, several, an array or None each
+    targets: Any  # +1 good, -1 defect
+    masks: list | None  # a path, a tuple of paths, an array or None each
 
 
 def check_dataset(
-    data, *, layout="auto", good_names=GOOD_NAMES, mask_suffix="_mask", n_jobs=None, verbose=0
-):
-    """Look for what spoils a training or flatters a test, before either.
+    data: Any,
+    *,
+    layout: str = "auto",
+    good_names: Sequence[str] = GOOD_NAMES,
+    mask_suffix: str = "_mask",
+    n_jobs: int | None = None,
+    verbose: int = 0,
+) -> DatasetReport:
+    """Find problems of a data set that would harm training or bias test scores.
 
     Parameters
     ----------
     data : Bunch, str or Path
-        What :func:`load_folder`, :func:`load_manifest` or :func:`make_inspection` answers; or the
-        path of a folder or CSV file, which is read as these do by default. Of a path more can be
-        said: which masks are missing, and which belong to no image.
+        The result of :func:`load_folder`, :func:`load_manifest` or :func:`make_inspection`; or the
+        path of a folder or CSV file, which is read as these do by default. Only for a path, missing
+        masks and masks without an image are found.
     layout, good_names, mask_suffix
         As in :func:`load_folder`, for paths.
     n_jobs : int or None, default=None
-        Threads that read images; two with None.
+        Number of threads that read images; -1 for all processors. None means two.
     verbose : int, default=0
-        Whether to show a progress bar.
+        If positive, show a progress bar.
 
     Returns
     -------
     report : DatasetReport
         Prints as text. `findings` lists named tuples ``(kind, severity, names, message)``; `groups`
-        numbers the images by what they show. A severity is "error" where scores would be wrong or
-        a fit fails, "warning" for what should be looked at, and "note".
+        has the same number for images that show the same object. The severity is "error" if scores
+        would be wrong or a fit would fail, "warning" if the images should be inspected, or "note".
 
     Raises
     ------
-    FileNotFoundError, ValueError
-        If there is no data set at the path, or `data` is none. A broken file is a finding and
-        raises nothing, but for masks that hold the label, as in KolektorSDD.
+    FileNotFoundError
+        If the path does not exist.
+    ValueError
+        If there is no data set at the path, `data` is not a data set, or its targets are not +1
+        (good) and -1 (defect). An unreadable file is a finding and raises no error, except for
+        masks that contain the labels, as in KolektorSDD.
 
     See Also
     --------
-    load_folder : Read the folder.
-    skanomaly.model_selection.GoodOnlyKFold : Takes `groups`.
+    load_folder : Load the folder.
+    skanomaly.model_selection.GoodOnlyKFold : Splits by `groups`.
 
     Notes
     -----
-    Every image is read once, and kept as a grey thumbnail of 64 x 64 pixels and a few numbers.
+    Every image is read once; a gray thumbnail of 64 x 64 pixels and a few numbers are kept.
 
-    - Duplicates have the same pixels, whatever the file format.
-    - Near duplicates show the same thing: another exposure, light from elsewhere as long as the
-      details keep their contrast, JPEG, a few per cent cut off or moved, another size. Not found
-      are copies that are turned, mirrored or moved further, and where the images of a set are so
-      alike that even different things are nearly the same. What counts is how far a pair stands
-      out from random pairs of this set; the report states the bar. Each image is compared with
-      its five likeliest partners, and the partners of partners are put into one group.
-    - Good images stand out by brightness, contrast, sharpness or colour (six robust deviations
-      from the median of the good images for training, more where these are few), or by their
-      distance to other good images as small grey pictures. That finds wrong parts and broken
-      lamps; small defects it does not find.
+    - Duplicates have the same pixels, in any file format. Training images that are found again
+      among the test images are leakage: test scores are then optimistic.
+    - Near duplicates show the same object with another exposure, other light (as long as details
+      keep their contrast), JPEG compression, a few percent cropped or shifted, or another size.
+      Rotated, mirrored and further shifted copies are not found, nor duplicates in a set of images
+      so similar that different objects look nearly the same. The similarity of a pair is compared
+      with that of random pairs of the set; the report states the limit. Each image is compared
+      with its five most likely partners, and linked images form a group.
+    - Unusual good images differ in brightness, contrast, sharpness or color by six robust
+      deviations from the median of the good training images (more if there are few of them), or
+      are far from the other good images as small gray thumbnails. This finds wrong parts and broken
+      lamps, but not small defects.
 
     Examples
     --------
@@ -94,14 +108,14 @@ def check_dataset(
     >>> report
     speckle: checked 18 images (12 train, 6 test): 1 error, 0 warnings, 0 notes
     error   duplicate: the same pixels in several images (1; 1 train, 1 test)
-              2 images: 1 train, 1 test good: leave it in one part, else a score shows memory
+              2 images: 1 train, 1 test good: keep it in one part only, else it is leakage
                 train/good/005, test/good/012
-    not checked: masks that belong to no image: pass the folder instead of the loaded data.
+    not checked: masks without an image: pass the folder instead of the loaded data.
     >>> report.findings[0].kind, report.findings[0].names
     ('duplicate', ['train/good/005', 'test/good/012'])
     """
-    if n_jobs is not None and n_jobs < 1:
-        raise ValueError(f"n_jobs must be None or at least 1, got {n_jobs!r}.")
+    if n_jobs is not None and n_jobs != -1 and n_jobs < 1:
+        raise ValueError(f"n_jobs must be None, -1 or at least 1, got {n_jobs!r}.")
     if isinstance(data, (str, Path)):
         name, parts, unused = _from_path(Path(data), layout, good_names, mask_suffix)
         not_checked = []
@@ -109,14 +123,15 @@ def check_dataset(
         name, parts = _from_bunch(data)
         unused, not_checked = [], [_FOLDER_NEEDED]
     parts = [part for part in parts if len(part.images)]
-    records = read_records([part[:4] for part in parts], n_jobs, verbose)
+    records = read_records([part[:4] for part in parts], count_threads(n_jobs, 2), verbose)
     findings = [
-        Finding("mask_without_image", "warning", [str(p)], "no image of this name") for p in unused
+        Finding("mask_without_image", "warning", [str(p)], "there is no image of this name")
+        for p in unused
     ]
     findings += check_readable(records) + check_kinds(records)
-    alike, groups = check_alike(records)
+    duplicates, groups = check_duplicates(records)
     unusual, why_not = check_usual(records)
-    findings += alike + unusual
+    findings += duplicates + unusual
     ends = np.cumsum([len(part.images) for part in parts])
     by_part = {}
     for part, end in zip(parts, ends, strict=True):
@@ -131,7 +146,7 @@ def check_dataset(
 
 
 def _from_path(path, layout, good_names, mask_suffix):
-    """(name, parts, masks that belong to no image)."""
+    """(name, parts, masks without an image)."""
     if path.suffix.lower() == ".csv":
         found, name = read_manifest(path, good_names=good_names), path.stem
     elif path.is_dir():
@@ -150,6 +165,7 @@ def _from_path(path, layout, good_names, mask_suffix):
 
 
 def _of_items(name, items, has_masks):
+    """A part from the items of a reader."""
     return _Part(
         name,
         [str(item.path) for item in items],
@@ -160,11 +176,11 @@ def _of_items(name, items, has_masks):
 
 
 def _from_bunch(data):
-    """(name, parts)."""
+    """(name, parts) of a data set in memory."""
     if not isinstance(data, Mapping) or not {"train", "test"} <= set(data):
         raise ValueError(
             f"expected a data set, as from load_folder, or the path of one, got "
-            f"{type(data).__name__}; images alone can be put into a Bunch with train and test."
+            f"{type(data).__name__}; put images into a Bunch with the parts train and test."
         )
     parts = []
     for name in ("train", "validation", "train_defects", "test"):
@@ -173,7 +189,9 @@ def _from_bunch(data):
             continue
         images = part["images"]
         names = part.get("names", [f"{i:03d}" for i in range(len(images))])
-        targets = part.get("target", np.ones(len(images), dtype=int))
+        targets = read_labels(part.get("target"), len(images))
+        if targets is None:
+            targets = np.ones(len(images), dtype=int)
         masks = part.get("masks")
         if masks is not None:
             masks = masks.masks if isinstance(masks, MaskFiles) else list(masks)

@@ -1,8 +1,8 @@
-"""The kinds of defects: each paints one into an image at a random place.
+"""Functions that paint a defect of one kind into an image, at a random position.
 
-All have the call ``kind(rng, image, size) -> image``, with image (H, W, C) float32 in [0, 1]
-(1: the brightest value) and `size` a factor on all lengths. They answer a new array, may leave
-[0, 1], and may draw outside the frame; the caller clips.
+All have the signature ``kind(rng, image, size) -> image``, with an image (H, W, C) float32 in
+[0, 1], where 1 is the brightest value, and a factor ``size`` on all lengths. They return a new
+array, whose values may exceed [0, 1]; the caller clips them.
 """
 
 import numpy as np
@@ -19,7 +19,7 @@ from skanomaly.datasets._drawing import (
 
 
 def _scratch(rng, image, size):
-    """A groove bent a little, bright, with a dark burr along one side."""
+    """A slightly bent bright groove with a dark burr along one side."""
     length = min(image.shape[:2]) * rng.uniform(0.25, 0.55) * size
     t = np.linspace(0, 1, max(int(length / 2), 8))
     angle = rng.uniform(0, np.pi)
@@ -36,7 +36,7 @@ def _scratch(rng, image, size):
 
 
 def _crack(rng, image, size):
-    """A dark jagged line that thins out, with a branch or two."""
+    """A dark jagged line that becomes thinner, with one or two branches."""
     length = min(image.shape[:2]) * rng.uniform(0.25, 0.5) * size
     width = _pen(image, size) * rng.uniform(1.3, 2.1)
     angle = rng.uniform(0, 2 * np.pi)
@@ -52,8 +52,8 @@ def _crack(rng, image, size):
     return image * (1 - 0.8 * cover[:, :, None])
 
 
-def _fibre(rng, image, size):
-    """A curled hair lying on the surface, with its shadow."""
+def _fiber(rng, image, size):
+    """A curled hair on the surface, with its shadow."""
     length = min(image.shape[:2]) * rng.uniform(0.3, 0.6) * size
     points = _walk(rng, length, rng.uniform(0, 2 * np.pi), wildness=0.2, curl=0.16)
     points += _place(rng, image) - points.mean(axis=0)
@@ -65,12 +65,12 @@ def _fibre(rng, image, size):
 
 
 def _stain(rng, image, size):
-    """A dried liquid: tinted, darkest at its rim, with small splashes."""
+    """A dried liquid: tinted, darkest at the rim, with small splashes."""
     shape, scale = image.shape[:2], min(image.shape[:2]) * size
-    centre, radius = _place(rng, image), scale * rng.uniform(0.07, 0.13)
-    cover = smooth_step(blob(rng, shape, centre, radius, 0.16), 1.08, 0.9)
+    center, radius = _place(rng, image), scale * rng.uniform(0.07, 0.13)
+    cover = smooth_step(blob(rng, shape, center, radius, 0.16), 1.08, 0.9)
     for _ in range(rng.integers(0, 4)):
-        splash = centre + rng.normal(0, 1.3 * radius, 2)
+        splash = center + rng.normal(0, 1.3 * radius, 2)
         drop = blob(rng, shape, splash, radius * rng.uniform(0.1, 0.25), 0.1)
         cover = np.maximum(cover, smooth_step(drop, 1.2, 0.8))
     rim = cover - gaussian_filter(cover, 0.12 * radius)
@@ -80,47 +80,47 @@ def _stain(rng, image, size):
 
 
 def _hole(rng, image, size):
-    """A pit: almost black, its lower right edge catching the light."""
+    """A pit: almost black, with a lower right edge that is lit."""
     shape, scale = image.shape[:2], min(image.shape[:2]) * size
-    centre, radius = _place(rng, image), scale * rng.uniform(0.022, 0.045)
-    field = blob(rng, shape, centre, radius, 0.1)
+    center, radius = _place(rng, image), scale * rng.uniform(0.022, 0.045)
+    field = blob(rng, shape, center, radius, 0.1)
     soft = 0.7 / radius
     pit = smooth_step(field, 1 + soft, 1 - soft)[:, :, None]
     ring = smooth_step(field, 1.4 + soft, 1.1)
-    facing = _towards_lamp(shape, centre)
+    facing = _toward_lamp(shape, center)
     lit = image + (0.8 * _strength(image) * ring * facing)[:, :, None]
     bottom = image * (0.12 + 0.1 * np.clip(facing, 0, 1))[:, :, None]
     return lit + pit * (bottom - lit)
 
 
 def _spot(rng, image, size):
-    """A drop of paint with a shadow and a glint; on grey images black or white."""
+    """A drop of paint with a shadow and a highlight; black or white on gray images."""
     shape, scale = image.shape[:2], min(image.shape[:2]) * size
-    centre, radius = _place(rng, image), scale * rng.uniform(0.02, 0.045)
-    field = blob(rng, shape, centre, radius, 0.12)
+    center, radius = _place(rng, image), scale * rng.uniform(0.02, 0.045)
+    field = blob(rng, shape, center, radius, 0.12)
     soft = 0.8 / radius
     drop = smooth_step(field, 1 + soft, 1 - soft)[:, :, None]
-    if _has_colours(image):
+    if _has_colors(image):
         hue = rng.uniform(0, 2 * np.pi)
-        colour = 0.45 + 0.38 * np.cos(hue - 2 * np.pi / 3 * np.arange(3))
+        color = 0.45 + 0.38 * np.cos(hue - 2 * np.pi / 3 * np.arange(3))
     else:
-        colour = np.full(image.shape[2], 0.92 if image.mean() < 0.5 else 0.1)
+        color = np.full(image.shape[2], 0.92 if image.mean() < 0.5 else 0.1)
     y, x = pixel_grid(shape)
-    away = np.hypot(y - centre[0] + 0.35 * radius, x - centre[1] + 0.35 * radius) / radius
+    away = np.hypot(y - center[0] + 0.35 * radius, x - center[1] + 0.35 * radius) / radius
     glint = 0.3 * np.exp(-((away / 0.3) ** 2))
-    shaded = colour * (1.05 - 0.12 * away)[:, :, None] + glint[:, :, None]
-    shadow = smooth_step(np.hypot(y - centre[0] - 2, x - centre[1] - 2) / radius, 1.35, 0.9)
+    shaded = color * (1.05 - 0.12 * away)[:, :, None] + glint[:, :, None]
+    shadow = smooth_step(np.hypot(y - center[0] - 2, x - center[1] - 2) / radius, 1.35, 0.9)
     ground = image * (1 - 0.35 * shadow)[:, :, None]
     return ground + drop * (np.clip(shaded, 0, 1) - ground)
 
 
 def _dent(rng, image, size):
-    """A shallow hollow: dark where it falls away from the lamp, bright on the other side."""
+    """A shallow hollow: dark on the side that faces away from the lamp, bright on the other."""
     y, x = pixel_grid(image.shape[:2])
     radius = min(image.shape[:2]) * rng.uniform(0.05, 0.09) * size
     stretch, angle = np.exp(rng.uniform(0, 0.5)), rng.uniform(0, np.pi)
-    centre = _place(rng, image)
-    dy, dx = (y - centre[0]) / radius, (x - centre[1]) / radius
+    center = _place(rng, image)
+    dy, dx = (y - center[0]) / radius, (x - center[1]) / radius
     u = (np.cos(angle) * dy + np.sin(angle) * dx) * stretch
     v = (np.cos(angle) * dx - np.sin(angle) * dy) / stretch
     shade = (dy + dx) * np.exp(-(u**2) - v**2)
@@ -128,13 +128,13 @@ def _dent(rng, image, size):
 
 
 def _missing(rng, image, size):
-    """A part that was never made: its surroundings run on smoothly over it."""
+    """A missing detail: its surroundings are continued smoothly over it."""
     shape, scale = image.shape[:2], min(image.shape[:2]) * size
     radius = scale * rng.uniform(0.07, 0.12)
     field = blob(rng, shape, _place(rng, image), radius, 0.05)
     known = (field > 1.1).astype(np.float32)
     window = 2 * int(1.2 * radius) + 1
-    # Two passes of a box make a round enough window; its cost does not grow with its size.
+    # Two passes of a box filter approximate a round window, at a cost independent of its size.
     weight = _box(_box(known, window), window) + 1e-6
     filled = np.stack(
         [_box(_box(channel * known, window), window) for channel in np.moveaxis(image, 2, 0)],
@@ -146,18 +146,18 @@ def _missing(rng, image, size):
 
 
 def _misaligned(rng, image, size):
-    """A piece put in shifted and turned, with a dark seam around it."""
+    """A shifted and rotated piece with a dark seam around it."""
     y, x = pixel_grid(image.shape[:2])
     scale = min(image.shape[:2]) * size
-    centre = _place(rng, image)
+    center = _place(rng, image)
     half_y, half_x = scale * rng.uniform(0.08, 0.15, 2)
-    inside = inside_box(y - centre[0], x - centre[1], half_y, half_x, 0.02 * scale)
+    inside = inside_box(y - center[0], x - center[1], half_y, half_x, 0.02 * scale)
     angle = rng.choice([-1, 1]) * rng.uniform(0.08, 0.35)
     shift = rng.choice([-1, 1], 2) * scale * rng.uniform(0.015, 0.05, 2)
-    dy, dx = y - centre[0], x - centre[1]
+    dy, dx = y - center[0], x - center[1]
     source = [
-        centre[0] + shift[0] + np.cos(angle) * dy - np.sin(angle) * dx,
-        centre[1] + shift[1] + np.sin(angle) * dy + np.cos(angle) * dx,
+        center[0] + shift[0] + np.cos(angle) * dy - np.sin(angle) * dx,
+        center[1] + shift[1] + np.sin(angle) * dy + np.cos(angle) * dx,
     ]
     turned = np.stack(
         [
@@ -172,7 +172,7 @@ def _misaligned(rng, image, size):
 
 
 def _blur(rng, image, size):
-    """A smeared or unfocused area."""
+    """A smeared or defocused area."""
     scale = min(image.shape[:2]) * size
     field = blob(rng, image.shape[:2], _place(rng, image), scale * rng.uniform(0.1, 0.16), 0.12)
     sigma = max(scale * rng.uniform(0.015, 0.025), 1.5)
@@ -181,11 +181,11 @@ def _blur(rng, image, size):
 
 
 def _bent(rng, image, size):
-    """Lines pushed aside: the picture bulges one way around a place, with no seam."""
+    """Displaced lines: the image is warped in one direction around a position, without a seam."""
     shape, scale = image.shape[:2], min(image.shape[:2]) * size
-    centre, radius = _place(rng, image), scale * rng.uniform(0.08, 0.13)
+    center, radius = _place(rng, image), scale * rng.uniform(0.08, 0.13)
     y, x = pixel_grid(shape)
-    bump = np.exp(-((y - centre[0]) ** 2 + (x - centre[1]) ** 2) / (2 * radius**2))
+    bump = np.exp(-((y - center[0]) ** 2 + (x - center[1]) ** 2) / (2 * radius**2))
     angle, reach = rng.uniform(0, 2 * np.pi), scale * rng.uniform(0.03, 0.05)
     source = np.stack([y - reach * np.sin(angle) * bump, x - reach * np.cos(angle) * bump])
     channels = np.moveaxis(image, 2, 0)
@@ -193,7 +193,7 @@ def _bent(rng, image, size):
 
 
 def _place(rng, image):
-    """Of a few random places the one with most detail around: on the part, not on the table."""
+    """Position (y, x): of a few random ones that with most detail, which is on the part."""
     height, width = image.shape[:2]
     reach = max(min(height, width) // 12, 2)
     places = rng.uniform((0.15 * height, 0.15 * width), (0.85 * height, 0.85 * width), (4, 2))
@@ -205,7 +205,7 @@ def _place(rng, image):
 
 
 def _walk(rng, length, angle, wildness, curl=0.0):
-    """Points (n, 2) every two pixels along a path that wanders around its first direction."""
+    """Points (n, 2) at intervals of two pixels along a path with a random direction."""
     n = max(int(length / 2), 4)
     turns = wildness * smooth_noise(rng, (n, 1), (3, 1))[:, 0]
     headings = angle + turns + np.cumsum(curl * smooth_noise(rng, (n, 1), (8, 1))[:, 0])
@@ -213,33 +213,34 @@ def _walk(rng, length, angle, wildness, curl=0.0):
 
 
 def _pen(image, size):
-    """Width of a fine line in pixels, never so thin that it vanishes."""
+    """Width of a fine line in pixels, large enough to be visible."""
     return max(min(image.shape[:2]) / 256 * size, 0.8)
 
 
 def _strength(image):
-    """A change of brightness that shows on this image: more where it is full of contrast."""
+    """A change of brightness that is visible in this image: larger with more contrast."""
     return 0.13 + 0.7 * image.std()
 
 
-def _per_channel(image, colour):
-    """The colour for coloured images, its mean for grey ones and other numbers of channels."""
-    return np.float32(colour if _has_colours(image) else np.mean(colour))
+def _per_channel(image, color):
+    """The color for RGB images, its mean for gray ones and other numbers of channels."""
+    return np.float32(color if _has_colors(image) else np.mean(color))
 
 
-def _has_colours(image):
-    """Whether this is RGB, and not a grey picture saved as such."""
+def _has_colors(image):
+    """Whether this is an RGB image that is not gray."""
     return image.shape[2] == 3 and bool((image != image[:, :, :1]).any())
 
 
-def _towards_lamp(shape, centre):
-    """(H, W) in [-1, 1]: 1 on the lower right of the centre, where a pit's wall faces the lamp."""
+def _toward_lamp(shape, center):
+    """(H, W) in [-1, 1]: 1 on the lower right of the center, where the wall of a pit is lit."""
     y, x = pixel_grid(shape)
-    dy, dx = y - centre[0], x - centre[1]
+    dy, dx = y - center[0], x - center[1]
     return (dy + dx) / (1.42 * np.hypot(dy, dx) + 1e-3)
 
 
 def _box(values, width):
+    """Box filter."""
     return uniform_filter(values, width, mode="reflect")
 
 
@@ -253,7 +254,7 @@ KINDS = {
     "blur": _blur,
     "spot": _spot,
     "dent": _dent,
-    "fibre": _fibre,
+    "fibre": _fiber,
     "bent": _bent,
 }
-ON_REQUEST = {"bent"}  # shows on pictures with lines alone
+ON_REQUEST = {"bent"}  # only visible on images with lines

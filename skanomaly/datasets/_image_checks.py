@@ -1,4 +1,4 @@
-"""Checks of images: what can be read, what is there twice, what is unlike the rest."""
+"""Checks of images: unreadable ones, duplicates, and good images that differ from the others."""
 
 import hashlib
 from collections import Counter
@@ -8,48 +8,49 @@ from typing import NamedTuple
 import numpy as np
 from tqdm.auto import tqdm
 
-from skanomaly._image_fit import ImageFit
-from skanomaly._images import ImageError, image_name, read_image
+from skanomaly.datasets._findings import Finding
 from skanomaly.datasets._near_duplicates import SIDE, NearDuplicates
-from skanomaly.datasets._report import Finding
+from skanomaly.exceptions import ImageError
+from skanomaly.images import ImageFit, image_name, read_image
 
-_FEWEST_GOOD = 10  # to know what is usual among them
-_MOST_DEVIATIONS = 6  # robust ones of a measurement; one less for the distance to other images
-_DOUBT = 60  # more deviations, over the number of images: few tell little of the usual spread
-_NEIGHBOUR = 5
-_SHARPNESS_STEP = 4  # every so many rows are enough
+_MIN_GOOD = 10  # good images from which the usual spread is estimated
+_MAX_DEVIATIONS = 6  # robust deviations of a feature; one less for the distance to other images
+_SMALL_SET = 60  # divided by the number of images: further deviations, as the spread is uncertain
+_NEIGHBOR = 5
+_SHARPNESS_STEP = 4  # every fourth row is enough
 
 
 class Record(NamedTuple):
-    """An image of the set: where it is, and what was read from it."""
+    """An image of the data set, and what was read from it."""
 
     part: str
     name: str
-    target: int
-    facts: "Facts | None" = None  # None: cannot be read
-    error: str = ""
+    target: int  # +1 good, -1 defect
+    facts: "Facts | None" = None  # None: unreadable
+    error: str = ""  # why it is unreadable
 
     @property
     def place(self):
+        """Part and name, by which findings refer to the image."""
         return f"{self.part}/{self.name}"
 
 
 class Facts(NamedTuple):
-    """What is kept of an image."""
+    """Properties of an image."""
 
-    digest: bytes  # of its pixels
+    digest: bytes  # of the pixels
     frame: tuple  # (H, W)
-    mode: str
-    thumbnail: np.ndarray  # (S, S) grey, float32 in [0, 1]
+    mode: str  # channels and dtype
+    thumbnail: np.ndarray  # (S, S) gray, float32 in [0, 1]
     brightness: float
     contrast: float  # logarithm
     sharpness: float  # logarithm
-    red: float  # less the brightness, 0 for grey images
+    red: float  # minus the brightness; 0 for gray images
     blue: float
 
 
-def read_records(parts, n_jobs, verbose):
-    """A Record of each image of the parts (name, images, names, targets)."""
+def read_records(parts, n_threads, verbose):
+    """A Record for each image of the parts (name, images, names, targets)."""
     items = [
         (name, images[i], image_name(images[i], i), names[i], int(targets[i]))
         for name, images, names, targets in parts
@@ -57,92 +58,97 @@ def read_records(parts, n_jobs, verbose):
     ]
 
     def read(item):
-        part, image, called, name, target = item
+        part, image, name_in_errors, name, target = item
         try:
-            return Record(part, name, target, _facts(read_image(image, called)))
+            return Record(part, name, target, _facts(read_image(image, name_in_errors)))
         except ImageError as error:
             return Record(part, name, target, error=str(error))
 
-    with ThreadPoolExecutor(n_jobs or 2) as pool:
+    with ThreadPoolExecutor(n_threads) as pool:
         found = pool.map(read, items)
         return list(tqdm(found, "images", len(items), unit="image", disable=not verbose))
 
 
 def _facts(image):
+    """Facts of an image (H, W, C)."""
     digest = hashlib.blake2b(f"{image.shape} {image.dtype}".encode(), digest_size=16)
     digest.update(np.ascontiguousarray(image))
     small = ImageFit(SIDE, SIDE).apply(image)  # (S, S, C)
-    grey = small.mean(axis=2)
+    gray = small.mean(axis=2)
     scale = {"u1": 255, "u2": 65535}.get(image.dtype.str[1:], 1)
     some = image[::_SHARPNESS_STEP].mean(axis=2, dtype=np.float32) / scale
-    colour = small.mean(axis=(0, 1)) - grey.mean() if small.shape[2] == 3 else np.zeros(3)
-    kind = {1: "grey", 3: "RGB"}.get(image.shape[2], f"{image.shape[2]} channels")
+    color = small.mean(axis=(0, 1)) - gray.mean() if small.shape[2] == 3 else np.zeros(3)
+    kind = {1: "gray", 3: "RGB"}.get(image.shape[2], f"{image.shape[2]} channels")
     return Facts(
         digest=digest.digest(),
         frame=image.shape[:2],
         mode=f"{kind} {image.dtype}",
-        thumbnail=grey,
-        brightness=float(grey.mean()),
-        contrast=float(np.log(grey.std() + 0.004)),
+        thumbnail=gray,
+        brightness=float(gray.mean()),
+        contrast=float(np.log(gray.std() + 0.004)),
         sharpness=float(np.log(np.abs(np.diff(some, axis=1)).mean() + 0.002)),
-        red=float(colour[0]),
-        blue=float(colour[2]),
+        red=float(color[0]),
+        blue=float(color[2]),
     )
 
 
 def check_readable(records):
+    """Findings on unreadable images."""
     return [Finding("unreadable", "error", [r.place], r.error) for r in records if not r.facts]
 
 
-def check_alike(records):
-    """(findings on images that show the same, group of each record)."""
+def check_duplicates(records):
+    """(findings on duplicates and near duplicates, group of each record)."""
     groups = np.arange(len(records))
     rows = np.array([i for i, r in enumerate(records) if r.facts], dtype=int)
     if len(rows) == 0:
         return [], groups
+    # Of images with the same pixels only the first one is searched for near duplicates.
     digests = [records[i].facts.digest for i in rows]
     _, first, copies = np.unique(digests, return_index=True, return_inverse=True)
     near = NearDuplicates(np.stack([records[i].facts.thumbnail for i in rows[first]]))
     findings = [_same_pixels([records[i] for i in same]) for same in _several(copies, rows)]
-    several = np.bincount(near.groups)[near.groups] > 1  # of an image's copies, one counts
-    for alike in _several(np.where(several[copies], near.groups[copies], -1), rows):
-        closest = near.similarity[near.groups == near.groups[copies[rows == alike[0]]]].max()
-        findings.append(_same_thing([records[i] for i in alike], closest, near))
+    several = np.bincount(near.groups)[near.groups] > 1  # groups of more than exact copies
+    for same in _several(np.where(several[copies], near.groups[copies], -1), rows):
+        closest = near.similarity[near.groups == near.groups[copies[rows == same[0]]]].max()
+        findings.append(_same_object([records[i] for i in same], closest, near))
     groups[rows] = rows[first][near.groups[copies]]
     even = [records[i].place for i in rows[near.is_even[copies]]]
     if even:
-        text = "their contrast is below a fiftieth of what is usual here; not compared with others"
+        text = "their contrast is below 1/50 of the usual contrast; not compared with others"
         findings.append(Finding("even_image", "warning", even, text))
     return findings, groups
 
 
 def _several(numbers, rows):
-    """Arrays of the rows that share a number of 0 or more, in the order of their first rows."""
+    """Arrays of the rows with equal nonnegative numbers, sorted by their first rows."""
     numbers_of_several = np.flatnonzero(np.bincount(numbers[numbers >= 0]) > 1)
     return sorted((rows[numbers == n] for n in numbers_of_several), key=lambda same: same[0])
 
 
 def _same_pixels(records):
+    """Finding on images with the same pixels."""
     names = [r.place for r in records]
     where = _where(records)
     if len({r.target for r in records}) > 1:
         return Finding("contradiction", "error", names, f"{where}: one of the labels is wrong")
     if len({r.part for r in records}) > 1:
-        text = f"{where}: leave it in one part, else a score shows memory"
+        text = f"{where}: keep it in one part only, else it is leakage"
         return Finding("duplicate", "error", names, text)
     return Finding("duplicate", "note", names, where)
 
 
-def _same_thing(records, closest, near):
+def _same_object(records, closest, near):
+    """Finding on near duplicates."""
     names = [r.place for r in records]
     usual = "" if np.isnan(near.usual) else f"unrelated images here: {near.usual:.2f}, "
-    text = f"{_where(records)}; similarity up to {closest:.2f} ({usual}bar {near.bar:.2f})"
+    text = f"{_where(records)}; similarity up to {closest:.2f} ({usual}limit {near.limit:.2f})"
     across = len({r.part for r in records}) > 1
     return Finding("near_duplicate", "warning" if across else "note", names, text)
 
 
 def _where(records):
-    """As "6 images: 4 train good, 2 test defective"."""
+    """Number of images in each part, such as "6 images: 4 train, 2 test defective"."""
     label = {1: "good", -1: "defective"}
     counts = Counter((r.part, label[r.target]) for r in records)
     parts = ", ".join(
@@ -152,7 +158,7 @@ def _where(records):
 
 
 def check_kinds(records):
-    """Sizes and modes that differ."""
+    """Findings on images with different modes or sizes."""
     records = [r for r in records if r.facts]
     findings = []
     modes = Counter(r.facts.mode for r in records)
@@ -160,7 +166,8 @@ def check_kinds(records):
         usual = modes.most_common(1)[0][0]
         names = [r.place for r in records if r.facts.mode != usual]
         text = ", ".join(f"{n} {mode}" for mode, n in modes.most_common())
-        findings.append(Finding("mixed_modes", "warning", names, f"{text}; named are the fewer"))
+        text += f"; listed are those that are not {usual}"
+        findings.append(Finding("mixed_modes", "warning", names, text))
     frames = Counter(r.facts.frame for r in records)
     if len(frames) > 1:
         (usual, n), *_ = frames.most_common(1)
@@ -168,31 +175,33 @@ def check_kinds(records):
         (low, narrow), (high, wide) = np.min(list(frames), axis=0), np.max(list(frames), axis=0)
         text = (
             f"{len(frames)} sizes, most often {usual[0]} x {usual[1]} ({n} of {len(records)}); "
-            f"heights {low} to {high}, widths {narrow} to {wide}: see resize of the extractors"
+            f"heights {low} to {high}, widths {narrow} to {wide}: see the parameter resize of "
+            "extractors"
         )
         findings.append(Finding("mixed_sizes", "note", names, text))
     return findings
 
 
 def check_usual(records):
-    """(good images that stand out from those for training, why this was not checked)."""
+    """(findings on unusual good images, reasons why these were not checked)."""
     good = [r for r in records if r.facts and r.target == 1]
     known = np.array([r.part == "train" for r in good], dtype=bool)
-    if known.sum() < _FEWEST_GOOD:
-        return [], [f"good images that stand out: {known.sum()} for training are too few to tell"]
+    if known.sum() < _MIN_GOOD:
+        return [], [f"unusual good images: {known.sum()} good training images are too few"]
     reasons = {}
-    most = _MOST_DEVIATIONS + _DOUBT / known.sum()
-    for what, (least, factor) in _MEASURES.items():
-        values = np.array([getattr(r.facts, what) for r in good])
+    limit = _MAX_DEVIATIONS + _SMALL_SET / known.sum()
+    for feature, (min_spread, unit) in _FEATURES.items():
+        values = np.array([getattr(r.facts, feature) for r in good])
         usual = np.median(values[known])
-        spread = max(1.4826 * np.median(np.abs(values[known] - usual)), least)
-        for i in np.flatnonzero(np.abs(values - usual) > most * spread):
+        # The median absolute deviation, scaled to the standard deviation of a normal distribution.
+        spread = max(1.4826 * np.median(np.abs(values[known] - usual)), min_spread)
+        for i in np.flatnonzero(np.abs(values - usual) > limit * spread):
             deviations = abs(values[i] - usual) / spread
             reasons.setdefault(i, []).append(
-                f"{what} {factor(values[i]):.3f}, usual {factor(usual):.3f} "
+                f"{feature} {unit(values[i]):.3f}, usual {unit(usual):.3f} "
                 f"({deviations:.1f} robust deviations)"
             )
-    far, usual = _distances(np.stack([r.facts.thumbnail for r in good]), known, most - 1)
+    far, usual = _distances(np.stack([r.facts.thumbnail for r in good]), known, limit - 1)
     for i in np.flatnonzero(far > 0):
         reasons.setdefault(i, []).append(
             f"distance to other good images {far[i]:.3f}, usual {usual:.3f}"
@@ -203,8 +212,8 @@ def check_usual(records):
     ], []
 
 
-# What is measured: the least deviation that counts as usual, and what messages show.
-_MEASURES = {
+# Features: the smallest spread that is assumed, and the function to the unit of messages.
+_FEATURES = {
     "brightness": (0.01, float),
     "contrast": (0.05, np.exp),
     "sharpness": (0.05, np.exp),
@@ -213,19 +222,19 @@ _MEASURES = {
 }
 
 
-def _distances(thumbnails, known, most):
-    """(distance of those that are far from the known images, else 0; the usual distance).
+def _distances(thumbnails, known, limit):
+    """(distances (n,) to the known images, 0 for those that are not far; the usual distance).
 
-    Root mean square difference of small grey copies, to the fifth nearest.
+    The distance is the root mean square difference of small gray copies to the fifth nearest one.
     """
     n, side = len(thumbnails), SIDE // 4
     rows = thumbnails.reshape(n, side, 4, side, 4).mean(axis=(2, 4)).reshape(n, -1)
     norms = (rows**2).sum(axis=1)
     squares = norms[:, None] + norms[known] - 2 * rows @ rows[known].T  # (n, known)
-    squares[known, np.arange(known.sum())] = np.inf  # an image is no neighbour of its own
-    nearest = np.partition(squares, _NEIGHBOUR - 1, axis=1)[:, _NEIGHBOUR - 1]
+    squares[known, np.arange(known.sum())] = np.inf  # an image is not its own neighbor
+    nearest = np.partition(squares, _NEIGHBOR - 1, axis=1)[:, _NEIGHBOR - 1]
     distances = np.sqrt(np.maximum(nearest, 0) / side**2)
     levels = np.log(distances + 1e-4)
     usual = np.median(levels[known])
     spread = max(1.4826 * np.median(np.abs(levels[known] - usual)), 0.05)
-    return np.where(levels > usual + most * spread, distances, 0), np.exp(usual) - 1e-4
+    return np.where(levels > usual + limit * spread, distances, 0), np.exp(usual) - 1e-4

@@ -1,6 +1,6 @@
-"""Folders that are named after their classes, and which mask belongs to which image."""
+"""Folders named after their classes, and the masks of their images."""
 
-from skanomaly.datasets._files import (
+from skanomaly.datasets._listing import (
     Found,
     Item,
     choose,
@@ -15,9 +15,9 @@ _MASK_FOLDERS = ("ground_truth", "masks", "mask")
 
 
 def read_split(root, options, test="test"):
-    """Layout 1: train/good, test/good, test/<defect> and perhaps validation/good.
+    """Layout 1: train/good, test/good, test/<defect> and optionally validation/good.
 
-    The good training images may also lie in train itself.
+    The good training images may also be in train itself.
     """
     good_names = options.good_names
     train = _class_folders(root / "train")
@@ -25,14 +25,14 @@ def read_split(root, options, test="test"):
     if others:
         raise ValueError(
             f"{root / 'train'}: training images must all be good, but there are folders {others}. "
-            f"Move them to {root / test}, or name them in good_names={good_names} if they "
-            "hold good images."
+            f"Move them to {root / test}, or add them to good_names={good_names} if they "
+            "contain good images."
         )
     classes = _class_folders(root / test) if (root / test).is_dir() else []
     if not classes and (root / test).is_dir() and image_files(root / test):
         raise ValueError(
-            f"{root / test}: images lie in the folder itself, so good ones cannot be told from "
-            f"defects. Move them to {test}/{good_names[0]} and {test}/<defect>."
+            f"{root / test}: there are images in the folder itself, which are not labeled as good "
+            f"or defective. Move them to {test}/{good_names[0]} and {test}/<defect>."
         )
     good, defects = _part(classes, good_names)
     held, unread = _part(
@@ -50,7 +50,7 @@ def read_split(root, options, test="test"):
 
 
 def read_classes(root, options):
-    """Layout 2: good and any defects side by side."""
+    """Layout 2: folders of good images and of any kinds of defects side by side."""
     good, defects = _part(_class_folders(root), options.good_names)
     if not good:
         raise ValueError(
@@ -61,20 +61,22 @@ def read_classes(root, options):
 
 
 def read_images(root, options):
-    """Layout 3: nothing but good images."""
+    """Layout 3: good images only."""
     return _find(root, options, train=[root], good=None, defects={})
 
 
 def is_classes(root, good_names):
+    """Whether a folder has layout 2: it contains a folder of good images."""
     return any(folder.name.lower() in good_names for folder in _class_folders(root))
 
 
 def is_images(root):
+    """Whether a folder has layout 3: it contains images, but no folders with images."""
     return bool(image_files(root)) and not any(map(image_files, _class_folders(root)))
 
 
 def list_items(folder, defect, mask_suffix):
-    """Images of one class in natural order. Raises ValueError if there are none."""
+    """Items of one class in natural order; ValueError if there are no images."""
     files = image_files(folder)
     stems = {stem_of(path, folder) for path in files}
     items = [
@@ -88,7 +90,7 @@ def list_items(folder, defect, mask_suffix):
 
 
 def _find(root, options, *, train, good, defects, validation=(), notes=()):
-    """The images of some folders, with the masks of the defects; `defects` is {name: folder}."""
+    """The images of some folders, with the masks of defects; ``defects`` is {name: folder}."""
     suffix = options.mask_suffix
 
     def good_items(folders):
@@ -104,14 +106,14 @@ def _find(root, options, *, train, good, defects, validation=(), notes=()):
         validation=good_items(validation),
         has_masks=has_masks,
         unused_masks=unused,
-        way_out=f"correct mask_suffix={suffix!r}, ",
+        advice=f"correct mask_suffix={suffix!r}, ",
         notes=notes,
     )
 
 
 def _match_masks(root, items, mask_suffix, classes):
-    """(items with their masks, whether there are any masks at all, masks left over)."""
-    tables = {}  # folder of masks -> ({stem: file}, {name of a folder inside: its files})
+    """(items with their masks, whether there are any masks, masks without an image)."""
+    tables = {}  # folder of masks -> ({stem: file}, {name of a subfolder: its files})
 
     def table(folder):
         if folder not in tables:
@@ -136,13 +138,14 @@ def _match_masks(root, items, mask_suffix, classes):
     _refuse_shared_masks(matched)
     own = {item.folder for item in items}
     has_masks = any(item.masks for item in matched)
+    # Also if there are only masks that match no image: a wrong suffix must not go unnoticed.
     has_masks = has_masks or any(found[0] for folder, found in tables.items() if folder not in own)
     used = {path for item in matched for path in item.masks}
     return matched, has_masks, [path for path in _all_masks(root, classes) if path not in used]
 
 
 def _mask_table(folder):
-    """Masks in a folder by the name of their image: alone, or several in a folder of that name."""
+    """Masks in a folder by the stem of their image: one file, or several in a subfolder."""
     single, several = {}, {}
     for path in image_files(folder) if folder.is_dir() else []:
         single[stem_of(path, folder)] = path
@@ -151,31 +154,33 @@ def _mask_table(folder):
 
 
 def _mask_folders(root, folder):
-    """Where masks of a class's images may lie, apart from beside them."""
+    """Folders in which the masks of a class may be, apart from the folder of the images."""
     below = [root / name / folder.name for name in _MASK_FOLDERS]
     beside = [folder.with_name(f"{folder.name}_{end}") for end in ("masks", "mask")]
     return [*below, *beside, *(root / name for name in _MASK_FOLDERS)]
 
 
 def _all_masks(root, classes):
-    """All files in folders of masks."""
+    """All image files in folders of masks."""
     folders = [root / name for name in _MASK_FOLDERS]
     folders += [f.with_name(f"{f.name}_{end}") for f in classes for end in ("masks", "mask")]
     return [path for folder in folders if folder.is_dir() for path in image_files(folder)]
 
 
 def _refuse_shared_masks(items):
+    """Raise ValueError if a mask matches two images."""
     owners = {}
     for item in items:
         for mask in item.masks:
             if owners.setdefault(mask, item) is not item:
                 raise ValueError(
-                    f"{mask}: the mask would belong to {owners[mask].path} and to {item.path}; "
-                    "give each class a folder of masks of its own, or the images different names"
+                    f"{mask}: the mask matches both {owners[mask].path} and {item.path}; use "
+                    "a separate folder of masks for each class, or rename the images"
                 )
 
 
 def _is_mask_beside_image(stem, stems, mask_suffix):
+    """Whether a file is the mask of another file in the same folder."""
     return bool(mask_suffix) and stem.endswith(mask_suffix) and stem[: -len(mask_suffix)] in stems
 
 
@@ -186,7 +191,7 @@ def _part(folders, good_names):
 
 
 def _class_folders(root):
-    """Folders right below `root` in natural order, without those of masks."""
+    """Direct subfolders of ``root`` in natural order, without those of masks."""
     folders = subfolders(root)
     names = {folder.name for folder in folders}
     mask_names = {f"{name}_{end}" for name in names for end in ("masks", "mask")}

@@ -1,75 +1,77 @@
-"""Read a table of images: one row an image, with its label, mask and part."""
+"""Read a table of images with their labels, masks and parts, one row per image."""
 
 import csv
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+from sklearn.utils import Bunch
+
 from skanomaly.datasets._bunch import check_options, make_bunch, select, split
-from skanomaly.datasets._files import GOOD_NAMES, Found, Item
+from skanomaly.datasets._listing import GOOD_NAMES, Found, Item
 
 _PARTS = {"train": "train", "test": "test", "validation": "validation", "val": "validation"}
 
 
 def load_manifest(
-    path,
+    path: str | Path,
     *,
-    root=None,
-    only=None,
-    good_names=GOOD_NAMES,
-    categories=None,
-    missing_masks="error",
-    test_size=0.2,
-    random_state=0,
-):
-    """Find the images, labels and masks that a CSV file lists.
+    root: str | Path | None = None,
+    only: Mapping[str, str] | None = None,
+    good_names: Sequence[str] = GOOD_NAMES,
+    categories: Sequence[str] | None = None,
+    missing_masks: str = "error",
+    test_size: float = 0.2,
+    random_state: int | np.random.RandomState | None = 0,
+) -> Bunch:
+    """Load the images, labels and masks that are listed in a CSV file.
 
     Parameters
     ----------
     path : str or Path
-        A file of values separated by commas, in UTF-8, whose first line names the columns, in any
-        order:
+        A file of comma-separated values in UTF-8. Its first line names the columns, in any order:
 
-        - `image`: the image's file, relative to `root` or absolute;
-        - `label`: one of `good_names`, or the kind of defect. Numbers are refused, as 1 means good
-          here and defective there, unless `good_names` holds the number that means good;
-        - `mask`, may be absent: the mask's file, or nothing;
-        - `split`, may be absent: "train", "test", or "validation" or "val".
+        - `image`: path of the image, relative to `root` or absolute;
+        - `label`: one of `good_names`, or the kind of defect. Numbers are rejected, because 1 may
+          mean good or defective, unless `good_names` contains the number that means good;
+        - `mask`, optional: path of the mask, or empty;
+        - `split`, optional: "train", "test", "validation" or "val".
 
-        Other columns are passed over.
+        Other columns are ignored.
     root : str, Path or None, default=None
-        The folder that files are relative to; with None that of the CSV file.
+        The folder to which paths are relative; None: the folder of the CSV file.
     only : dict of str to str, or None, default=None
-        Takes only rows with these values, as ``{"object": "candle"}`` in the tables of VisA.
+        Load only rows with these values, as ``{"object": "candle"}`` in the tables of VisA.
     good_names : sequence of str, default=("good", "ok", "normal")
-        Labels of good images, in small or capital letters.
+        Labels of good images, in any capitalization.
     categories : sequence of str or None, default=None
-        The kinds of defects to load; all of them with None.
+        The kinds of defects to load; None: all of them.
     missing_masks : {"error", "drop", "ignore"}, default="error"
-        What to do with a defective image without mask where others have one: raise an error,
-        leave the image out, or load the images without any masks.
+        How defective images without a mask are handled if others have one: raise an error, leave
+        these images out, or load all images without masks.
     test_size : float, default=0.2
-        Share of the good images held out for testing where there is no column `split`.
+        Fraction of the good images that are held out for testing if there is no column `split`.
     random_state : int, RandomState instance or None, default=0
-        Draws the images held out.
+        Draws the images that are held out.
 
     Returns
     -------
     data : Bunch
-        As from :func:`load_folder`, called by the name of the CSV file. Defective images whose
-        split is "train" are in `train_defects`, never in `train`; those of the validation part are
-        refused.
+        As returned by :func:`load_folder`, named after the CSV file. Defective images with the
+        split "train" are in `train_defects`, never in `train`; defective images with the split
+        "validation" raise an error.
 
     Raises
     ------
     FileNotFoundError
-        If there is no such file, or an image or mask that it lists does not exist.
+        If there is no such file, or an image or mask listed in it does not exist.
     ValueError
-        If a column is missing, a row cannot be understood, an image is listed twice, or a mask is
-        missing.
+        If a column is missing, a row is invalid, an image is listed twice, or a mask is missing.
 
     See Also
     --------
-    load_folder : The same from folders.
-    check_dataset : What may be wrong with the images.
+    load_folder : The same for folders.
+    check_dataset : Find problems of the images.
 
     Examples
     --------
@@ -94,12 +96,12 @@ def load_manifest(
 
 
 def read_manifest(path, *, root=None, only=None, good_names=GOOD_NAMES):
-    """The images that a CSV file lists."""
+    """The images listed in a CSV file."""
     root = path.parent if root is None else Path(root)
     good_names = [good_names] if isinstance(good_names, str) else good_names
     good_names = [str(name).lower() for name in good_names]
     columns, rows = _read_rows(path)
-    rows = _chosen(rows, only, columns, path)
+    rows = _filter_rows(rows, only, columns, path)
     parts = {"train": [], "test": [], "validation": []}
     seen = {}
     for place, row in rows:
@@ -110,7 +112,7 @@ def read_manifest(path, *, root=None, only=None, good_names=GOOD_NAMES):
         if part == "validation" and item.defect != "good":
             raise ValueError(
                 f"{place}: images for validation must be good, got label {row['label']!r}; "
-                "its split can be test."
+                "use the split test for defective images."
             )
         parts[part or "train"].append(item)
     good, defects = _by_class(parts["test"])
@@ -124,7 +126,7 @@ def read_manifest(path, *, root=None, only=None, good_names=GOOD_NAMES):
         validation=parts["validation"],
         train_defects=train_defects,
         has_masks=any(item.masks for items in parts.values() for item in items),
-        way_out="name them in column mask, ",
+        advice="list them in the column mask, ",
     )
 
 
@@ -135,16 +137,17 @@ def _read_rows(path):
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: expected a CSV file in UTF-8 ({error}); save it so.") from error
+        raise ValueError(
+            f"{path}: expected a CSV file encoded in UTF-8 ({error}); save it in this encoding."
+        ) from error
     reader = csv.DictReader(lines, skipinitialspace=True)
     columns = [name.strip().lower() for name in reader.fieldnames or []]
     reader.fieldnames = columns
     missing = [name for name in ("image", "label") if name not in columns]
     if missing:
         raise ValueError(
-            f"{path}: expected a first line with the columns image, label and, where known, "
-            f"mask and split, separated by commas; there is no {' and no '.join(missing)} in "
-            f"{columns}."
+            f"{path}: expected a first line with the columns image, label and optionally mask and "
+            f"split, separated by commas; there is no {' and no '.join(missing)} in {columns}."
         )
     rows = []
     for row in reader:
@@ -152,37 +155,38 @@ def _read_rows(path):
         if None in row:
             n_values = len(columns) + len(row[None])
             raise ValueError(
-                f"{place}: expected {len(columns)} values, got {n_values}; put values that hold a "
-                "comma in double quotes."
+                f"{place}: expected {len(columns)} values, got {n_values}; put values that contain "
+                "a comma in double quotes."
             )
         rows.append((place, {name: (value or "").strip() for name, value in row.items()}))
     return columns, rows
 
 
-def _chosen(rows, only, columns, path):
+def _filter_rows(rows, only, columns, path):
+    """The rows with the values ``only``; ValueError if there are none."""
     for column, value in (only or {}).items():
         if column not in columns:
-            raise ValueError(f"{path}: no column {column!r} to choose by; there are {columns}.")
+            raise ValueError(f"{path}: there is no column {column!r}; there are {columns}.")
         values = sorted({row[column] for _, row in rows})
         rows = [(place, row) for place, row in rows if row[column] == value]
         if not rows:
-            raise ValueError(f"{path}: no row with {column} {value!r}; there are {values}.")
+            raise ValueError(f"{path}: there is no row with {column} {value!r}, only {values}.")
     if not rows:
-        raise ValueError(f"{path}: expected a row for each image, found only the first line.")
+        raise ValueError(f"{path}: expected one row per image, found only the first line.")
     return rows
 
 
 def _read_row(row, root, good_names, place):
-    """(item, its part or None) of one row."""
+    """(item, its part or None) of a row."""
     if not row["image"] or not row["label"]:
         raise ValueError(f"{place}: expected an image and its label, got {row}.")
     label = row["label"]
     is_number = label.lstrip("+-").replace(".", "", 1).isdigit()
     if is_number and not any(name.lstrip("+-").isdigit() for name in good_names):
         raise ValueError(
-            f"{place}: labels are words, got {label!r}, which may mean good or defective. Write "
-            f"{good_names[0]!r} or the kind of defect, or pass good_names=['{label}'] if it means "
-            "good."
+            f"{place}: expected a word as label, got {label!r}, which may mean good or defective. "
+            f"Write {good_names[0]!r} or the kind of defect, or pass good_names=['{label}'] if it "
+            "means good."
         )
     part = row.get("split", "").lower()
     if "split" in row and part not in _PARTS:
@@ -190,14 +194,14 @@ def _read_row(row, root, good_names, place):
     path, mask = root / row["image"], row.get("mask")
     for file in [path, *([root / mask] if mask else [])]:
         if not file.is_file():
-            raise FileNotFoundError(f"{place}: {file} does not exist; correct it or pass root.")
+            raise FileNotFoundError(f"{place}: {file} does not exist; correct it, or pass root.")
     name = "good" if label.lower() in good_names else label
     folder = root if path.is_relative_to(root) else path.parent
     return Item(path, folder, name, (root / mask,) if mask else ()), _PARTS.get(part)
 
 
 def _by_class(items):
-    """(good, defective); the defects by kind, in the order of the kinds' first rows."""
+    """(good, defective); defects are sorted by kind, kinds in the order in which they appear."""
     kinds = list(dict.fromkeys(item.defect for item in items))
     defective = sorted(
         (i for i in items if i.defect != "good"), key=lambda i: kinds.index(i.defect)

@@ -1,78 +1,89 @@
-"""Checks of masks: there, readable, of the right size, black and white, and of the right image."""
+"""Checks of masks: missing, unreadable, of wrong size, not binary, or contradicting the label."""
 
 import numpy as np
 
-from skanomaly._images import ImageError, read_image
-from skanomaly.datasets._masks import is_defect, is_grey_scale
-from skanomaly.datasets._report import Finding
+from skanomaly.datasets._findings import Finding
+from skanomaly.datasets._masks import defect_pixels, is_gray_scale
+from skanomaly.images import read_image
+from skanomaly.utils.targets import check_mask
 
-_SOFT_EDGES = 0.01  # share of pixels that JPEG or resizing may leave between black and white
+_SOFT_EDGES = 0.01  # fraction of pixels that JPEG or resizing may leave between black and white
 
 
 def check_masks(records, masks):
-    """Findings on the masks of some images: one file's path, several or an array each, or None."""
+    """Findings on the masks of some images.
+
+    Parameters
+    ----------
+    records : list of Record
+    masks : list
+        For each record a path, a tuple of paths, an array (H, W), or None.
+
+    Returns
+    -------
+    list of Finding
+    """
     findings = []
-    for record, mask in zip(records, masks, strict=True):
+    for i, (record, mask) in enumerate(zip(records, masks, strict=True)):
         if mask is None:
             if record.target == -1:
                 text = "others have one; add it, or load with missing_masks='drop' or 'ignore'"
                 findings.append(Finding("defect_without_mask", "error", [record.place], text))
             continue
-        findings += _check_one(record, [mask] if isinstance(mask, str) else mask)
+        findings += _check_one(i, record, mask if isinstance(mask, tuple) else (mask,))
     return findings
 
 
-def _check_one(record, masks):
-    """Findings on the masks of one image, which are united."""
-    found, shows_defect = [], []
-    masks = [masks] if isinstance(masks, np.ndarray) else masks
+def _check_one(i, record, masks):
+    """Findings on the masks of the image numbered i, whose union is its mask."""
+    findings, shows_defect = [], False
     for mask in masks:
         name = mask if isinstance(mask, str) else f"mask of {record.place}"
         try:
-            values = read_image(mask) if isinstance(mask, str) else _as_image(mask)
-        except ImageError as error:
+            values, defect = _read(i, mask)
+        except ValueError as error:  # an ImageError, too
             return [Finding("unreadable_mask", "error", [name], str(error))]
-        frame = record.facts.frame if record.facts else values.shape[:2]
-        if values.shape[:2] != frame:
+        frame = record.facts.frame if record.facts else defect.shape
+        if defect.shape != frame:
             text = (
-                f"{values.shape[0]} x {values.shape[1]} pixels (height x width), but the image is "
+                f"{defect.shape[0]} x {defect.shape[1]} pixels (height x width), but the image is "
                 f"{frame[0]} x {frame[1]}"
             )
             return [Finding("mask_size", "error", [name, record.place], text)]
-        defect = is_defect(values)
-        shows_defect.append(defect.any())
+        shows_defect |= defect.any()
         if defect.all():
             text = "there is no black pixel in it"
-            found.append(Finding("full_mask", "warning", [name, record.place], text))
-        found += _check_values(values, name)
-    if record.target == -1 and not any(shows_defect):
-        text = "the image is called defective, but nothing is marked"
-        found.append(Finding("empty_mask", "error", [record.place], text))
-    if record.target == 1 and any(shows_defect):
-        text = "the image is called good, but a defect is marked"
-        found.append(Finding("mask_of_good_image", "error", [record.place], text))
-    return found
+            findings.append(Finding("full_mask", "warning", [name, record.place], text))
+        findings += _check_values(values, name, is_file=isinstance(mask, str))
+    if record.target == -1 and not shows_defect:
+        text = "the image is labeled defective, but no pixel is marked"
+        findings.append(Finding("empty_mask", "error", [record.place], text))
+    if record.target == 1 and shows_defect:
+        text = "the image is labeled good, but a defect is marked"
+        findings.append(Finding("mask_of_good_image", "error", [record.place], text))
+    return findings
 
 
-def _as_image(mask):
-    """(H, W, 1) of an array in memory; True is white."""
-    mask = np.asarray(mask)
-    if mask.ndim != 2:
-        raise ImageError(f"expected a mask of shape (H, W), got {mask.shape}")
-    return (mask * np.uint8(255) if mask.dtype == bool else mask)[:, :, None]
+def _read(i, mask):
+    """(values (H, W, C), defect (H, W) bool) of a mask file, or of an array that a user passed."""
+    if isinstance(mask, str):
+        values = read_image(mask)
+        return values, defect_pixels(values)
+    return np.atleast_3d(mask), check_mask(i, mask)
 
 
-def _check_values(values, name):
+def _check_values(values, name, is_file):
+    """Findings on a mask with other values than two."""
     levels, counts = np.unique(values, return_counts=True)
     if len(levels) <= 2:
         return []
-    if not is_grey_scale(values):
-        text = "values are read as numbers of classes, and all but 0 and black are a defect"
+    if not is_gray_scale(values):
+        text = "the values are class numbers or colors; everything except 0 or black is a defect"
         return [Finding("mask_not_binary", "note", [name], text)]
-    share = counts[1:-1].sum() / counts.sum()
+    fraction = counts[1:-1].sum() / counts.sum()
     text = (
-        f"{len(levels)} grey values, {100 * share:.2g} % of the pixels between the lowest and the "
-        f"highest; a defect is what is above {levels[-1] / 2:g}"
+        f"{len(levels)} gray values, {100 * fraction:.2g} % of the pixels between the lowest and "
+        f"the highest; a defect is what is above {levels[-1] / 2 if is_file else 0:g}"
     )
-    severity = "warning" if share > _SOFT_EDGES else "note"
+    severity = "warning" if fraction > _SOFT_EDGES else "note"
     return [Finding("mask_not_binary", severity, [name], text)]

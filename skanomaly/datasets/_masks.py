@@ -1,11 +1,11 @@
-"""Masks of defects that are read from their files only when asked for."""
+"""Masks of defects that are read from their files on access."""
 
 from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from skanomaly._images import read_image
+from skanomaly.images import read_image
 
 _EXIF_ORIENTATION = 0x0112
 _SIDEWAYS = {5, 6, 7, 8}
@@ -13,23 +13,23 @@ _LARGEST_CLASS_NUMBER = 127
 
 
 class MaskFiles(Sequence):
-    """Masks of images, read on access; scikit-learn may cut it by rows.
+    """Masks of images, read on access; scikit-learn can index it like an array.
 
     Parameters
     ----------
     images : list of str
-        Paths of the images, which give the masks their frame.
+        Paths of the images, which determine the size of the masks.
     masks : list of str, tuple of str, or None
-        Path of each image's mask; several, of which any may say that a pixel is defective; None
-        for a good image.
+        For each image the path of its mask; several paths, if any of these masks may mark a pixel;
+        None for a good image.
 
     Notes
     -----
-    An int answers one (H, W) bool array, True on the defect; slices, lists and arrays of int or
-    bool answer another `MaskFiles`. Nothing is kept in memory. A mask is True where its file is
-    above half of its largest value, so that grey edges left by resizing or by JPEG stay outside.
-    Where no value is above 127, or where there are colours, values stand for classes, and
-    everything but 0 or black is a defect.
+    Indexing with an int returns an (H, W) bool array, True on the defect. Slices, lists and arrays
+    of int or bool return another `MaskFiles`. Nothing is kept in memory. A mask is True where its
+    file exceeds half of its largest value, which excludes gray edges that are due to resizing or
+    JPEG. If no value exceeds 127, or if there are colors, the values are class numbers or colors of
+    classes, and everything except 0 or black is a defect.
     """
 
     def __init__(self, images, masks):
@@ -38,14 +38,14 @@ class MaskFiles(Sequence):
 
     @property
     def shape(self):
-        """(n,), which tells scikit-learn to index with arrays."""
+        """(n,), so that scikit-learn indexes with arrays."""
         return (len(self.images),)
 
     def __len__(self):
         return len(self.images)
 
     def __getitem__(self, key):
-        if isinstance(key, tuple):  # scikit-learn asks for (key, ...)
+        if isinstance(key, tuple):  # scikit-learn indexes with (key, ...)
             key = key[0]
         if isinstance(key, (int, np.integer)):
             return read_mask(self.masks[key], self.images[key])
@@ -58,9 +58,9 @@ class MaskFiles(Sequence):
 
 
 def read_mask(mask, image):
-    """(H, W) bool from a mask's file or files, or all False in the image's frame where it is None.
+    """(H, W) bool from the file or files of a mask; all False if it is None.
 
-    Raises ValueError where a mask is no image or has another size than its image.
+    Raises ValueError if a mask is not an image or has another size than its image.
     """
     frame = _image_size(image)
     files = () if mask is None else (mask,) if isinstance(mask, str) else mask
@@ -70,26 +70,26 @@ def read_mask(mask, image):
         if values.shape[:2] != frame:
             raise ValueError(
                 f"{file}: the mask is {values.shape[0]} x {values.shape[1]} pixels (height x "
-                f"width), its image {image} is {frame[0]} x {frame[1]}; draw the mask in the "
-                "image's own frame, as a viewer shows it"
+                f"width), its image {image} is {frame[0]} x {frame[1]}; draw the mask in the size "
+                "of the image as a viewer shows it"
             )
-        defect |= is_defect(values)
+        defect |= defect_pixels(values)
     return defect
 
 
-def is_defect(values):
-    """(H, W) bool: where the pixels (H, W, C) of a mask's file mean a defect."""
-    return (values > (values.max() / 2 if is_grey_scale(values) else 0)).any(axis=2)
+def defect_pixels(values):
+    """(H, W) bool, True on the defect, from the pixels (H, W, C) of a mask file."""
+    return (values > (values.max() / 2 if is_gray_scale(values) else 0)).any(axis=2)
 
 
-def is_grey_scale(values):
-    """Whether the values are shades between black and white, and not numbers of classes."""
-    has_colours = (values != values[:, :, :1]).any()
-    return not has_colours and values.max() > _LARGEST_CLASS_NUMBER
+def is_gray_scale(values):
+    """Whether the values are shades between black and white rather than class numbers."""
+    has_colors = (values != values[:, :, :1]).any()
+    return not has_colors and values.max() > _LARGEST_CLASS_NUMBER
 
 
 def _image_size(path):
-    """(height, width) as a viewer shows the image; only the file's head is read."""
+    """(height, width) as a viewer shows the image; only the header of the file is read."""
     try:
         with Image.open(path) as image:
             width, height = image.size

@@ -1,14 +1,14 @@
-"""Find pictures of the same thing among many, whatever the light they were taken in.
+"""Find images of the same object, independent of the exposure.
 
-n images as thumbnails of S x S pixels. What is compared is detail: each pixel's difference from its
-surroundings, in units of their contrast, which no exposure changes, without what whole rows and
-columns share (stripes) and without what all images share (the outline of the part). A few likely
-partners of each image are found on very small copies; then blocks of b x b pixels are laid over
-each other, each where it fits best, which makes up for crops that differ by a few per cent. The
+The n images are thumbnails of S x S pixels. Detail is compared: the difference of each pixel from
+its neighborhood, in units of the contrast there, which does not depend on the exposure. The parts
+that are common to a row, a column (stripes) or all images (the outline of the part) are subtracted.
+A few likely partners of each image are found with very small copies. Then blocks of b x b pixels
+are matched, each at the shift where it fits best, which compensates crops of a few percent. The
 similarity of two images is the mean correlation of their blocks.
 
-What similarity is high depends on the set: pictures of one machined part are more alike than
-pictures of wood. So the bar is set by pairs drawn at random, nearly all of different things.
+Which similarity is high depends on the set: images of a machined part are more similar than images
+of wood. So the limit is derived from random pairs, nearly all of which show different objects.
 """
 
 import numpy as np
@@ -23,36 +23,38 @@ SIDE = 64  # S
 _SMALL_SIDE = 16  # of the copies that find likely partners
 _N_PARTNERS = 5
 _BLOCKS = 8  # along each side
-_REACH = 3  # pixels that a block may move
-_SOFTEST = 0.05  # contrast, in that of the whole thumbnail, below which detail is not magnified
-_FAINTEST = 0.05  # mean detail per pixel of a block that counts
-_EVENNESS = 0.02  # contrast, in that of the set's median image, below which there is nothing to see
-_FEWEST_BLOCKS = 0.25  # share of blocks with detail that a comparison needs
+_REACH = 3  # maximal shift of a block in pixels
+_MIN_CONTRAST = 0.05  # relative to that of the thumbnail; smaller contrast is not amplified
+_MIN_DETAIL = 0.05  # mean detail per pixel of a block that is compared
+_EVENNESS = 0.02  # contrast relative to the median of the set below which an image is not compared
+_MIN_BLOCKS = 0.25  # fraction of blocks with detail that a comparison needs
 _N_RANDOM_PAIRS = 2000
-_FEWEST_IMAGES = 10  # fewer do not show what is usual
-_DEVIATIONS = 12  # above random pairs; of five real sets, one had different things above 11
-_LOWEST_BAR, _HIGHEST_BAR = 0.5, 0.95
+_MIN_IMAGES = 10  # fewer images do not show which similarity is usual
+_DEVIATIONS = 12  # above random pairs; one of five real sets had different objects above 11
+_MIN_LIMIT, _MAX_LIMIT = 0.5, 0.95
 _PAIRS_AT_ONCE, _ROWS_AT_ONCE = 128, 512
 
 
 class NearDuplicates:
-    """Pairs of images that show the same thing.
+    """Groups of images that show the same object.
 
     Parameters
     ----------
     thumbnails : ndarray of shape (n, S, S), float32
-        Grey, in any unit.
+        Gray, in any unit.
 
     Attributes
     ----------
     groups : ndarray of shape (n,), int
-        Images with the same number show the same thing.
+        Images with the same number show the same object.
     similarity : ndarray of shape (n,), float
-        Of each image with its nearest; -inf where it was not compared.
-    bar, usual : float
-        The similarity from which two images are taken for the same; the median of random pairs.
+        Similarity of each image to the most similar one; -inf if it was not compared.
+    limit : float
+        Similarity from which on two images are considered to show the same object.
+    usual : float
+        Median similarity of random pairs.
     is_even : ndarray of shape (n,), bool
-        Images with too little to see for a comparison.
+        Images with too little contrast for a comparison.
     """
 
     def __init__(self, thumbnails):
@@ -60,48 +62,48 @@ class NearDuplicates:
         contrast = thumbnails.std(axis=(1, 2))
         self.is_even = contrast <= _EVENNESS * np.median(contrast)
         self.groups, self.similarity = np.arange(n), np.full(n, -np.inf)
-        self.bar, self.usual = _HIGHEST_BAR, np.nan
+        self.limit, self.usual = _MAX_LIMIT, np.nan
         rows = np.flatnonzero(~self.is_even)
         if len(rows) < 2:
             return
         detail = _without_common(_detail(thumbnails[rows], sigma=1.5))
-        self.usual, self.bar = _bar(detail)
+        self.usual, self.limit = _limit(detail)
         pairs = _likely_pairs(thumbnails[rows])
         similarity = _similarity(detail, pairs)
         np.maximum.at(self.similarity, rows[pairs], similarity[:, None])
-        first, second = rows[pairs[similarity >= self.bar]].T
+        first, second = rows[pairs[similarity >= self.limit]].T
         links = coo_array((np.ones(len(first)), (first, second)), shape=(n, n))
         self.groups = connected_components(links, directed=False)[1]
 
 
 def _detail(images, sigma):
-    """(n, s, s) differences from the surroundings, in units of the contrast there."""
+    """(n, s, s) differences from the neighborhood, in units of the contrast there."""
     result = np.empty(images.shape, dtype=np.float32)
     for part in gen_batches(len(images), _ROWS_AT_ONCE):
         image = images[part] / images[part].std(axis=(1, 2), keepdims=True)
         around = (0, sigma, sigma)
         detail = image - gaussian_filter(image, around)
         contrast = np.sqrt(gaussian_filter(detail**2, around))
-        result[part] = detail / (contrast + _SOFTEST)
+        result[part] = detail / (contrast + _MIN_CONTRAST)
     return result
 
 
 def _without_common(detail):
-    """The same without what rows, columns and all images share."""
+    """The detail without what is common to rows, columns and all images; changed in place."""
     detail -= detail.mean(axis=1, keepdims=True)
     detail -= detail.mean(axis=2, keepdims=True)
-    if len(detail) > 2:  # of two, the rest would be each other's opposite
+    if len(detail) > 2:  # of two images the differences from the mean are opposite
         detail -= detail.mean(axis=0)
     return detail
 
 
 def _likely_pairs(thumbnails):
-    """(p, 2) pairs i < j: each image with those whose small copies are most like its own."""
+    """(p, 2) pairs i < j: each image with those that have the most similar small copies."""
     n, step = len(thumbnails), SIDE // _SMALL_SIDE
     small = thumbnails.reshape(n, _SMALL_SIDE, step, _SMALL_SIDE, step).mean(axis=(2, 4))
     rows = _detail(small, sigma=2).reshape(n, -1)
     rows -= rows.mean(axis=0)
-    # Directions in which all images vary say little about which two belong together.
+    # Whitening: directions in which all images vary say little about which two belong together.
     spread, directions = np.linalg.eigh(rows.T @ rows)
     rows = rows @ (directions / np.sqrt(np.maximum(spread, 0) + spread.mean() + 1e-9))
     rows /= np.linalg.norm(rows, axis=1, keepdims=True) + 1e-9
@@ -109,49 +111,48 @@ def _likely_pairs(thumbnails):
     pairs = []
     for part in gen_batches(n, _ROWS_AT_ONCE):
         own = np.arange(n)[part]
-        alike = rows[part] @ rows.T  # (r, n)
-        alike[np.arange(len(own)), own] = -np.inf
-        partners = np.argpartition(-alike, n_partners - 1, axis=1)[:, :n_partners]
+        similarity = rows[part] @ rows.T  # (r, n)
+        similarity[np.arange(len(own)), own] = -np.inf
+        partners = np.argpartition(-similarity, n_partners - 1, axis=1)[:, :n_partners]
         pairs.append(np.stack([np.repeat(own, n_partners), partners.ravel()], axis=1))
     return np.unique(np.sort(np.concatenate(pairs), axis=1), axis=0)
 
 
-def _bar(detail):
-    """(usual similarity, similarity from which images show the same) from random pairs."""
+def _limit(detail):
+    """(usual similarity, similarity from which on images show the same object)."""
     n = len(detail)
-    if n < _FEWEST_IMAGES:
-        return np.nan, _HIGHEST_BAR
+    if n < _MIN_IMAGES:
+        return np.nan, _MAX_LIMIT
     if n * (n - 1) // 2 <= _N_RANDOM_PAIRS:
         pairs = np.stack(np.triu_indices(n, 1), axis=1)
     else:
         pairs = np.random.default_rng(0).integers(n, size=(_N_RANDOM_PAIRS, 2))
         pairs = pairs[pairs[:, 0] != pairs[:, 1]]
-    # The inverse hyperbolic tangent spreads correlations of any level alike.
+    # Fisher's transformation makes the variance of correlations independent of their level.
     level = np.arctanh(np.clip(_similarity(detail, pairs), 0, 0.999))
     median, high = np.quantile(level, [0.5, 0.9])
-    deviation = (
-        high - median
-    ) / 1.28  # of a normal distribution; duplicates are rarer than 1 in 10
-    bar = np.tanh(median + _DEVIATIONS * deviation)
-    return float(np.tanh(median)), float(np.clip(bar, _LOWEST_BAR, _HIGHEST_BAR))
+    # As for a normal distribution; of random pairs, duplicates are less than one tenth.
+    deviation = (high - median) / 1.28
+    limit = np.tanh(median + _DEVIATIONS * deviation)
+    return float(np.tanh(median)), float(np.clip(limit, _MIN_LIMIT, _MAX_LIMIT))
 
 
 def _similarity(detail, pairs):
-    """Mean correlation of the blocks of each pair, -inf where there is too little detail."""
+    """Mean correlation of the blocks of each pair (p,); -inf if there is too little detail."""
     result = np.empty(len(pairs))
     for part in gen_batches(len(pairs), _PAIRS_AT_ONCE):
         first, second = detail[pairs[part].T]  # (p, S, S) each
         fits, counts = _block_fits(first, second)
         n_counting = counts.sum(axis=1)
         mean = (fits * counts).sum(axis=1) / np.maximum(n_counting, 1)
-        result[part] = np.where(n_counting >= _FEWEST_BLOCKS * _BLOCKS**2, mean, -np.inf)
+        result[part] = np.where(n_counting >= _MIN_BLOCKS * _BLOCKS**2, mean, -np.inf)
     return result
 
 
 def _block_fits(first, second):
-    """Best correlation of each block of `second` with its surroundings in `first`.
+    """Maximal correlation of each block of ``second`` with ``first`` over the shifts.
 
-    Both answers are (p, blocks): the correlation, and whether either image has detail there.
+    Returns the correlations and whether either image has detail there, both (p, blocks).
     """
     side = SIDE // _BLOCKS
     wide = side + 2 * _REACH
@@ -160,20 +161,21 @@ def _block_fits(first, second):
     windows = views[:, ::side, ::side].reshape(len(first), -1, wide, wide)
     blocks = second.reshape(-1, _BLOCKS, side, _BLOCKS, side).transpose(0, 1, 3, 2, 4)
     blocks = blocks.reshape(len(second), -1, side, side)
-    blocks = blocks - blocks.mean(axis=(2, 3), keepdims=True)
+    blocks = blocks - blocks.mean(axis=(2, 3), keepdims=True)  # (p, blocks, side, side)
+    # Cross-correlation of the blocks with their windows at all shifts, by Fourier transforms.
     n_places = 2 * _REACH + 1
     product = irfft2(rfft2(windows) * rfft2(blocks, (wide, wide)).conj(), (wide, wide))
-    product = product[:, :, :n_places, :n_places]  # (p, blocks, places, places)
+    product = product[:, :, :n_places, :n_places]  # (p, blocks, shifts, shifts)
     around = _window_sums(windows**2, side) - _window_sums(windows, side) ** 2 / side**2
     around = np.sqrt(np.maximum(around, 0))
     own = np.sqrt((blocks**2).sum(axis=(2, 3)))
-    faint = _FAINTEST * side
+    faint = _MIN_DETAIL * side
     fits = (product / np.maximum(around * own[:, :, None, None], faint**2)).max(axis=(2, 3))
     return fits, (around[:, :, _REACH, _REACH] > faint) | (own > faint)
 
 
 def _window_sums(values, side):
-    """Sums over side x side pixels at each place of the last two axes."""
+    """Sums over side x side pixels at each position of the last two axes."""
     sums = values.cumsum(axis=-2, dtype=np.float64).cumsum(axis=-1)
     sums = np.pad(sums, [(0, 0)] * (values.ndim - 2) + [(1, 0), (1, 0)])
     return (

@@ -1,14 +1,14 @@
-"""Which reader understands a folder."""
+"""Selection of the reader for a folder, by its layout."""
 
 from typing import NamedTuple
 
 from skanomaly.datasets import _layouts, _published
 from skanomaly.datasets._bunch import select
-from skanomaly.datasets._files import subfolders
+from skanomaly.datasets._listing import subfolders
 
 _GROUND_TRUTH = "ground_truth"
 
-# What a layout that is asked for by name must have; the others check for themselves.
+# What must exist in a layout that is requested by name; the other readers check it themselves.
 _SPLIT_LAYOUTS = {
     "mvtec_ad": ("a category of MVTec AD", ["train/good", "test/good", _GROUND_TRUTH]),
     "mvtec_loco": (
@@ -28,12 +28,12 @@ _OWN_READERS = {
 }
 LAYOUTS = ("auto", *_SPLIT_LAYOUTS, *_OWN_READERS, "classes", "images")
 
-_UNDERSTOOD = (
+_SUPPORTED = (
     """
-Understood are:
+Supported layouts:
   1. train/good, test/good and test/<defect>, with masks ground_truth/<defect>/<stem>_mask.png;
   2. good and <defect> side by side, with masks in ground_truth/<defect> or <defect>_masks;
-  3. a folder of nothing but good images;
+  3. a folder of good images only;
   4. one category of the data sets """
     + ", ".join(_OWN_READERS)
     + "."
@@ -41,37 +41,37 @@ Understood are:
 
 
 class Options(NamedTuple):
-    """What the readers of folders are told."""
+    """Options of the readers of folders."""
 
-    good_names: list  # in small letters
+    good_names: list  # in lower case
     categories: list | None
     mask_suffix: str
 
 
 def read_folder(root, layout, options):
-    """The images in a folder. Raises ValueError where it has not the layout, or none."""
+    """The images in a folder; ValueError if it does not have the layout, or any layout."""
     if layout not in LAYOUTS:
         raise ValueError(f"layout must be one of {LAYOUTS}, got {layout!r}.")
-    named = layout != "auto"
-    layout = layout if named else recognise(root, options.good_names)
+    is_named = layout != "auto"
+    layout = layout if is_named else recognize(root, options.good_names)
     if layout is None:
         raise ValueError(_unknown_layout(root, options.good_names))
     if layout in _OWN_READERS:
         return select(_OWN_READERS[layout](root, options), options.categories, root)
     if layout in _SPLIT_LAYOUTS:
-        if named:
+        if is_named:
             _published.check_folders(root, *_SPLIT_LAYOUTS[layout])
         return _layouts.read_split(root, options)
     return (_layouts.read_classes if layout == "classes" else _layouts.read_images)(root, options)
 
 
-def recognise(root, good_names):
-    """The layout of a folder, or None."""
-    return _recognise_set(root, good_names) or ("images" if _layouts.is_images(root) else None)
+def recognize(root, good_names):
+    """Name of the layout of a folder, or None."""
+    return _recognize_set(root, good_names) or ("images" if _layouts.is_images(root) else None)
 
 
-def _recognise_set(root, good_names):
-    """The same of folders that are more than a heap of images."""
+def _recognize_set(root, good_names):
+    """The same for layouts other than "images"."""
     if (root / "train").is_dir() or not _layouts.is_classes(root, good_names):
         for name, is_this in _SIGNS.items():
             if is_this(root):
@@ -80,6 +80,7 @@ def _recognise_set(root, good_names):
     return "classes"
 
 
+# By what each layout is recognized, the most specific first.
 _SIGNS = {
     "visa": lambda root: (root / "Data" / "Images").is_dir(),
     "magnetic_tile": _published.tile_folders,
@@ -92,12 +93,13 @@ _SIGNS = {
 
 
 def _unknown_layout(root, good_names):
+    """Message for a folder without a known layout."""
     found = sorted(path.name + "/" * path.is_dir() for path in root.iterdir())
     more = f" and {len(found) - 10} more" if len(found) > 10 else ""
     message = f"{root}: found {', '.join(found[:10]) or 'nothing'}{more}. " + (
-        f"No folder train and none of good images, called {good_names} (see good_names)."
+        f"There is no folder train and no folder of good images, {good_names} (see good_names)."
     )
-    sets = [folder.name for folder in subfolders(root) if _recognise_set(folder, good_names)]
+    sets = [folder.name for folder in subfolders(root) if _recognize_set(folder, good_names)]
     if sets:
-        message += f" It holds data sets of its own; load one of them: {sets}."
-    return message + _UNDERSTOOD
+        message += f" It contains several data sets; load one of them: {sets}."
+    return message + _SUPPORTED

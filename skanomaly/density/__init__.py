@@ -1,4 +1,4 @@
-"""One Gaussian at every position of a map: streamed, factorised, Mahalanobis distances."""
+"""One Gaussian at every position of a map: learned in a stream, for Mahalanobis distances."""
 
 from skanomaly.density._gaussian import PositionwiseGaussian
 

@@ -1,13 +1,25 @@
-"""The public class: parameters, shapes, and which of the two forms holds the Gaussians."""
+"""One Gaussian at every position: parameters, shapes, and the choice between the two forms."""
 
 import threading
+from collections.abc import Mapping
+from typing import Any, Self
 
 import numpy as np
 
-from skanomaly.density._forms import BLOCK, LowRank, in_threads, parts
+from skanomaly.density._covariances import (
+    BLOCK,
+    DenseCovariances,
+    LowRankCovariances,
+    in_threads,
+    parts,
+)
 
 FEW_IMAGES = 16
-_ONE_AT_A_TIME = threading.RLock()  # of the threads that ask for factors not yet computed
+_SHRINKAGES = (None, "ledoit_wolf")
+_LOW_RANKS = ("auto", False, True)
+# Held while factors are computed: threads that share a Gaussian may ask for them at the same time.
+# It belongs to the module, because a Gaussian that holds a lock could not be copied or pickled.
+_FINISHING = threading.Lock()
 
 
 class PositionwiseGaussian:
@@ -16,31 +28,38 @@ class PositionwiseGaussian:
     Parameters
     ----------
     epsilon : float, default=0.01
-        Added to every variance. With fewer vectors than numbers in each it is what makes the
-        covariance invertible.
+        Added to every variance. If there are fewer vectors than numbers per vector, only this makes
+        the covariances invertible.
     shrinkage : {"ledoit_wolf"} or None, default=None
-        None: the unbiased covariance. "ledoit_wolf": at every position the covariance is drawn
-        towards a multiple of the identity by Ledoit and Wolf's closed form.
+        None: the unbiased covariance. "ledoit_wolf": the covariance of every position is shrunk
+        toward a multiple of the identity by Ledoit and Wolf's closed form.
     low_rank : {"auto"} or bool, default="auto"
-        Whether to keep the vectors themselves instead of d x d matrices. "auto" keeps them while
-        there are at most d / 2 of them per position. True: memory grows with every vector.
+        Whether to store the vectors themselves instead of d x d matrices. "auto" stores them as
+        long as there are at most d / 2 of them per position. If True, memory grows with every
+        vector.
     updatable : bool, default=True
-        False drops what only ``partial_fit`` needs once distances are asked for: in the dense
-        form two thirds of the memory.
+        If False, what only ``partial_fit`` needs is dropped once distances have been computed: two
+        thirds of the memory in the dense form.
 
     Attributes
     ----------
+    covariances_ : object
+        Sums and factors, in one of two forms; ``get_state`` returns their arrays.
+    shape_ : tuple (h, w, d)
+        Shape of a map.
     n_samples_seen_ : int
-        Vectors per position so far.
+        Number of vectors per position.
     mean_ : ndarray of shape (h, w, d), float32
+        Mean of the vectors at every position.
     form_ : {"dense", "low_rank"}
+        Whether d x d matrices or the vectors are stored.
 
     Notes
     -----
-    Sums are of double precision about the first batch's mean, so they neither lose digits nor
-    grow with the number of maps. Factors are computed when distances are first asked for and
-    kept in float32. Images are multiplied one by one, so that the answer for one does not depend
-    on the others of its batch.
+    Sums are in double precision and relative to the mean of the first batch, so they do not lose
+    digits; their size does not depend on the number of maps. Factors are computed when distances
+    are first needed, and stored in float32. The distances of a map do not depend on the other maps
+    in the call. A ``fit`` or ``partial_fit`` that raises ValueError changes nothing.
 
     References
     ----------
@@ -62,10 +81,9 @@ class PositionwiseGaussian:
         self.shrinkage = shrinkage
         self.low_rank = low_rank
         self.updatable = updatable
-        self._state = None
 
     def fit(self, maps):
-        """Learn from these maps alone.
+        """Learn from these maps only.
 
         Parameters
         ----------
@@ -73,15 +91,17 @@ class PositionwiseGaussian:
 
         Returns
         -------
-        self : object
+        self : PositionwiseGaussian
 
         Raises
         ------
         ValueError
-            A parameter or the maps are not as described, or the maps hold NaN or infinity.
+            If a parameter is out of its range, or the maps have another shape or hold NaN or
+            infinity.
         """
-        self._state = None
-        return self.partial_fit(maps)
+        self._check_parameters()
+        self._learn(_check_maps(maps, None), None)
+        return self
 
     def partial_fit(self, maps):
         """Learn from further maps.
@@ -92,38 +112,31 @@ class PositionwiseGaussian:
 
         Returns
         -------
-        self : object
+        self : PositionwiseGaussian
 
         Raises
         ------
         ValueError
-            As for ``fit``; or the maps differ in shape from those before; or
-            ``updatable=False`` has dropped the sums.
+            As for ``fit``; also if the maps have another shape than those before, or if the sums
+            have been dropped because of ``updatable=False``.
         """
         self._check_parameters()
-        state = self._state
-        maps = self._check_maps(maps, None if state is None else self._shape)
-        vectors = maps.reshape(len(maps), -1, maps.shape[3])  # (b, cells, d)
-        if state is None:
-            origin = vectors.mean(axis=0, dtype=np.float64)
-            state, self._shape = LowRank(origin), maps.shape[1:]
-        elif state.is_closed:
+        covariances = getattr(self, "covariances_", None)
+        maps = _check_maps(maps, None if covariances is None else self.shape_)
+        if covariances is not None and covariances.is_closed:
             raise ValueError(
-                "expected a Gaussian that may still learn, got one whose sums were dropped after "
-                "its first distances; make it with updatable=True to add maps later"
+                "expected a Gaussian that can be updated, got one whose sums were dropped when "
+                "distances were computed; create it with updatable=True to add maps later"
             )
-        if isinstance(state, LowRank) and not self._keeps_rows(state.n + len(maps)):
-            state = state.as_dense()
-        state.add(vectors)
-        self._state, self._is_finished = state, False
+        self._learn(maps, covariances)
         return self
 
     def finish(self):
-        """Compute the factors now rather than when distances are first asked for.
+        """Compute the factors now rather than when distances are first needed.
 
         Returns
         -------
-        self : object
+        self : PositionwiseGaussian
 
         Raises
         ------
@@ -148,19 +161,19 @@ class PositionwiseGaussian:
         Raises
         ------
         ValueError
-            Fewer than 2 vectors per position were seen, a covariance is singular, or the maps
+            If there were fewer than 2 vectors per position, a covariance is singular, or the maps
             are not as in ``partial_fit``.
         """
-        state = self._finished()
-        maps = self._check_maps(maps, self._shape)
+        covariances = self._finished()
+        maps = _check_maps(maps, self.shape_)
         vectors = maps.reshape(len(maps), -1, maps.shape[3])  # (b, cells, d)
         squared = np.empty(vectors.shape[:2], dtype=np.float32)
 
         def measure(part):
-            u = (vectors[:, part] - state.mean[part]).astype(np.float32)
-            squared[:, part] = state.squared_distances(u, part)
+            u = (vectors[:, part] - covariances.mean[part]).astype(np.float32)  # (b, p, d)
+            squared[:, part] = covariances.squared_distances(u, part)
 
-        # A factor that is used once need not stay in the cache.
+        # With few images a factor is used a few times only and need not stay in the cache.
         block = BLOCK * max(1, FEW_IMAGES // len(maps))
         in_threads(measure, parts(*vectors.shape[1:], block))
         return np.sqrt(squared).reshape(maps.shape[:3])
@@ -176,8 +189,68 @@ class PositionwiseGaussian:
         -------
         ndarray of shape (d, d), float64
         """
-        state = self._finished()
-        return state.covariance(np.ravel_multi_index((row, column), self._shape[:2]))
+        covariances = self._finished()
+        return covariances.covariance(np.ravel_multi_index((row, column), self.shape_[:2]))
+
+    def get_state(self) -> dict[str, np.ndarray | float]:
+        """Parameters and learned state, as arrays and numbers only.
+
+        Returns
+        -------
+        dict of str to ndarray or number
+            Everything that scoring and further learning need. Arrays are not copied: learning from
+            further maps changes them.
+
+        Raises
+        ------
+        ValueError
+            If nothing was learned yet.
+        """
+        covariances = self._learned()
+        return {
+            "epsilon": float(self.epsilon),
+            "shrinkage": _SHRINKAGES.index(self.shrinkage),
+            "low_rank": _LOW_RANKS.index(self.low_rank),
+            "updatable": bool(self.updatable),
+            "shape": np.array(self.shape_),
+            "is_low_rank": isinstance(covariances, LowRankCovariances),
+            **covariances.get_state(),
+        }
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> Self:
+        """Restore a Gaussian from its state.
+
+        Parameters
+        ----------
+        state : dict of str to ndarray or number
+            As returned by ``get_state``. Arrays are copied only if they are read-only.
+
+        Returns
+        -------
+        PositionwiseGaussian
+            It gives exactly the same distances, and learns on in exactly the same way.
+
+        Raises
+        ------
+        ValueError
+            If the state is incomplete.
+        """
+        try:
+            gaussian = cls(
+                epsilon=float(state["epsilon"]),
+                shrinkage=_SHRINKAGES[int(state["shrinkage"])],
+                low_rank=_LOW_RANKS[int(state["low_rank"])],
+                updatable=bool(state["updatable"]),
+            )
+            form = LowRankCovariances if state["is_low_rank"] else DenseCovariances
+            gaussian.shape_ = tuple(int(n) for n in state["shape"])
+            gaussian.covariances_ = form.from_state(state)
+        except KeyError as error:
+            raise ValueError(
+                f"expected a state as get_state returns it, got one without {error}"
+            ) from error
+        return gaussian
 
     @property
     def n_samples_seen_(self):
@@ -185,53 +258,64 @@ class PositionwiseGaussian:
 
     @property
     def mean_(self):
-        return self._finished().mean.reshape(self._shape).astype(np.float32)
+        return self._finished().mean.reshape(self.shape_).astype(np.float32)
 
     @property
     def form_(self):
-        return "low_rank" if isinstance(self._learned(), LowRank) else "dense"
+        return "low_rank" if isinstance(self._learned(), LowRankCovariances) else "dense"
 
-    def _keeps_rows(self, n):
-        return n <= self._shape[2] // 2 if self.low_rank == "auto" else self.low_rank
+    def _learn(self, maps, covariances):
+        """Add checked maps to the covariances, or to new ones if None."""
+        d = maps.shape[3]
+        vectors = maps.reshape(len(maps), -1, d)  # (b, cells, d)
+        if covariances is None:
+            covariances = LowRankCovariances(vectors.mean(axis=0, dtype=np.float64))
+        n = covariances.n + len(maps)
+        keeps_rows = n <= d // 2 if self.low_rank == "auto" else self.low_rank
+        if isinstance(covariances, LowRankCovariances) and not keeps_rows:
+            covariances = covariances.as_dense()
+        covariances.add(vectors)
+        self.covariances_, self.shape_ = covariances, maps.shape[1:]
 
     def _learned(self):
-        if self._state is None:
+        if not hasattr(self, "covariances_"):
             raise ValueError("expected a fitted PositionwiseGaussian; call fit or partial_fit")
-        return self._state
+        return self.covariances_
 
     def _finished(self):
-        """The state, ready to score."""
-        state = self._learned()
-        with _ONE_AT_A_TIME:
-            if not self._is_finished:
-                if state.n < 2:
+        """The covariances, with their factors."""
+        covariances = self._learned()
+        with _FINISHING:
+            if not covariances.is_finished:
+                if covariances.n < 2:
                     raise ValueError(
-                        "expected at least 2 vectors per position, for a covariance, got "
+                        "expected at least 2 vectors per position to estimate a covariance, got "
                         "n_samples=1; call partial_fit with more good images"
                     )
-                state.finish(self.epsilon, self.shrinkage)
-                self._is_finished = True
+                covariances.finish(self.epsilon, self.shrinkage)
                 if not self.updatable:
-                    state.close()
-        return state
+                    covariances.close()
+        return covariances
 
     def _check_parameters(self):
         if not 0 <= self.epsilon < np.inf:
             raise ValueError(f"epsilon must be a number >= 0, got {self.epsilon}")
-        if self.shrinkage not in (None, "ledoit_wolf"):
+        if self.shrinkage not in _SHRINKAGES:
             raise ValueError(f"shrinkage must be None or 'ledoit_wolf', got {self.shrinkage!r}")
-        if self.low_rank not in ("auto", True, False):
+        if self.low_rank not in _LOW_RANKS:
             raise ValueError(f"low_rank must be 'auto', True or False, got {self.low_rank!r}")
 
-    def _check_maps(self, maps, shape):
-        maps = np.asarray(maps, dtype=np.float32)
-        if maps.ndim != 4 or 0 in maps.shape:
-            raise ValueError(f"expected maps of shape (b, h, w, d), got shape {maps.shape}")
-        if shape is not None and maps.shape[1:] != shape:
-            raise ValueError(
-                f"expected maps of shape (b, h, w, d) = (b, *{shape}), as in the "
-                f"first partial_fit, got {maps.shape}"
-            )
-        if not np.isfinite(maps).all():
-            raise ValueError("expected finite maps, got NaN or infinity")
-        return maps
+
+def _check_maps(maps, shape):
+    """Maps (b, h, w, d) as float32; ``shape`` (h, w, d), or None for any."""
+    maps = np.asarray(maps, dtype=np.float32)
+    if maps.ndim != 4 or 0 in maps.shape:
+        raise ValueError(f"expected maps of shape (b, h, w, d), got shape {maps.shape}")
+    if shape is not None and maps.shape[1:] != shape:
+        raise ValueError(
+            f"expected maps of shape (b, h, w, d) = (b, *{shape}), as in the "
+            f"first partial_fit, got {maps.shape}"
+        )
+    if not np.isfinite(maps).all():
+        raise ValueError("expected finite maps, got NaN or infinity")
+    return maps

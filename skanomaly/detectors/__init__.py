@@ -1,25 +1,16 @@
-"""Detectors: features in, verdicts, scores and heat maps out."""
+"""Detectors: features or images in; verdicts, scores and anomaly maps out."""
 
 from skanomaly.detectors._padim import PaDiM
 from skanomaly.detectors._patchcore import PatchCore
 from skanomaly.detectors._spade import SPADE
 
-__all__ = [
-    "SPADE",
-    "PaDiM",
-    "PatchCore",
-    "GlobalLocal",
-    "RegAD",
-    "RegistrationNetwork",
-    "TrainingError",
-]
+__all__ = ["SPADE", "PaDiM", "PatchCore", "GlobalLocal", "RegAD", "RegistrationNetwork"]
 
 # Loaded on first use: they need torch, the others do not.
 _TRAINED = {
-    "GlobalLocal": "skanomaly.detectors._global_local",
-    "RegAD": "skanomaly.detectors._regad",
-    "RegistrationNetwork": "skanomaly.detectors._registration",
-    "TrainingError": "skanomaly.detectors._networks",
+    "GlobalLocal": "skanomaly.detectors.global_local",
+    "RegAD": "skanomaly.detectors.regad",
+    "RegistrationNetwork": "skanomaly.detectors.regad",
 }
 
 

@@ -13,10 +13,11 @@ import numpy as np
 from sklearn.utils import check_random_state
 from tqdm.auto import tqdm
 
-from skanomaly._validation import Interval, StrOptions, fitting, good_rows
 from skanomaly.base import BaseDetector
 from skanomaly.density import PositionwiseGaussian
-from skanomaly.feature_maps import BATCH_SIZE, check_odd, local_mean
+from skanomaly.embedding import check_odd, embed, finest_grid
+from skanomaly.feature_maps import BATCH_SIZE
+from skanomaly.utils.validation import Interval, StrOptions
 
 _logger = logging.getLogger("skanomaly")
 
@@ -38,12 +39,13 @@ class PaDiM(BaseDetector):
         None: the unbiased covariance, as in the paper. "ledoit_wolf": drawn towards a multiple
         of the identity, position by position.
     patch_size : int, default=1
-        Side, in cells, of the neighbourhood over which each layer is averaged; odd, 1: none, as
+        Side, in cells, of the neighborhood over which each layer is averaged; odd, 1: none, as
         in the paper. 3 suits features of small receptive field, such as FilterBank's.
     updatable : bool, default=True
         False leaves out what only ``partial_fit`` needs, up to two thirds of the memory.
     image_score : {"paper", "map_max"}, default="map_max"
-        Both are the maximum of the smoothed score map: here that is the paper's score.
+        Score of an image: the maximum of M over its positions (the paper's), or of its smoothed
+        score map, as the paper's published results have it.
     sigma : float, default=4.0
         Smoothing of the score map, in pixels of the extractor's input.
     contamination : float in (0, 0.5], default=0.01
@@ -92,7 +94,7 @@ class PaDiM(BaseDetector):
     array([-1, -1, -1, -1, -1])
     """
 
-    _AFTER_SCORES = ("contamination", "updatable", "verbose")  # the paper's score is smoothed
+    _unused_by_hooks = ("contamination", "image_score", "sigma", "updatable", "verbose")
 
     _parameter_constraints = {
         **BaseDetector._parameter_constraints,
@@ -141,43 +143,8 @@ class PaDiM(BaseDetector):
         )
         self._learn(X)
 
-    @fitting()
-    def partial_fit(self, X, y=None):
-        """Learn from further good images, in addition to those before.
-
-        Parameters
-        ----------
-        X : FeatureMaps of shape (n,), or array of shape (n, h, w, d) or (n, d)
-            Features of good images; the first time of at least two.
-        y : array of shape (n,), masks, or None, default=None
-            As for ``fit``: images marked as defects are left out.
-
-        Returns
-        -------
-        self : object
-
-        Raises
-        ------
-        ValueError
-            As for ``fit``; or the features differ in kind from those before; or ``updatable`` is
-            False and the detector was fitted before.
-
-        Notes
-        -----
-        The channels stay those of the first call. ``offset_`` comes from this call's images
-        alone, the others being gone: let the last call see enough of them, or take the threshold
-        from held-out images.
-        """
-        is_first = not hasattr(self, "gaussian_")
-        maps = self._check_X(X, reset=is_first)
-        maps = maps[good_rows(y, len(maps))]
-        if is_first:
-            self._fit(maps)
-        else:
-            self._learn(maps)
-        self._fit_identity = None  # depends on more than this call
-        self._set_offset(maps)
-        return self
+    def _partial_fit(self, X):
+        self._learn(X)
 
     def _learn(self, X):
         batches = tqdm(
@@ -197,42 +164,23 @@ class PaDiM(BaseDetector):
 
     def _vectors(self, X):
         """The chosen channels of a few images at the finest grid, (b, h, w, d)."""
-        grid = tuple(np.max([shape[:2] for shape in self.layer_shapes_.values()], axis=0))
-        vectors = np.empty((len(X), *grid, len(self.channels_)), dtype=np.float32)
-        first = 0
-        for maps in X.arrays().values():
-            end = first + maps.shape[3]
-            start, stop = np.searchsorted(self.channels_, (first, end))
-            maps = maps.take(self.channels_[start:stop] - first, axis=3)
-            if self.patch_size > 1:
-                maps = local_mean(maps, self.patch_size)
-            vectors[..., start:stop] = replicate(maps, grid)
-            first = end
-        return vectors
+        return embed(
+            X.arrays(),
+            patch_size=self.patch_size,
+            channels=self.channels_,
+            interpolation="nearest",
+        )
 
-    def _memory_needs(self, layer_shapes, n_images):
-        height, width = np.max([shape[:2] for shape in layer_shapes.values()], axis=0)
+    def _forecast(self, layer_shapes, n_images):
+        height, width = finest_grid(layer_shapes)
         n_features = sum(shape[2] for shape in layer_shapes.values())
         d = min(self.n_components or n_features, n_features)
-        n_positions = int(height * width)
+        n_positions = height * width
         return {
             "sums of products": 8 * n_positions * d * (d + 1) // 2,
             "factors": 4 * n_positions * d * d,
             "a batch": 4 * 4 * n_positions * d * min(n_images, BATCH_SIZE),
         }
 
-    def _score_batch(self, X):
-        patch_scores = self.gaussian_.mahalanobis(self._vectors(X))
-        image_maps = patch_scores
-        if self.image_score == "paper":
-            image_maps = X.image_fit.smooth(patch_scores, self.sigma)
-        return patch_scores, image_maps.max(axis=(1, 2))
-
-
-def replicate(maps, grid):
-    """(b, h, w, C) -> (b, H, W, C), each cell with the value of the one its middle lies in."""
-    for axis, size in enumerate(grid, start=1):
-        if maps.shape[axis] != size:
-            middles = 2 * np.arange(size) + 1  # in half cells of the new grid
-            maps = maps.take(middles * maps.shape[axis] // (2 * size), axis=axis)
-    return maps
+    def _score_maps(self, X):
+        return self.gaussian_.mahalanobis(self._vectors(X))

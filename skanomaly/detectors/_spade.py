@@ -12,21 +12,17 @@ from numbers import Integral
 import numpy as np
 from tqdm.auto import tqdm
 
-from skanomaly._memory import check_memory
-from skanomaly._validation import Interval, StrOptions, choose_layers
 from skanomaly.base import BaseDetector
-from skanomaly.detectors._nearest_good import NearestGood, finest_layer, nearest_in_images
-from skanomaly.feature_maps import BATCH_SIZE, check_odd, join, local_mean
+from skanomaly.detectors._hot_spots import HotSpotsMixin, finest_layer, nearest_in_images
+from skanomaly.embedding import check_odd, join, local_mean
+from skanomaly.feature_maps import BATCH_SIZE
 from skanomaly.neighbors import GalleryIndex, PatchIndex
+from skanomaly.utils.validation import Interval, StrOptions, choose_layers
 
 SCREEN_ROW_BYTES = 220  # estimate: what the search keeps beside each patch
-WAYS_OUT = (
-    "memory_dtype='float16'; fewer layers; an extractor with memory_limit, which streams its "
-    "features, or with a smaller image_size; fewer images"
-)
 
 
-class SPADE(NearestGood, BaseDetector):
+class SPADE(HotSpotsMixin, BaseDetector):
     """Nearest good images, and in them the nearest patches.
 
     Nothing is learned: the good images' features are the model. It suits parts in few poses,
@@ -43,7 +39,7 @@ class SPADE(NearestGood, BaseDetector):
     image_layer : str or None, default=None
         Layer whose mean describes an image; None: the last one.
     patch_size : int, default=1
-        Side, in cells, of the neighbourhood over which each layer is averaged; odd, 1: none, as
+        Side, in cells, of the neighborhood over which each layer is averaged; odd, 1: none, as
         in the paper. 3 suits features of small receptive field, such as FilterBank's.
     memory_dtype : {"float32", "float16"}, default="float32"
         How the good images' features are kept; "float16" rounds them, in half the memory.
@@ -54,8 +50,9 @@ class SPADE(NearestGood, BaseDetector):
     contamination : float in (0, 0.5], default=0.01
         Share of the training images that fall below the threshold.
     memory_limit : int, str such as "2GB", or None, default=None
-        Budget of a fit and of the search, stored features included; None: what the machine has.
-        A fit that cannot keep to it is refused before it starts. The answer does not depend on it.
+        Budget of a fit and of the search, stored features included; None: the memory that is
+        available. A fit that would exceed it is refused before it starts. Scores do not depend on
+        it.
     verbose : int, default=0
         1 shows progress bars.
 
@@ -108,6 +105,14 @@ class SPADE(NearestGood, BaseDetector):
     array([-1, -1, -1, -1, -1])
     """
 
+    _unused_by_hooks = ("contamination", "image_score", "memory_limit", "sigma", "verbose")
+    _image_scores_need_maps = False
+    _transient = ("_search",)
+    _memory_advice = (
+        "memory_dtype='float16'; fewer layers; an extractor with memory_limit, which streams its "
+        "features, or with a smaller image_size; fewer images"
+    )
+
     _parameter_constraints = {
         name: constraint
         for name, constraint in BaseDetector._parameter_constraints.items()
@@ -151,31 +156,29 @@ class SPADE(NearestGood, BaseDetector):
 
     def _fit(self, X):
         self._check_parameters(len(X))
-        needs = {"features": X.nbytes, **self._memory_needs(X.layer_shapes, len(X))}
-        check_memory(needs, self.memory_limit, WAYS_OUT)
         self.memory_ = {
             name: np.empty((len(X), h * w, c), dtype=self.memory_dtype)
             for name, (h, w, c) in self._pyramid(X.layer_shapes).items()
         }
         self.pooled_ = np.empty((len(X), X.layer_shapes[self._pooled_layer()][2]))
-        self.memory_frames_ = np.empty((len(X), 2), dtype=np.int32)
+        self.memory_frames_ = np.zeros((len(self.learned_from_), 2), dtype=np.int32)
+        places = np.flatnonzero(self.learned_from_)
         n_batches = -(-len(X) // BATCH_SIZE)
         done = 0
         for piece in tqdm(X.batches(), "SPADE", n_batches, unit="batch", disable=not self.verbose):
             end = done + len(piece)
             self.pooled_[done:end] = self._pooled(piece)
-            self.memory_frames_[done:end] = piece.frames
+            self.memory_frames_[places[done:end]] = piece.frames
             for name, rows in self._patches(piece).items():
                 self.memory_[name][done:end] = rows
             done = end
-        self._search = None
 
     def _check_parameters(self, n_images):
         check_odd(self.patch_size)
         if self.n_neighbors > n_images:
             raise ValueError(
                 f"expected at least n_neighbors={self.n_neighbors} good images to choose from, got "
-                f"n_samples={n_images}; ask for fewer neighbours or fit more images"
+                f"n_samples={n_images}; ask for fewer neighbors or fit more images"
             )
         choose_layers([self._pooled_layer()], self.layer_shapes_)
         n_fewest = min(h * w for h, w, _ in self._pyramid(self.layer_shapes_).values())
@@ -188,8 +191,7 @@ class SPADE(NearestGood, BaseDetector):
                 f"layer, {n_fewest}, in all images of a gallery; got {self.n_gallery_neighbors}"
             )
 
-    def _memory_needs(self, layer_shapes, n_images):
-        """Bytes a fit holds at its widest, by what they are for; features not counted."""
+    def _forecast(self, layer_shapes, n_images):
         shapes = self._pyramid(layer_shapes).values()
         n_rows = sum(h * w for h, w, _ in shapes)
         n_numbers = sum(h * w * c for h, w, c in shapes)
@@ -219,9 +221,13 @@ class SPADE(NearestGood, BaseDetector):
             for name, (h, w, c) in self._pyramid(self.layer_shapes_).items()
         }
 
-    def _score_batch(self, X):
-        distances, images = self._indexes()[0].kneighbors(self._pooled(X), self.n_neighbors)
-        return self._patch_scores(X, images), distances.mean(axis=1)
+    def _score_maps(self, X):
+        _, images = self._indexes()[0].kneighbors(self._pooled(X), self.n_neighbors)
+        return self._patch_scores(X, images)
+
+    def _score_images(self, X, score_maps):
+        distances, _ = self._indexes()[0].kneighbors(self._pooled(X), self.n_neighbors)
+        return distances.mean(axis=1)
 
     def _patch_scores(self, X, images):
         """Scores (b, h, w) at the finest grid, each image by the good images (b, K) named."""
@@ -233,31 +239,16 @@ class SPADE(NearestGood, BaseDetector):
             maps[name] = found.mean(axis=2).reshape(len(X), height, width, 1)
         return join(maps).mean(axis=3)
 
-    def _image_scores(self, maps):
-        if self.image_score == "map_max":
-            return super()._image_scores(maps)
-        # The paper's score needs the pooled layer alone.
-        index = self._indexes()[0]
-        return np.concatenate(
-            [
-                self._final_image_scores(
-                    piece, None, index.kneighbors(self._pooled(piece), self.n_neighbors)[0].mean(1)
-                )
-                for piece in maps.batches()
-            ]
-        )
-
-    def _set_offset(self, maps):
-        if self.image_score == "paper" or len(maps) == 1:
-            super()._set_offset(maps)
-            return
+    def _training_scores(self, X):
+        if self.image_score == "paper" or len(X) == 1:
+            return super()._training_scores(X)
         scores, done = [], 0
-        for piece in maps.batches():
-            own = np.arange(done, done + len(piece))
-            patch_scores = self._patch_scores(piece, self._other_images(own))
-            scores.append(self._final_image_scores(piece, patch_scores, None))
-            done += len(piece)
-        self.offset_ = np.percentile(np.concatenate(scores), 100 * self.contamination)
+        for batch in X.batches():
+            own = np.arange(done, done + len(batch))
+            score_maps = self._patch_scores(batch, self._other_images(own))
+            scores.append(self._final_scores(batch, score_maps))
+            done += len(batch)
+        return np.concatenate(scores)
 
     def _other_images(self, own):
         """The images (b, K) nearest to some of the memory, without those themselves."""
@@ -284,13 +275,10 @@ class SPADE(NearestGood, BaseDetector):
 
     def _indexes(self):
         """The search structures over images and, by layer, galleries, built on first use."""
-        if getattr(self, "_search", None) is None:
+        if self._search is None:
             limit = self.memory_limit
             galleries = {
                 n: GalleryIndex(memory_limit=limit).fit(m) for n, m in self.memory_.items()
             }
             self._search = PatchIndex(memory_limit=limit).fit(self.pooled_), galleries
         return self._search
-
-    def __getstate__(self):
-        return {**super().__getstate__(), "_search": None}

@@ -1,16 +1,16 @@
-"""Pictures of results: score maps over their images, hot spots beside good patches, curves.
+"""Plots of results: heat maps over images, hot spots beside good patches, histograms, curves.
 
 The Display classes follow scikit-learn's: ``from_estimator`` or ``from_predictions`` draws, the
 object keeps the arrays, ``plot`` draws again. They need matplotlib: ``pip install
-skanomaly[plot]``. `save_score_map` writes picture files without it.
+skanomaly[plot]``. `save_score_map` writes image files without it.
 """
 
-from skanomaly._heat_maps import save_score_map
 from skanomaly.display._curves import PrecisionRecallDisplay, RocCurveDisplay
-from skanomaly.display._nearest_good import NearestGoodDisplay
+from skanomaly.display._nearest_good_display import NearestGoodDisplay
 from skanomaly.display._pro_curve import ProCurveDisplay
 from skanomaly.display._score_histogram import ScoreHistogramDisplay
 from skanomaly.display._score_maps import ScoreMapDisplay
+from skanomaly.images import save_score_map
 
 __all__ = [
     "ScoreMapDisplay",

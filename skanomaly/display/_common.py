@@ -1,8 +1,8 @@
-"""What all displays share: matplotlib and colours."""
+"""What all displays share: matplotlib, colors and the name of the detector."""
 
 from sklearn.pipeline import Pipeline
 
-GOOD_COLOUR, DEFECT_COLOUR = "#0072B2", "#D55E00"  # blue and vermilion: for colour-blind eyes too
+GOOD_COLOR, DEFECT_COLOR = "#0072B2", "#D55E00"  # blue and vermilion: safe for the color-blind
 
 
 def load_pyplot(caller):

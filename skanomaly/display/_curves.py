@@ -1,22 +1,27 @@
-"""scikit-learn's ROC and precision-recall displays, with a defect as what is to be found.
+"""scikit-learn's ROC and precision-recall displays, with defects as the positive class.
 
-scikit-learn's own refuse detectors, which are no classifiers; and given a detector's labels and
-scores, they take +1, the good images, for what is to be found. Of the ROC curve that turns the
-picture but not the area; of precision and recall it makes another curve: how well good images
-are found, which are most of them and easy.
+scikit-learn's own displays refuse detectors, which are not classifiers. From a detector's labels
+and scores they would take +1, the good images, as the positive class. This rotates the ROC curve
+and leaves its area; but precision and recall would then measure how well good images are found,
+which is easy since most images are good.
 """
+
+from typing import Any, Self
 
 from sklearn import metrics
 
-from skanomaly._validation import check_decisions, read_labels
 from skanomaly.display._common import estimator_name, load_pyplot
+from skanomaly.utils.targets import read_labels
+from skanomaly.utils.validation import check_decisions
 
 
 class _DefectCurve:
-    """Mix-in before a display of scikit-learn's: the door, the sign and the axes' names."""
+    """Mixin that comes before a display of scikit-learn's: input, sign and labels of the axes."""
 
     @classmethod
-    def from_estimator(cls, estimator, X, y, *, name=None, **display_kw):
+    def from_estimator(
+        cls, estimator: Any, X: Any, y: Any, *, name: str | None = None, **display_kw: Any
+    ) -> Self:
         """Score images and draw the curve.
 
         Parameters
@@ -25,10 +30,10 @@ class _DefectCurve:
         X : list of paths, arrays or PIL images, or array of shape (n, H, W[, C])
             Good and defective images.
         y : array of shape (n,), masks of shape (n, H, W) or a list of (H, W)
-            The truth: labels +1 good, -1 defect; or masks, True on the defect, None for a good
-            image.
+            Ground truth: labels, +1 good and -1 defect; or masks, True on the defect, with None
+            for a good image.
         name : str or None, default=None
-            For the legend; None: the detector's class.
+            Name in the legend; None: the detector's class.
         **display_kw
             As scikit-learn's ``from_predictions``: ``ax``, ``plot_chance_level``, ``despine``,
             ``sample_weight``, ``drop_intermediate`` and others.
@@ -40,28 +45,31 @@ class _DefectCurve:
         Raises
         ------
         ValueError
-            y is neither labels of +1 and -1 nor masks, does not fit X, or holds one class only.
+            y is neither labels of +1 and -1 nor masks, has another length than X, or has only one
+            class.
         ImportError
-            matplotlib is not there.
+            matplotlib is not installed.
         """
         load_pyplot(f"{cls.__name__}.from_estimator")
         name = estimator_name(estimator) if name is None else name
         return cls.from_predictions(y, estimator.decision_function(X), name=name, **display_kw)
 
     @classmethod
-    def from_predictions(cls, y, decisions, *, name="detector", **display_kw):
-        """Draw the curve of scores at hand.
+    def from_predictions(
+        cls, y: Any, decisions: Any, *, name: str = "detector", **display_kw: Any
+    ) -> Self:
+        """Draw the curve of given scores.
 
         Parameters
         ----------
-        y
-            As `from_estimator`.
+        y : array of shape (n,), or masks
+            As in `from_estimator`.
         decisions : array of shape (n,)
             From `decision_function` or `score_samples`: **low for a defect**.
         name : str, default="detector"
-            For the legend.
+            Name in the legend.
         **display_kw
-            As `from_estimator`.
+            As in `from_estimator`.
 
         Returns
         -------
@@ -70,19 +78,19 @@ class _DefectCurve:
         Raises
         ------
         ValueError, ImportError
-            As `from_estimator`.
+            As in `from_estimator`.
         """
         load_pyplot(f"{cls.__name__}.from_predictions")
         decisions = check_decisions(decisions, None)
         labels = read_labels(y, len(decisions))
         if labels is None or len(set(labels.tolist())) < 2:
             raise ValueError(
-                "the curve needs good and defective images, expected both in y, got "
-                f"{'no y' if labels is None else 'one class only'}"
+                "the curve needs good and defective images; expected y with both classes, got "
+                f"{'no y' if labels is None else 'only one class'}"
             )
         return super().from_predictions(labels, -decisions, pos_label=-1, name=name, **display_kw)
 
-    def plot(self, ax=None, **plot_kw):
+    def plot(self, ax: Any = None, **plot_kw: Any) -> Self:
         """Draw; several displays may share one axes.
 
         Parameters
@@ -105,17 +113,17 @@ class _DefectCurve:
 class RocCurveDisplay(_DefectCurve, metrics.RocCurveDisplay):
     """Share of defects found against the share of good images flagged.
 
-    scikit-learn's :class:`sklearn.metrics.RocCurveDisplay`, with the defects as what is to be
-    found. Use `from_estimator` or `from_predictions`.
+    scikit-learn's :class:`sklearn.metrics.RocCurveDisplay`, with defects as the positive class.
+    Use `from_estimator` or `from_predictions`.
 
     Parameters
     ----------
     fpr, tpr : ndarray of shape (n_points,)
-        Share of the good images called defect, and of the defective ones.
+        Share of the good images, and of the defective ones, predicted as defects.
     roc_auc : float or None, default=None
         Area under the curve, shown in the legend.
     name : str or None, default=None
-        Of the detector, shown in the legend.
+        Name of the detector, shown in the legend.
     pos_label : int or None, default=None
         -1, the label of a defect.
 
@@ -127,15 +135,15 @@ class RocCurveDisplay(_DefectCurve, metrics.RocCurveDisplay):
 
     See Also
     --------
-    PrecisionRecallDisplay : Where defects are rare.
-    ProCurveDisplay : The curve of regions in score maps.
+    PrecisionRecallDisplay : Better suited if defects are rare.
+    ProCurveDisplay : The curve for regions in score maps.
     skanomaly.metrics.image_roc_auc_score : The area.
 
     Examples
     --------
     >>> import matplotlib.pyplot as plt
     >>> from skanomaly.display import RocCurveDisplay
-    >>> decisions = [0.5, -0.1, 0.2, -0.7]  # below 0: called a defect
+    >>> decisions = [0.5, -0.1, 0.2, -0.7]  # below 0: defect
     >>> display = RocCurveDisplay.from_predictions([1, 1, -1, -1], decisions, name="mine")
     >>> display.line_.get_label()
     'mine (AUC = 0.75)'
@@ -148,21 +156,21 @@ class RocCurveDisplay(_DefectCurve, metrics.RocCurveDisplay):
 class PrecisionRecallDisplay(_DefectCurve, metrics.PrecisionRecallDisplay):
     """Share of alarms that are right against the share of defects found.
 
-    scikit-learn's :class:`sklearn.metrics.PrecisionRecallDisplay`, with the defects as what is to
-    be found. Use `from_estimator` or `from_predictions`.
+    scikit-learn's :class:`sklearn.metrics.PrecisionRecallDisplay`, with defects as the positive
+    class. Use `from_estimator` or `from_predictions`.
 
     Parameters
     ----------
     precision, recall : ndarray of shape (n_points,)
-        Share of defective images among those called so, and of the defective ones found.
+        Share of the flagged images that are defective, and of the defective ones that are flagged.
     average_precision : float or None, default=None
         Shown in the legend.
     name : str or None, default=None
-        Of the detector, shown in the legend.
+        Name of the detector, shown in the legend.
     pos_label : int or None, default=None
         -1, the label of a defect.
     prevalence_pos_label : float or None, default=None
-        Share of defective images, the chance level.
+        Share of defective images: the chance level.
 
     Attributes
     ----------
@@ -172,13 +180,13 @@ class PrecisionRecallDisplay(_DefectCurve, metrics.PrecisionRecallDisplay):
 
     See Also
     --------
-    RocCurveDisplay : Does not depend on how many images are defective.
+    RocCurveDisplay : Does not depend on the share of defective images.
     skanomaly.metrics.image_average_precision_score : The area.
 
     Notes
     -----
-    Precision depends on the share of defects in the test set; on a line it is mostly lower, and
-    so is precision there.
+    Precision depends on the share of defects in the test set. In production this share is usually
+    lower, and so is precision.
 
     Examples
     --------

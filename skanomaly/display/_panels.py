@@ -1,13 +1,13 @@
-"""Where ScoreMapDisplay draws: a grid of small axes, their titles and outlines."""
+"""The layout of displays of images: a grid of panels, their titles and outlines."""
 
 import math
 
 import numpy as np
 
-from skanomaly._heat_maps import OUTLINE_COLOUR
-from skanomaly.display._common import DEFECT_COLOUR, GOOD_COLOUR
+from skanomaly.display._common import DEFECT_COLOR, GOOD_COLOR
+from skanomaly.images import OUTLINE_COLOR
 
-# All lengths in inches: the images' shape is known, so every place can be computed.
+# All lengths are in inches. The images' shape is known, so that all positions can be computed.
 _FONT_SIZE = 8  # points
 _LETTER = 0.065  # width of a letter
 _TITLE = 0.38  # height of two lines
@@ -15,23 +15,23 @@ _MARGIN, _PANEL_GAP, _GAP = 0.12, 0.05, 0.15
 _LEGEND = 0.22  # height of the line below all panels
 _COLORBAR = 0.9  # width, with its ticks and label
 _PANEL_AREA = 1.7**2
-_FEWEST_LETTERS = 29  # a verdict
-_FIGURE_ASPECT = 1.5  # width / height the grid aims at
+_MIN_LETTERS = 29  # of a title, for the longest verdict
+_FIGURE_ASPECT = 1.5  # width / height of a new figure, about
 
 
 def new_panels(plt, images, n_panels, n_columns, *, is_plain=False):
-    """Axes (n, n_panels) of a new figure, each in the shape of a typical image.
+    """Axes (n, n_panels) of a new figure, each with the aspect ratio of a typical image.
 
-    A plain one has neither colour bar nor legend, but room for a title above each panel.
+    A plain figure has neither color bar nor legend, but room for a title above each panel.
     """
     aspect = np.median([image.shape[0] / image.shape[1] for image in images])
-    least = _FEWEST_LETTERS * _LETTER  # width of a title
+    title_width = _MIN_LETTERS * _LETTER
     area, gap, colorbar, legend = _PANEL_AREA, _GAP, _COLORBAR, _LEGEND
     if is_plain:
-        area, gap, colorbar, legend = least**2, 2 * _GAP, 0, 0
+        area, gap, colorbar, legend = title_width**2, 2 * _GAP, 0, 0
     panel_width, panel_height = math.sqrt(area / aspect), math.sqrt(area * aspect)
-    panel_width = max(panel_width, least) if is_plain else panel_width
-    width = max(n_panels * (panel_width + _PANEL_GAP), least) + gap
+    panel_width = max(panel_width, title_width) if is_plain else panel_width
+    width = max(n_panels * (panel_width + _PANEL_GAP), title_width) + gap
     height = panel_height + _TITLE + _GAP
     if n_columns is None:
         n_columns = round(math.sqrt(len(images) * _FIGURE_ASPECT * height / width))
@@ -52,7 +52,7 @@ def new_panels(plt, images, n_panels, n_columns, *, is_plain=False):
 
 
 def given_panels(ax, n_images, n_panels):
-    """The user's axes as (n, n_panels)."""
+    """Axes that the user has passed, as an array (n, n_panels)."""
     panels = np.array(ax, dtype=object)
     if panels.size != n_images * n_panels:
         raise ValueError(
@@ -62,58 +62,58 @@ def given_panels(ax, n_images, n_panels):
     return panels.reshape(n_images, n_panels)
 
 
-def title_and_colour(name, decision, label):
-    """Two lines: the name, and the verdict or else the truth; and the colour that says it too."""
+def title_and_color(name, decision, label):
+    """Two lines, the name and the verdict, or without one the label; and the color of it."""
     if decision is None and label is None:
         return name, "black"
     is_defect = label == -1 if decision is None else decision < 0
-    text, colour = ("defect", DEFECT_COLOUR) if is_defect else ("good", GOOD_COLOUR)
+    text, color = ("defect", DEFECT_COLOR) if is_defect else ("good", GOOD_COLOR)
     if decision is None:
-        return f"{name}\n{text}", colour
+        return f"{name}\n{text}", color
     text += f" ({decision:+.2f})"
     if label is not None and (label == -1) != is_defect:
         text += ", false alarm" if is_defect else ", missed"
-    return f"{name}\n{text}", colour
+    return f"{name}\n{text}", color
 
 
-def describe(panels, title, colour):
+def describe(panels, title, color):
     """Title and frame of one image's panels."""
     for panel in panels:
         panel.set(xticks=[], yticks=[])
-        panel.spines[:].set(color=colour, linewidth=1.2)
+        panel.spines[:].set(color=color, linewidth=1.2)
     name, *verdict = title.split("\n")
     width = sum(panel.get_position(original=True).width for panel in panels)
     width *= panels[0].figure.get_figwidth()
-    n_letters = max(int(width / _LETTER), _FEWEST_LETTERS)
+    n_letters = max(int(width / _LETTER), _MIN_LETTERS)
     panels[0].set_title(
         "\n".join([_shorten(name, n_letters), *verdict]),
         loc="left",
-        color=colour,
+        color=color,
         fontsize=_FONT_SIZE,
     )
 
 
 def _shorten(name, n_letters):
-    """The name, with its start left out where it is too long: the end tells files apart."""
+    """The name without its start if it is too long: files mostly differ at the end."""
     return name if len(name) <= n_letters else "..." + name[-max(n_letters - 3, 1) :]
 
 
 def draw_outline(panel, mask):
-    """Line around the mask's regions, closed also where they touch the border."""
+    """Draw a line around the mask's regions, closed also where they touch the border."""
     height, width = mask.shape
     panel.contour(
         np.arange(-1, width + 1),
         np.arange(-1, height + 1),
         np.pad(mask, 1).astype(np.uint8),
         levels=[0.5],
-        colors=[np.array(OUTLINE_COLOUR) / 255],
+        colors=[np.array(OUTLINE_COLOR) / 255],
         linewidths=1.2,
     )
     panel.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
 
 
 def draw_colorbar(figure, overlay, panels, *, own_figure):
-    """The one scale of all panels, at the right."""
+    """The color bar of all panels, at the right."""
     style = {"label": "score (high = defect)", "extend": "both", "extendfrac": 0.03}
     if not own_figure:
         return figure.colorbar(overlay, ax=panels, **style)
@@ -124,11 +124,11 @@ def draw_colorbar(figure, overlay, panels, *, own_figure):
 
 
 def draw_legend(figure):
-    """What the outline means, below all panels."""
+    """The legend of the outline, below all panels."""
     from matplotlib.lines import Line2D
 
     width, height = figure.get_size_inches()
-    line = Line2D([], [], color=np.array(OUTLINE_COLOUR) / 255, label="true defect")
+    line = Line2D([], [], color=np.array(OUTLINE_COLOR) / 255, label="true defect")
     figure.legend(
         handles=[line],
         loc="lower left",

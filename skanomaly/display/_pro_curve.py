@@ -1,4 +1,6 @@
-"""ProCurveDisplay: per-region overlap against the share of false alarms."""
+"""ProCurveDisplay: per-region overlap against the false positive rate."""
+
+from typing import Any, Self
 
 import numpy as np
 from sklearn.metrics import auc
@@ -7,7 +9,7 @@ from skanomaly.display._common import axes_and_figure, estimator_name, load_pypl
 from skanomaly.metrics import pro_curve
 from skanomaly.pipeline import score_map
 
-_MOST_POINTS = 2000  # drawn; an exact curve can have millions
+_MAX_POINTS = 2000  # that are drawn; an exact curve can have millions
 
 
 class ProCurveDisplay:
@@ -18,13 +20,13 @@ class ProCurveDisplay:
     Parameters
     ----------
     fpr : ndarray of shape (n_points,)
-        Share of good pixels called defect, ascending from 0.
+        Share of good pixels predicted as defects, ascending from 0.
     pro : ndarray of shape (n_points,)
-        Mean share of a defect region found.
+        Mean share of a defect region that is found.
     aupro : float or None, default=None
         Area under the curve divided by its width, shown in the legend.
     name : str or None, default=None
-        Of the detector, shown in the legend.
+        Name of the detector, shown in the legend.
 
     Attributes
     ----------
@@ -34,8 +36,8 @@ class ProCurveDisplay:
 
     See Also
     --------
-    skanomaly.metrics.pro_curve : The curve's points.
-    skanomaly.metrics.aupro_score : The area.
+    skanomaly.metrics.pro_curve : The points of the curve.
+    skanomaly.metrics.aupro_score : The area under it.
 
     Examples
     --------
@@ -56,7 +58,17 @@ class ProCurveDisplay:
         self.name = name
 
     @classmethod
-    def from_estimator(cls, estimator, X, y, *, max_fpr=0.3, name=None, ax=None, curve_kwargs=None):
+    def from_estimator(
+        cls,
+        estimator: Any,
+        X: Any,
+        y: Any,
+        *,
+        max_fpr: float = 0.3,
+        name: str | None = None,
+        ax: Any = None,
+        curve_kwargs: dict | None = None,
+    ) -> Self:
         """Score images and draw the curve.
 
         Parameters
@@ -65,15 +77,15 @@ class ProCurveDisplay:
         X : list of paths, arrays or PIL images, or array of shape (n, H, W[, C])
             Good and defective images.
         y : masks of shape (n, H, W), or a list of (H, W)
-            True on the defect; None for the mask of a good image.
+            True on the defect; None for a good image.
         max_fpr : float in (0, 1], default=0.3
             Where the curve ends.
         name : str or None, default=None
-            For the legend; None: the detector's class.
+            Name in the legend; None: the detector's class.
         ax : matplotlib Axes or None, default=None
             None makes a new figure.
         curve_kwargs : dict or None, default=None
-            Keywords for `plot` of the line.
+            Keyword arguments of `plot` for the line.
 
         Returns
         -------
@@ -82,9 +94,9 @@ class ProCurveDisplay:
         Raises
         ------
         ValueError
-            As `skanomaly.metrics.pro_curve`.
+            As in `skanomaly.metrics.pro_curve`.
         ImportError
-            matplotlib is not there.
+            matplotlib is not installed.
         """
         load_pyplot(f"{cls.__name__}.from_estimator")
         return cls.from_predictions(
@@ -98,18 +110,25 @@ class ProCurveDisplay:
 
     @classmethod
     def from_predictions(
-        cls, masks, score_maps, *, max_fpr=0.3, name=None, ax=None, curve_kwargs=None
-    ):
-        """Draw the curve of score maps at hand.
+        cls,
+        masks: Any,
+        score_maps: Any,
+        *,
+        max_fpr: float = 0.3,
+        name: str | None = None,
+        ax: Any = None,
+        curve_kwargs: dict | None = None,
+    ) -> Self:
+        """Draw the curve of given score maps.
 
         Parameters
         ----------
         masks : array of shape (n, H, W), or list of (H, W)
-            True on the defect; None for the mask of a good image.
+            True on the defect; None for a good image.
         score_maps : array of shape (n, H, W), or list of (H, W)
             High for a defect.
         max_fpr, name, ax, curve_kwargs
-            As `from_estimator`.
+            As in `from_estimator`.
 
         Returns
         -------
@@ -118,14 +137,16 @@ class ProCurveDisplay:
         Raises
         ------
         ValueError, ImportError
-            As `from_estimator`.
+            As in `from_estimator`.
         """
         load_pyplot(f"{cls.__name__}.from_predictions")
         fpr, pro, _ = pro_curve(masks, score_maps, max_fpr=max_fpr)
         display = cls(fpr, pro, aupro=auc(fpr, pro) / fpr[-1], name=name)
         return display.plot(ax=ax, curve_kwargs=curve_kwargs)
 
-    def plot(self, ax=None, *, name=None, curve_kwargs=None):
+    def plot(
+        self, ax: Any = None, *, name: str | None = None, curve_kwargs: dict | None = None
+    ) -> Self:
         """Draw; several displays may share one axes.
 
         Parameters
@@ -133,9 +154,9 @@ class ProCurveDisplay:
         ax : matplotlib Axes or None, default=None
             None makes a new figure.
         name : str or None, default=None
-            For the legend; None: the display's own.
+            Name in the legend; None: the display's own.
         curve_kwargs : dict or None, default=None
-            Keywords for `plot` of the line.
+            Keyword arguments of `plot` for the line.
 
         Returns
         -------
@@ -161,9 +182,9 @@ class ProCurveDisplay:
 
 
 def _thinned(fpr, pro):
-    """Indices of at most _MOST_POINTS points, evenly spaced along the curve, both ends kept."""
-    if len(fpr) <= _MOST_POINTS:
+    """Indices of at most _MAX_POINTS points, evenly spaced along the curve, with both ends."""
+    if len(fpr) <= _MAX_POINTS:
         return np.arange(len(fpr))
     length = fpr / fpr[-1] + pro  # both ascend
-    places = np.linspace(length[0], length[-1], _MOST_POINTS)
+    places = np.linspace(length[0], length[-1], _MAX_POINTS)
     return np.unique(np.append(np.searchsorted(length, places[:-1]), len(fpr) - 1))

@@ -1,32 +1,36 @@
 """ScoreHistogramDisplay: decision scores of good and defective images, and the threshold."""
 
+from typing import Any, Self
+
 import numpy as np
 from scipy.stats import binomtest
 
-from skanomaly._validation import check_decisions, read_labels
 from skanomaly.display._common import (
-    DEFECT_COLOUR,
-    GOOD_COLOUR,
+    DEFECT_COLOR,
+    GOOD_COLOR,
     axes_and_figure,
     load_pyplot,
 )
+from skanomaly.utils.targets import read_labels
+from skanomaly.utils.validation import check_decisions
 
 
 class ScoreHistogramDisplay:
-    """Histogram of decision scores, good and defective images apart, with the threshold.
+    """Histogram of decision scores of good and of defective images, with the threshold.
 
     Use `from_estimator` or `from_predictions`. Negative scores mean defect. The legend counts
-    false alarms and says which rate they let expect on new good images (95 % confidence interval,
-    Clopper and Pearson). That holds for images used neither for training nor for the threshold.
+    false alarms and states the rate to expect on new good images (95 % Clopper-Pearson confidence
+    interval). The interval is valid only for images used neither for training nor for the
+    threshold.
 
     Parameters
     ----------
     decisions : ndarray of shape (n,)
         Decision scores, low for a defect.
     labels : ndarray of shape (n,) or None, default=None
-        The truth, +1 good, -1 defect.
+        Ground truth, +1 good and -1 defect.
     threshold : float, default=0.0
-        Below it the verdict is defect.
+        Scores below it mean defect.
 
     Attributes
     ----------
@@ -35,7 +39,7 @@ class ScoreHistogramDisplay:
     line_ : matplotlib Line2D
         The threshold.
     bars_ : list of matplotlib BarContainer
-        Of the good images, then of the defective ones; or of all where there are no labels.
+        Bars of the good images and of the defective ones; of all images if there are no labels.
 
     Examples
     --------
@@ -56,7 +60,16 @@ class ScoreHistogramDisplay:
         self.threshold = threshold
 
     @classmethod
-    def from_estimator(cls, estimator, X, y=None, *, ax=None, bins=30, bar_kw=None):
+    def from_estimator(
+        cls,
+        estimator: Any,
+        X: Any,
+        y: Any = None,
+        *,
+        ax: Any = None,
+        bins: int = 30,
+        bar_kw: dict | None = None,
+    ) -> Self:
         """Score images and draw their histogram.
 
         Parameters
@@ -64,13 +77,13 @@ class ScoreHistogramDisplay:
         estimator : fitted detector, or a Pipeline or search around one
         X : list of paths, arrays or PIL images, or array of shape (n, H, W[, C])
         y : array of shape (n,), masks of shape (n, H, W) or a list of (H, W), or None
-            The truth: labels +1 good, -1 defect; or masks, True on the defect.
+            Ground truth: labels, +1 good and -1 defect; or masks, True on the defect.
         ax : matplotlib Axes or None, default=None
             None makes a new figure.
         bins : int, default=30
-            About so many bars; their edges are laid so that none crosses the threshold.
+            Approximate number of bars; one of their edges is at the threshold.
         bar_kw : dict or None, default=None
-            Keywords for `bar`.
+            Keyword arguments of `bar`.
 
         Returns
         -------
@@ -79,28 +92,37 @@ class ScoreHistogramDisplay:
         Raises
         ------
         ValueError
-            y is neither labels of +1 and -1 nor masks, or does not fit X.
+            y is neither labels of +1 and -1 nor masks, or has another length than X.
         ImportError
-            matplotlib is not there.
+            matplotlib is not installed.
         """
         load_pyplot(f"{cls.__name__}.from_estimator")
         decisions = estimator.decision_function(X)
         return cls.from_predictions(y, decisions, ax=ax, bins=bins, bar_kw=bar_kw)
 
     @classmethod
-    def from_predictions(cls, y, decisions, *, threshold=0.0, ax=None, bins=30, bar_kw=None):
-        """Draw the histogram of scores at hand.
+    def from_predictions(
+        cls,
+        y: Any,
+        decisions: Any,
+        *,
+        threshold: float = 0.0,
+        ax: Any = None,
+        bins: int = 30,
+        bar_kw: dict | None = None,
+    ) -> Self:
+        """Draw the histogram of given scores.
 
         Parameters
         ----------
         y : array of shape (n,), masks of shape (n, H, W) or a list of (H, W), or None
-            The truth: labels +1 good, -1 defect; or masks, True on the defect.
+            Ground truth: labels, +1 good and -1 defect; or masks, True on the defect.
         decisions : array of shape (n,)
             From `decision_function`: negative for a defect.
         threshold : float, default=0.0
-            Below it the verdict is defect. Scores from `score_samples` have theirs at `offset_`.
+            Scores below it mean defect. For scores from `score_samples` pass `offset_`.
         ax, bins, bar_kw
-            As `from_estimator`.
+            As in `from_estimator`.
 
         Returns
         -------
@@ -109,20 +131,20 @@ class ScoreHistogramDisplay:
         Raises
         ------
         ValueError, ImportError
-            As `from_estimator`.
+            As in `from_estimator`.
         """
         load_pyplot(f"{cls.__name__}.from_predictions")
         decisions = check_decisions(decisions, None)
         display = cls(decisions, read_labels(y, len(decisions)), threshold=threshold)
         return display.plot(ax=ax, bins=bins, bar_kw=bar_kw)
 
-    def plot(self, ax=None, *, bins=30, bar_kw=None):
+    def plot(self, ax: Any = None, *, bins: int = 30, bar_kw: dict | None = None) -> Self:
         """Draw.
 
         Parameters
         ----------
         ax, bins, bar_kw
-            As `from_estimator`.
+            As in `from_estimator`.
 
         Returns
         -------
@@ -131,9 +153,9 @@ class ScoreHistogramDisplay:
         self.ax_, self.figure_ = axes_and_figure(f"{type(self).__name__}.plot", ax)
         edges = _edges(self.decisions, self.threshold, bins)
         self.bars_ = []
-        for scores, label, colour in self._groups():
+        for scores, label, color in self._groups():
             counts, _ = np.histogram(scores, edges)
-            style = {"color": colour, "alpha": 0.65, "label": label, **(bar_kw or {})}
+            style = {"color": color, "alpha": 0.65, "label": label, **(bar_kw or {})}
             self.bars_.append(
                 self.ax_.bar(edges[:-1], counts, np.diff(edges), align="edge", **style)
             )
@@ -151,25 +173,25 @@ class ScoreHistogramDisplay:
         return self
 
     def _groups(self):
-        """(scores, legend, colour) of each set of bars."""
-        called = self.decisions < self.threshold
+        """(scores, legend, color) of each set of bars."""
+        flagged = self.decisions < self.threshold
         if self.labels is None:
-            text = f"images: {called.sum()} of {len(called)} called defect"
-            return [(self.decisions, text, "grey")]
+            text = f"images: {flagged.sum()} of {len(flagged)} predicted as defects"
+            return [(self.decisions, text, "gray")]
         groups = []
-        good, bad = self.labels == 1, self.labels == -1
+        good, defective = self.labels == 1, self.labels == -1
         if good.any():
-            groups.append((self.decisions[good], _good_text(called[good]), GOOD_COLOUR))
-        if bad.any():
-            found, n = int(called[bad].sum()), int(bad.sum())
-            text = f"defective: {found} of {n} found = {100 * found / n:.1f} %"
-            groups.append((self.decisions[bad], text, DEFECT_COLOUR))
+            groups.append((self.decisions[good], _good_text(flagged[good]), GOOD_COLOR))
+        if defective.any():
+            n_found, n = int(flagged[defective].sum()), int(defective.sum())
+            text = f"defective: {n_found} of {n} found = {100 * n_found / n:.1f} %"
+            groups.append((self.decisions[defective], text, DEFECT_COLOR))
         return groups
 
 
-def _good_text(called):
-    """Count and rate of false alarms, and what they let expect."""
-    n_alarms, n = int(called.sum()), len(called)
+def _good_text(flagged):
+    """Count and rate of false alarms, and the interval of the rate to expect."""
+    n_alarms, n = int(flagged.sum()), len(flagged)
     low, high = binomtest(n_alarms, n).proportion_ci()
     return (
         f"good: {n_alarms} of {n} false alarms = {100 * n_alarms / n:.1f} %\n"
@@ -178,11 +200,11 @@ def _good_text(called):
 
 
 def _edges(scores, threshold, bins):
-    """Edges of about so many equal bars, one edge at the threshold."""
+    """Edges of about this many bars of one width, with an edge at the threshold."""
     low, high = min(scores.min(), threshold), max(scores.max(), threshold)
     width = (high - low) / bins if high > low else 1.0
-    # On the right up to an edge above the highest score: a score at an edge counts to the right of
-    # it, as its verdict does.
+    # The last edge lies above the highest score: a score at an edge belongs to the bar on its
+    # right, as a score at the threshold is predicted as good.
     first, last = np.floor((low - threshold) / width), np.floor((high - threshold) / width) + 1
     edges = threshold + width * np.arange(first, last + 1)
     edges[0] = min(edges[0], low)  # rounding

@@ -1,18 +1,9 @@
-"""ScoreMapDisplay: images beside their score maps, all on one colour scale."""
+"""ScoreMapDisplay: images beside their heat maps, all with one color scale."""
+
+from typing import Any, Self
 
 import numpy as np
 
-from skanomaly._heat_maps import (
-    HEAT_COLOURS,
-    OPACITY,
-    check_limits,
-    check_map,
-    colour_limits,
-    heat_levels,
-    to_rgb,
-)
-from skanomaly._images import check_images, image_name, read_image, titles
-from skanomaly._validation import check_decisions, holds_masks, read_labels
 from skanomaly.display._common import load_pyplot
 from skanomaly.display._panels import (
     describe,
@@ -21,20 +12,35 @@ from skanomaly.display._panels import (
     draw_outline,
     given_panels,
     new_panels,
-    title_and_colour,
+    title_and_color,
 )
-from skanomaly.display._selection import choose, chosen_images, pick
-from skanomaly.pipeline import score_map
+from skanomaly.display._selection import select_images, select_places, select_targets
+from skanomaly.images import (
+    HEAT_COLORS,
+    OPACITY,
+    check_images,
+    check_limits,
+    check_map,
+    color_limits,
+    heat_levels,
+    image_name,
+    read_image,
+    titles,
+    to_rgb,
+)
+from skanomaly.utils.targets import holds_masks, read_labels
+from skanomaly.utils.unwrapping import decisions_and_maps
+from skanomaly.utils.validation import check_decisions
 
 _N_PANELS = {"beside": 2, "overlay": 1}  # axes per image
 
 
 class ScoreMapDisplay:
-    """Images with their score maps on top, in one grid and on one colour scale.
+    """Images under their heat maps, in one grid and with one color scale.
 
-    Use `from_estimator` or `from_predictions`. Every image has its place: the image itself and
-    beside it the image under its score map. Low scores leave the image visible, only darker. All
-    maps share one scale, so a colour means the same score everywhere and good images stay dark.
+    Use `from_estimator` or `from_predictions`. Each image is shown as it is and, beside it, under
+    its heat map. Low scores only darken the image. All maps share one scale, so that a color means
+    the same score in all of them and good images stay dark.
 
     Parameters
     ----------
@@ -42,25 +48,25 @@ class ScoreMapDisplay:
     score_maps : sequence of (H, W) arrays
         The higher, the more abnormal.
     decisions : ndarray of shape (n,) or None, default=None
-        Decision scores; negative means the verdict is defect.
+        Decision scores, negative for a defect.
     labels : ndarray of shape (n,) or None, default=None
-        The truth, +1 good, -1 defect.
+        Ground truth, +1 good and -1 defect.
     masks : sequence of (H, W) bool arrays or None, default=None
-        The truth by pixel, drawn as an outline.
+        Ground truth by pixel, drawn as an outline.
     names : sequence of str or None, default=None
         Titles.
 
     Attributes
     ----------
     figure_ : matplotlib Figure
-    axes_ : ndarray of Axes, shape (n, 2), or (n, 1) where only overlays are drawn
+    axes_ : ndarray of Axes, shape (n, 2), or (n, 1) if only overlays are drawn
     im_ : list of n matplotlib AxesImage
         The score maps.
     colorbar_ : matplotlib Colorbar or None
 
     See Also
     --------
-    save_score_map : One picture file per image, without matplotlib.
+    save_score_map : One image file for each image, without matplotlib.
 
     Examples
     --------
@@ -85,20 +91,30 @@ class ScoreMapDisplay:
         self.names = names
 
     @classmethod
-    def from_estimator(cls, estimator, X, y=None, *, names=None, n_images=16, **plot_kw):
-        """Score images and draw them.
+    def from_estimator(
+        cls,
+        estimator: Any,
+        X: Any,
+        y: Any = None,
+        *,
+        names: Any = None,
+        n_images: int | None = 16,
+        **plot_kw: Any,
+    ) -> Self:
+        """Score images and draw them; their features are computed once.
 
         Parameters
         ----------
-        estimator : fitted detector, or a Pipeline or search around one, that takes images
+        estimator : fitted detector, or a Pipeline or search around one
+            It takes images.
         X : list of paths, arrays or PIL images, or array of shape (n, H, W[, C])
         y : array of shape (n,), masks of shape (n, H, W) or a list of (H, W), or None
-            The truth: labels +1 good, -1 defect; or masks, True on the defect.
+            Ground truth: labels, +1 good and -1 defect; or masks, True on the defect.
         names : sequence of str or None, default=None
             Titles; None: the file names, or the places in X.
         n_images : int or None, default=16
-            Of more images than this, so many are scored and drawn, evenly spaced in X from the
-            first to the last; None: all.
+            Maximum number of images; of more, this many are scored and drawn, evenly spaced in X.
+            None: all.
         **plot_kw
             Passed to `plot`.
 
@@ -110,17 +126,20 @@ class ScoreMapDisplay:
         ------
         ValueError
             An image cannot be read, or y is neither labels of +1 and -1 nor masks of the images'
-            sizes.
+            shapes.
+        NotFittedError
+            The estimator is not fitted, or has no threshold.
         ImportError
-            matplotlib is not there.
+            matplotlib is not installed.
         """
         load_pyplot(f"{cls.__name__}.from_estimator")
-        images, names, chosen = chosen_images(X, names, n_images)
+        images, names, chosen = select_images(X, names, n_images)
+        decisions, maps = decisions_and_maps(estimator, images)
         return cls.from_predictions(
             images,
-            score_map(estimator, images),
-            None if y is None else pick(y, chosen, len(X)),
-            decisions=estimator.decision_function(images),
+            maps,
+            None if y is None else select_targets(y, chosen, len(X)),
+            decisions=decisions,
             names=names,
             n_images=None,
             **plot_kw,
@@ -129,35 +148,34 @@ class ScoreMapDisplay:
     @classmethod
     def from_predictions(
         cls,
-        images,
-        score_maps,
-        y=None,
+        images: Any,
+        score_maps: Any,
+        y: Any = None,
         *,
-        decisions=None,
-        names=None,
-        n_images=16,
-        vmin=None,
-        vmax=None,
-        **plot_kw,
-    ):
-        """Draw images with score maps at hand.
+        decisions: Any = None,
+        names: Any = None,
+        n_images: int | None = 16,
+        vmin: float | None = None,
+        vmax: float | None = None,
+        **plot_kw: Any,
+    ) -> Self:
+        """Draw images under given score maps.
 
         Parameters
         ----------
         images : list of paths, arrays or PIL images, or array of shape (n, H, W[, C])
         score_maps : array of shape (n, H, W), or list of n arrays (H, W)
-            As `skanomaly.score_map` answers them, high for a defect.
+            As `skanomaly.score_map` returns them, high for a defect.
         y : array of shape (n,), masks of shape (n, H, W) or a list of (H, W), or None
-            The truth: labels +1 good, -1 defect; or masks, True on the defect.
+            Ground truth: labels, +1 good and -1 defect; or masks, True on the defect.
         decisions : array of shape (n,) or None, default=None
             From `decision_function`: negative for a defect.
         names : sequence of str or None, default=None
             Titles; None: the file names, or the places in `images`.
         n_images : int or None, default=16
-            Of more images than this, so many are drawn, evenly spaced from the first to the
-            last; None: all.
+            Maximum number of images; of more, this many are drawn, evenly spaced. None: all.
         vmin, vmax : float or None, default=None
-            Scores of the first and of the last colour. By default they are taken from all
+            Scores of the first and of the last color. By default they are computed from all
             `score_maps`, drawn or not; see `plot`.
         **plot_kw
             Passed to `plot`.
@@ -169,7 +187,7 @@ class ScoreMapDisplay:
         Raises
         ------
         ValueError, ImportError
-            As `from_estimator`.
+            As in `from_estimator`.
         """
         load_pyplot(f"{cls.__name__}.from_predictions")
         images = check_images(images)
@@ -181,18 +199,18 @@ class ScoreMapDisplay:
         labels = read_labels(y, len(images))
         if decisions is not None:
             decisions = check_decisions(decisions, len(images))
-        chosen = choose(n_images, len(images))
-        pictures = [to_rgb(read_image(images[i], image_name(images[i], i))) for i in chosen]
+        chosen = select_places(n_images, len(images))
+        rgb_images = [to_rgb(read_image(images[i], image_name(images[i], i))) for i in chosen]
         score_maps = [np.asarray(scores) for scores in score_maps]
         masks = None
         if y is not None and holds_masks(y):
             masks = [None if y[i] is None else np.asarray(y[i]).astype(bool) for i in chosen]
-        for i, picture, mask in zip(chosen, pictures, masks or [None] * len(chosen), strict=True):
-            check_map(picture, score_maps[i], f"score map of {names[i]}")
+        for i, rgb, mask in zip(chosen, rgb_images, masks or [None] * len(chosen), strict=True):
+            check_map(rgb, score_maps[i], f"score map of {names[i]}")
             if mask is not None:
-                check_map(picture, mask, f"mask of {names[i]}")
+                check_map(rgb, mask, f"mask of {names[i]}")
         display = cls(
-            pictures,
+            rgb_images,
             [score_maps[i] for i in chosen],
             decisions=None if decisions is None else decisions[chosen],
             labels=None if labels is None else labels[chosen],
@@ -204,34 +222,35 @@ class ScoreMapDisplay:
 
     def plot(
         self,
-        ax=None,
+        ax: Any = None,
         *,
-        layout="beside",
-        vmin=None,
-        vmax=None,
-        n_columns=None,
-        colorbar=True,
-        im_kw=None,
-    ):
+        layout: str = "beside",
+        vmin: float | None = None,
+        vmax: float | None = None,
+        n_columns: int | None = None,
+        colorbar: bool = True,
+        im_kw: dict | None = None,
+    ) -> Self:
         """Draw.
 
         Parameters
         ----------
         ax : Axes, array of Axes, or None, default=None
-            One per panel: two for each image, image and overlay, or one with
+            One for each panel: two for each image, image and overlay, or one with
             ``layout="overlay"``. None makes a new figure.
         layout : {"beside", "overlay"}, default="beside"
-            The image with its overlay beside it, or the overlay alone.
+            The image with its overlay beside it, or only the overlay.
         vmin, vmax : float or None, default=None
-            Scores of the first and of the last colour, for all images alike. By default `vmin` is
-            the median peak of the maps of images with the verdict (or else the label) good, and
-            `vmax` the median peak of the others, but at least as far above `vmin` as `vmin` is
-            above a typical pixel. Pass both to compare one figure with another.
+            Scores of the first and of the last color, the same for all images. By default `vmin`
+            is the median peak of the maps of images predicted (or, without decisions, labeled) as
+            good, and `vmax` the median peak of the others, but at least as far above `vmin` as
+            `vmin` is above a median pixel. Pass both to compare figures.
         n_columns : int or None, default=None
-            Images in a row of a new figure.
+            Number of images in a row of a new figure.
         colorbar : bool, default=True
+            Whether to draw a color bar.
         im_kw : dict or None, default=None
-            Keywords for the `imshow` of the score maps, such as `cmap` or `alpha`.
+            Keyword arguments of `imshow` for the score maps, such as `cmap` or `alpha`.
 
         Returns
         -------
@@ -258,14 +277,14 @@ class ScoreMapDisplay:
         return self
 
     def _draw(self, i, limits, im_kw):
-        """One image's panels; answers the overlay."""
+        """Draw the panels of an image; returns the overlay."""
         from matplotlib.colors import ListedColormap
 
         panels, scores = self.axes_[i], self.score_maps[i]
         for panel in panels:
             panel.imshow(self.images[i])
         style = {
-            "cmap": ListedColormap(HEAT_COLOURS / 255, name="heat"),
+            "cmap": ListedColormap(HEAT_COLORS / 255, name="heat"),
             "vmin": limits[0],
             "vmax": limits[1],
             "alpha": OPACITY[heat_levels(scores, *limits)],
@@ -276,15 +295,15 @@ class ScoreMapDisplay:
         name = f"image {i}" if self.names is None else self.names[i]
         decision = None if self.decisions is None else self.decisions[i]
         label = None if self.labels is None else self.labels[i]
-        describe(panels, *title_and_colour(name, decision, label))
+        describe(panels, *title_and_color(name, decision, label))
         return overlay
 
 
 def _limits(vmin, vmax, score_maps, decisions, labels):
-    """Limits of the colour scale, those not given taken from the maps."""
+    """Limits of the color scale; those that are None are computed from the maps."""
     if vmin is None or vmax is None:
         verdicts = labels if decisions is None else np.where(decisions < 0, -1, 1)
-        from_maps = colour_limits(score_maps, verdicts)
+        from_maps = color_limits(score_maps, verdicts)
         vmin, vmax = from_maps[0] if vmin is None else vmin, from_maps[1] if vmax is None else vmax
     check_limits(vmin, vmax)
     return vmin, vmax

@@ -1,6 +1,6 @@
 """Extractors: images in, FeatureMaps out."""
 
-from skanomaly.feature_extraction._extractor import FeatureExtractor
 from skanomaly.feature_extraction._filter_bank import FilterBank
+from skanomaly.feature_extraction._pretrained import FeatureExtractor
 
 __all__ = ["FeatureExtractor", "FilterBank"]

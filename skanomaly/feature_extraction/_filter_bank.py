@@ -1,6 +1,6 @@
 """FilterBank: features learned from the good images in a second, with no weights and no network.
 
-Two stages of filters, each the leading principal components of small patches, answer how much
+Two stages of filters, each the leading principal components of small patches, measure how much
 structure of each kind there is at a place (its energy), at several scales:
 
     g  = mean of the image's channels,  g_l = g averaged over 2^l x 2^l pixels     (levels l)
@@ -9,9 +9,9 @@ structure of each kind there is at a place (its energy), at several scales:
     sqrt(|r| / (m + eps)), sqrt(m)      contrast-free energies, and the contrast itself
     e  = sqrt(|U_l * g_l|)              second order: 7 x 7 filters, their energies filtered again
     sqrt(|V_l * e|)                     by 5 x 5 filters over all first filters: texture of texture
-    the image's channels                colour
+    the image's channels                color
 
-Everything is averaged down to stride 8, standardised per channel on the good images and clipped.
+Everything is averaged down to stride 8, standardized per channel on the good images and clipped.
 """
 
 from numbers import Integral
@@ -20,15 +20,15 @@ import numpy as np
 import torch
 from sklearn.utils import check_random_state
 
-from skanomaly._cache import digest, open_cache
-from skanomaly._images import channels_of, check_images, load_batch
-from skanomaly._validation import Interval, fitting, good_rows
-from skanomaly.feature_extraction._base import BaseExtractor, image_keys
+from skanomaly.base import BaseExtractor
+from skanomaly.caching import image_keys
 from skanomaly.feature_extraction._filters import average, convolve, learn_filters
-from skanomaly.feature_extraction._threads import map_images
+from skanomaly.images import load_batch
+from skanomaly.io import digest, open_cache
+from skanomaly.utils.threads import count_threads, single_threaded_pool
+from skanomaly.utils.validation import Interval
 
 STRIDE = 8
-SMALLEST_SIDE = 64  # pixels of the input
 FIRST_LEVELS = (0, 1, 2, 3)  # first-order filters at 1, 1/2, 1/4, 1/8 of the input's size
 SECOND_LEVELS = (0, 1)
 FIRST_SIZE, PRIMARY_SIZE, SECONDARY_SIZE = 5, 7, 5  # sides of W, U, V in pixels
@@ -56,13 +56,17 @@ class FilterBank(BaseExtractor):
     resize : {"stretch", "pad", "crop"}, default="stretch"
         How: changing the aspect ratio, padding the shorter side, or cropping the longer one.
         Score maps undo it.
+    n_jobs : int or None, default=None
+        Images read, and images computed, at a time, as in scikit-learn: -1 for all processors.
+        None: two are read, and as many computed as torch has threads. Features do not depend on
+        it.
     memory_limit : int, str such as "2GB", or None, default=None
         Features that would take more than a quarter of it are streamed instead of stored.
     cache : str, Path, joblib.Memory or None, default=None
         Folder in which filters and each image's features are kept, under digests of the images
-        and of all else that they depend on, and with them what detectors learn and answer: a
-        search over many settings, or another run, computes each of them once. It needs an int as
-        ``random_state``, without which the filters differ each time. Nothing is ever deleted.
+        and of all else that they depend on, and with them what detectors learn and predict:
+        a search over many settings, or another run, computes each of them once. It needs an int
+        as ``random_state``, without which the filters differ each time. Nothing is ever deleted.
     random_state : int, RandomState instance or None, default=None
         Draws the patches the filters are learned from.
     verbose : int, default=0
@@ -77,7 +81,7 @@ class FilterBank(BaseExtractor):
     mean_, scale_ : ndarray of shape (n_channels,)
         Of the features over the good images.
     n_channels_in_ : int
-        Channels of the images; grey images count as RGB.
+        Channels of the images; gray images count as RGB.
     layer_shapes_ : dict of str to tuple (h, w, C)
         One layer, "energies", at stride 8.
 
@@ -94,6 +98,9 @@ class FilterBank(BaseExtractor):
     FeatureMaps(4 images, stored: energies (8, 8, 135))
     """
 
+    smallest_side = 64  # pixels of the input
+    _transient = ("_filters",)
+
     _parameter_constraints = {
         **BaseExtractor._parameter_constraints,
         "n_filters": [Interval(Integral, 2, FIRST_SIZE**2 - 1, closed="both")],
@@ -105,6 +112,7 @@ class FilterBank(BaseExtractor):
         n_filters=16,
         image_size=224,
         resize="stretch",
+        n_jobs=None,
         memory_limit=None,
         cache=None,
         random_state=None,
@@ -113,101 +121,77 @@ class FilterBank(BaseExtractor):
         self.n_filters = n_filters
         self.image_size = image_size
         self.resize = resize
+        self.n_jobs = n_jobs
         self.memory_limit = memory_limit
         self.cache = cache
         self.random_state = random_state
         self.verbose = verbose
 
-    @fitting()
-    def fit(self, X, y=None):
-        """Learn the filters from good images.
-
-        Parameters
-        ----------
-        X : list of paths, arrays or PIL images, or array of shape (n, H, W[, C])
-            At most 40 of them, evenly spaced, are used.
-        y : array of shape (n,), masks, or None, default=None
-            Labels, +1 good and -1 defect, or masks: images marked as defects are left out.
-            Anything else is ignored.
-
-        Returns
-        -------
-        self : object
-
-        Raises
-        ------
-        ValueError
-            An image cannot be read; the message names it.
-        """
-        images = check_images(X)
+    def _fit(self, images):
         image_fit = self.image_fit
         if (
             image_fit.height % STRIDE
             or image_fit.width % STRIDE
-            or min(image_fit.height, image_fit.width) < SMALLEST_SIDE
+            or min(image_fit.height, image_fit.width) < self.smallest_side
         ):
             raise ValueError(
-                f"image_size must be multiples of {STRIDE}, at least {SMALLEST_SIDE}, "
+                f"image_size must be multiples of {STRIDE}, at least {self.smallest_side}, "
                 f"got {image_fit.height} x {image_fit.width}"
             )
-        self.n_channels_in_ = channels_of(images)
-        good = good_rows(y, len(images))
-        n_used = min(N_LEARNING_IMAGES, len(good))
-        chosen = good[np.linspace(0, len(good) - 1, n_used).astype(int)]
-        self._recall_or_learn(images, chosen)
-        n_channels = len(self.mean_)
-        grid = (image_fit.height // STRIDE, image_fit.width // STRIDE)
-        self.layer_shapes_ = {"energies": (*grid, n_channels)}
-        return self
-
-    def _recall_or_learn(self, images, chosen):
-        """Set filters and scales, from the cache where the same were learned before."""
-        cache, key = open_cache(self.cache, create=True), None
-        if cache is not None and isinstance(self.random_state, Integral):
-            settings = (self.n_filters, self.image_fit, int(self.random_state))
+        n_used = min(N_LEARNING_IMAGES, len(images))
+        chosen = np.linspace(0, len(images) - 1, n_used).astype(int)
+        cache = open_cache(self.cache)
+        if cache is None or not isinstance(self.random_state, Integral):
+            self._learn(images, chosen)
+        else:  # with a seed the same images give the same filters
+            settings = self.n_filters, image_fit, int(self.random_state)
             key = digest("filters", settings, image_keys(images, chosen))
-            if key in cache:
-                self._set_state(cache.load(key))
-                return
-        batch, _ = load_batch(images, chosen, self.image_fit, self.n_channels_in_)
+            self._set_state(cache.recall(key, lambda: self._learn(images, chosen)._state()))
+        grid = (image_fit.height // STRIDE, image_fit.width // STRIDE)
+        self.layer_shapes_ = {"energies": (*grid, len(self.mean_))}
+
+    def _learn(self, images, chosen):
+        """Set all filters and scales from the images at the chosen places."""
+        batch, _ = load_batch(images, chosen, self.image_fit, None)  # (n, H, W, C)
+        self.n_channels_in_ = batch.shape[3]
         batch = torch.from_numpy(np.ascontiguousarray(batch.transpose(0, 3, 1, 2)))
         rng = check_random_state(self.random_state)
         with torch.inference_mode():
-            self._learn(batch.mean(1, keepdim=True), rng)
-            self._standardise(batch)
-        if key is not None:
-            cache.save(key, self._state())
+            self._learn_filters(batch.mean(1, keepdim=True), rng)
+            self._standardize(batch)
+        return self
 
     def _state(self):
         """Everything learned, as arrays by name."""
-        state = {"mean_": self.mean_, "scale_": self.scale_}
+        state = {"mean_": self.mean_, "scale_": self.scale_, "n_channels_in_": self.n_channels_in_}
         for name, n_levels in LEARNED.items():
             state |= {f"{name} {level}": getattr(self, name)[level] for level in range(n_levels)}
         return state
 
     def _set_state(self, state):
-        self.mean_, self.scale_, self._filters = state["mean_"], state["scale_"], None
+        self.mean_, self.scale_ = state["mean_"], state["scale_"]
+        self.n_channels_in_ = int(state["n_channels_in_"])
         for name, n_levels in LEARNED.items():
             setattr(self, name, [state[f"{name} {level}"] for level in range(n_levels)])
 
     def _identity(self):
-        return digest(self.image_fit, *self._state().values())
+        return digest(self.image_fit, self._state())
 
-    def _learn(self, grey, rng):
-        """Set all filters from grey (n, 1, H, W)."""
+    def _learn_filters(self, gray, rng):
+        """Set all filters from gray images (n, 1, H, W)."""
         self.first_filters_ = [
-            learn_filters(average(grey, 2**level), FIRST_SIZE, self.n_filters, rng)
+            learn_filters(average(gray, 2**level), FIRST_SIZE, self.n_filters, rng)
             for level in FIRST_LEVELS
         ]
         self.primary_filters_, self.primary_scale_, self.secondary_filters_ = [], [], []
         for level in SECOND_LEVELS:
             primary = learn_filters(
-                average(grey, 2**level), PRIMARY_SIZE, max(1, self.n_filters // 2), rng
+                average(gray, 2**level), PRIMARY_SIZE, max(1, self.n_filters // 2), rng
             )
             energies = torch.cat(
                 [
                     _primary_energies(average(g[None], 2**level), level, torch.from_numpy(primary))
-                    for g in grey
+                    for g in gray
                 ]
             )
             scale = energies.double().std((0, 2, 3)).float().numpy() + np.float32(1e-6)
@@ -217,9 +201,8 @@ class FilterBank(BaseExtractor):
             self.secondary_filters_.append(
                 learn_filters(energies, SECONDARY_SIZE, 2 * self.n_filters, rng)
             )
-        self._filters = None
 
-    def _standardise(self, batch):
+    def _standardize(self, batch):
         """Set mean_ and scale_ from images (n, C, H, W)."""
         raw = np.concatenate(
             [self._raw(image[None])[0].flatten(1).T.numpy() for image in batch]
@@ -228,10 +211,10 @@ class FilterBank(BaseExtractor):
         self.scale_ = np.maximum(raw.std(axis=0, dtype=np.float64), 1e-6).astype(np.float32)
 
     def _raw(self, image):
-        """(1, C, H, W) in [0, 1] -> (1, channels, H / 8, W / 8), not yet standardised."""
+        """(1, C, H, W) in [0, 1] -> (1, channels, H / 8, W / 8), not yet standardized."""
         first, second = self._tensors()
-        grey = image.mean(1, keepdim=True)
-        smaller = {level: average(grey, 2**level) for level in FIRST_LEVELS}
+        gray = image.mean(1, keepdim=True)
+        smaller = {level: average(gray, 2**level) for level in FIRST_LEVELS}
         maps = []
         for level, filters in zip(FIRST_LEVELS, first, strict=True):
             stride = 2 if level == 0 else 1
@@ -250,13 +233,16 @@ class FilterBank(BaseExtractor):
         """(b, height, width, C) float32 in [0, 1] -> {"energies": (b, h, w, D) float32}."""
         maps = np.empty((len(batch), *self.layer_shapes_["energies"]), dtype=np.float32)
         self._tensors()
-        # An image at a time: its maps stay in the cache, and its company does not matter.
-        map_images(self._write_features, batch, maps)
+        # An image per thread: its maps stay in the processor's cache, and they depend neither on
+        # the other images of the batch nor on the number of threads.
+        n_threads = count_threads(self.n_jobs, torch.get_num_threads())
+        with single_threaded_pool(n_threads) as pool:
+            list(pool.map(self._write_features, batch, maps))
         return {"energies": maps}
 
     @torch.inference_mode()
     def _write_features(self, image, out):
-        """One image (height, width, C) -> its standardised features into out (h, w, D)."""
+        """One image (height, width, C) -> its standardized features into out (h, w, D)."""
         tensor = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
         raw = self._raw(tensor[None])[0].permute(1, 2, 0).numpy()  # (h, w, D)
         np.subtract(raw, self.mean_, out=out)
@@ -265,7 +251,7 @@ class FilterBank(BaseExtractor):
 
     def _tensors(self):
         """The filters as tensors, made once."""
-        if getattr(self, "_filters", None) is None:
+        if self._filters is None:
             self._filters = (
                 [torch.from_numpy(filters) for filters in self.first_filters_],
                 [
@@ -280,11 +266,8 @@ class FilterBank(BaseExtractor):
             )
         return self._filters
 
-    def __getstate__(self):
-        return {**super().__getstate__(), "_filters": None}
 
-
-def _primary_energies(grey, level, filters, scale=None):
+def _primary_energies(gray, level, filters, scale=None):
     """Energies of the primary filters at a quarter of the input's size: (1, n, H / 4, W / 4)."""
-    energies = average(convolve(grey, filters, 2 if level == 0 else 1).abs_().sqrt_(), 2)
+    energies = average(convolve(gray, filters, 2 if level == 0 else 1).abs_().sqrt_(), 2)
     return energies if scale is None else energies / scale[:, None, None]

@@ -42,6 +42,7 @@ class PackedConvolution(torch.nn.Module):
     def __init__(self, convolution, relu):
         super().__init__()
         c = convolution
+        # In the order in which oneDNN's operators take them.
         self.geometry = (list(c.padding), list(c.stride), list(c.dilation), c.groups)
         self.after = "relu" if relu else None
         self.weight = c.weight.detach()
@@ -49,6 +50,7 @@ class PackedConvolution(torch.nn.Module):
         self.is_packed = False
 
     def forward(self, x, other=None):
+        """Maps (b, C, h, w), and maps of the result's shape to be added -> maps (b, C', h', w')."""
         if not self.is_packed:
             self.weight = torch._C._nn.mkldnn_reorder_conv2d_weight(
                 self.weight.to_mkldnn(), *self.geometry, list(x.shape)
@@ -74,7 +76,7 @@ class SlicedMaxPool(torch.nn.Module):
         self.ceil_mode = pool.ceil_mode
 
     def forward(self, x):
-        for axis in (2, 3):
+        for axis in (2, 3):  # of (b, C, h, w)
             x = self._along(x, axis)
         return x
 
@@ -90,8 +92,10 @@ class SlicedMaxPool(torch.nn.Module):
             n_out += 1  # a last window that hangs over, as long as it starts inside
         after = (n_out - 1) * stride + kernel - n - before
         if before or after > 0:
+            # Pairs of sides from the last axis on: columns, then rows.
             border = [before, max(after, 0)]
             x = F.pad(x, border if axis == 3 else [0, 0, *border], value=float("-inf"))
+        # Slice i holds the i-th place of every window; the maximum over slices is the pooling.
         reach = (n_out - 1) * stride + 1
         slices = [x.narrow(axis, i, reach) for i in range(kernel)]
         slices = [s[:, :, ::stride] if axis == 2 else s[:, :, :, ::stride] for s in slices]
@@ -132,6 +136,7 @@ def _replace(network, node, convolution, modules):
     last, other = node, None
     summed = _only_user(last)
     if summed is not None and summed.target in _SUMS and len(summed.args) == 2:
+        # The other term of the sum is a map, not a number or the same map again.
         rest = [a for a in summed.args if a is not last]
         relu = _only_user(summed)
         if len(rest) == 1 and isinstance(rest[0], torch.fx.Node) and _is_relu(relu, modules):
@@ -141,6 +146,7 @@ def _replace(network, node, convolution, modules):
         last = relu
     name = f"packed_{node.name}"
     network.add_submodule(name, PackedConvolution(convolution, relu=last is relu))
+    # At the last step's place: the map to be added is computed before it.
     with network.graph.inserting_before(last):
         inputs = (node.args[0],) if other is None else (node.args[0], other)
         packed = network.graph.call_module(name, inputs)

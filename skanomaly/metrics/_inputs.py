@@ -1,95 +1,76 @@
-"""Truth and scores as a user hands them over, checked at the door of every metric."""
+"""Validation of the truth and the scores that are passed to metrics."""
 
 import numpy as np
 
+from skanomaly.utils.targets import check_mask, is_defect
+
 
 def check_pairs(masks, maps):
-    """List of (mask, map), both (H, W): a bool mask, or None for a good image, and its scores."""
+    """List of (mask, map), both (H, W): a bool mask, or None for a good image, and scores."""
     masks, maps = _as_sequence(masks, "masks"), _as_sequence(maps, "maps")
     if len(masks) != len(maps):
         raise ValueError(
-            f"Expected as many masks as maps, but came {len(masks)} masks and {len(maps)} maps. "
+            f"Expected as many masks as maps, got {len(masks)} masks and {len(maps)} maps. "
             "Pass one mask per map, in the same order; None stands for the mask of a good image."
         )
     if len(maps) == 0:
-        raise ValueError("Expected at least one mask and its map, but both are empty.")
+        raise ValueError("Expected at least one mask and its map, got none.")
     pairs = zip(masks, maps, strict=True)
     return [_check_pair(i, mask, scores) for i, (mask, scores) in enumerate(pairs)]
 
 
 def _as_sequence(images, name):
-    """The images as something with a length; generators are read out."""
+    """The images as something with a length; generators are consumed."""
     if images is None or np.isscalar(images) or getattr(images, "ndim", 1) == 0:
         raise ValueError(
-            f"Expected {name} to hold one entry per image, but came {images!r}. Pass an array with "
-            "the images along the first axis, or a list."
+            f"Expected {name} to hold one entry per image, got {images!r}. Pass an array with the "
+            "images along the first axis, or a list."
         )
     return images if hasattr(images, "__len__") else list(images)
 
 
 def _check_pair(i, mask, scores):
-    """One image's mask, bool or None, and its map, floating and finite, of the same shape."""
+    """The mask of one image, bool or None, and its map, finite floats of the same shape."""
     scores = _check_map(i, scores)
     if mask is None:
         return None, scores
-    mask = _check_mask(i, mask)
+    mask = check_mask(i, mask)
     if mask.shape != scores.shape:
         raise ValueError(
             f"masks[{i}] has shape {mask.shape}, but maps[{i}] has shape {scores.shape}; expected "
-            "the same (H, W). Score maps come in the image's own frame: pass the mask in the "
-            "image's own size, neither resized nor cropped."
+            "the same (H, W). Score maps have the size of the image: pass the mask in that size, "
+            "neither resized nor cropped."
         )
     return (mask if mask.any() else None), scores
 
 
 def _check_map(i, scores):
     """One score map, float32 or float64."""
-    scores = _check_2d(f"maps[{i}]", np.asarray(scores))
+    scores = np.asarray(scores)
+    if scores.ndim != 2 or scores.size == 0:
+        raise ValueError(
+            f"maps[{i}] has shape {scores.shape}; expected (H, W) with at least one pixel. Pass "
+            "one image as x[None], and drop a channel axis with x[..., 0]."
+        )
     if scores.dtype.kind not in "fiu":
         raise ValueError(
             f"maps[{i}] has dtype {scores.dtype}; expected scores, high where a defect is. Truth "
-            "comes first, then scores: metric(masks, maps). To judge a yes/no map, pass "
+            "comes first, then scores: metric(masks, maps). To evaluate a binary map, pass "
             "map.astype(float)."
         )
-    # Float32 loses nothing of float32 and float16; everything else needs float64.
+    # Float32 represents float16 exactly; all other types need float64.
     narrow = scores.dtype.kind == "f" and scores.dtype.itemsize <= 4
     scores = scores.astype(np.float32 if narrow else np.float64, copy=False)
     if not np.isfinite(scores).all():
         raise ValueError(
-            f"maps[{i}] holds NaN or infinity; expected finite scores. Find out what broke the "
-            "map of this image, or leave the image out of both lists."
+            f"maps[{i}] holds NaN or infinity; expected finite scores. Compute the map of this "
+            "image again, or leave the image out of both lists."
         )
     return scores
 
 
-def _check_mask(i, mask):
-    """One mask as bool, True where it is nonzero."""
-    mask = _check_2d(f"masks[{i}]", np.asarray(mask))
-    if mask.dtype.kind not in "biuf":
-        raise ValueError(
-            f"masks[{i}] has dtype {mask.dtype}; expected bool, 0/1 or 0/255, nonzero on the "
-            "defect, or None for a good image."
-        )
-    if mask.dtype.kind == "f" and not (mask == np.floor(mask)).all():
-        raise ValueError(
-            f"masks[{i}] holds fractions or NaN; expected bool, 0/1 or 0/255. Truth comes first, "
-            "then scores: metric(masks, maps). Cut a resized mask first: pass mask > 0.5."
-        )
-    return mask.astype(bool, copy=False)
-
-
-def _check_2d(name, image):
-    """The image, if it has two axes and at least one pixel."""
-    if image.ndim != 2 or image.size == 0:
-        raise ValueError(
-            f"{name} has shape {image.shape}; expected (H, W) with at least one pixel. Pass one "
-            "image as x[None], and drop a channel axis with x[..., 0]."
-        )
-    return image
-
-
 def split_pixels(pairs):
-    """Scores of all good pixels and of all defect pixels; both must be there."""
+    """Scores of all good pixels and of all defect pixels; ValueError unless there are both."""
     dtype = np.result_type(*{scores.dtype for _, scores in pairs})
     n_defect = sum(int(mask.sum()) for mask, _ in pairs if mask is not None)
     n_good = sum(scores.size for _, scores in pairs) - n_defect
@@ -108,7 +89,7 @@ def split_pixels(pairs):
 
 
 def check_both_classes(n_good, n_defect):
-    """Refuse pixels of one class only: every curve needs both."""
+    """Raise ValueError for pixels of only one class: every curve needs both."""
     if n_defect == 0:
         raise ValueError(
             "The metric needs good and defect pixels, but no pixel is marked as defect. Add "
@@ -117,12 +98,12 @@ def check_both_classes(n_good, n_defect):
     if n_good == 0:
         raise ValueError(
             "The metric needs good and defect pixels, but every pixel is marked as defect, none "
-            "as good. Check that the masks are zero off the defect, or add good images."
+            "as good. Check that the masks are zero outside the defect, or add good images."
         )
 
 
 def split_images(y, scores):
-    """Scores of the good images and of the defective ones; both must be there."""
+    """Scores of the good and of the defective images; ValueError unless there are both."""
     defective = is_defect(y)
     scores = np.asarray(scores)
     if scores.ndim != 1 or scores.dtype.kind not in "fiu":
@@ -145,20 +126,3 @@ def split_images(y, scores):
                 f"Add {kind} images to y and scores."
             )
     return scores[~defective], scores[defective]
-
-
-def is_defect(y):
-    """(n,) bool from labels, +1 good and -1 defect, or from masks."""
-    y = _as_sequence(y, "y")
-    if any(label is None or np.ndim(label) > 0 for label in y):
-        masks = [None if m is None else _check_mask(i, m) for i, m in enumerate(y)]
-        return np.array([mask is not None and bool(mask.any()) for mask in masks])
-    y = np.asarray(y)
-    if y.dtype.kind not in "iuf" or not np.isin(y, (-1, 1)).all():
-        found = list(dict.fromkeys(y.tolist()))[:5]
-        raise ValueError(
-            f"y holds {found}; expected the labels +1 (good) and -1 (defect), or masks. If 1 marks "
-            "a defect in y, pass np.where(y == 1, -1, 1); if 1 marks a good image, pass "
-            "np.where(y == 1, 1, -1)."
-        )
-    return y == -1

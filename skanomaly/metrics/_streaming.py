@@ -1,7 +1,7 @@
-"""Metrics of test sets larger than memory: histograms, and how far off they can be at most.
+"""Metrics of test sets larger than memory, from histograms, with bounds on the error.
 
-A histogram knows the order of any two pixels in different bins and nothing about two in the same
-bin. Each metric is computed twice, for the best and the worst order within the bins: the exact
+A histogram determines the order of two pixels in different bins, but not of two pixels in the same
+bin. Each metric is computed twice, for the best and for the worst order within the bins: the exact
 value lies between the two.
 """
 
@@ -11,18 +11,19 @@ from typing import NamedTuple
 import numpy as np
 
 from skanomaly.metrics._inputs import check_both_classes, check_pairs
-from skanomaly.metrics._regions import check_max_fpr, pixel_weights
+from skanomaly.metrics._pro import pixel_weights
+from skanomaly.utils.validation import check_max_fpr
 
 
 class Bounded(NamedTuple):
-    """A value and how far the exact value can be from it, at most.
+    """A value with a bound on its error.
 
     Attributes
     ----------
     value : float
-        Middle of the range in which the exact value lies.
+        Center of the interval that contains the exact value.
     error : float
-        Half the width of the range: ``value - error <= exact <= value + error``.
+        Half the width of the interval: ``value - error <= exact <= value + error``.
     """
 
     value: float
@@ -30,29 +31,29 @@ class Bounded(NamedTuple):
 
 
 class StreamingPixelMetrics:
-    """Pixel AUROC, average precision and AUPRO of images that pass by once.
+    """Pixel AUROC, average precision and AUPRO of images that are seen once, in batches.
 
-    Memory does not grow with the number of images: it is 24 bytes per bin, 1.5 MB by default.
+    The memory does not depend on the number of images: 24 bytes per bin, 1.5 MB by default.
 
     Parameters
     ----------
     low, high : float
-        The range that the bins divide evenly. A score outside it is counted in the first or last
-        bin: no result turns wrong, but its error grows.
+        The range that is divided into bins of equal width. A score outside it is counted in the
+        first or the last bin: the bounds stay valid, but the error becomes larger.
     n_bins : int, default=65536
-        More bins, less error: where the scores spread over the range, ten times the bins bring
-        about a tenth of the error.
+        More bins give a smaller error: with ten times as many it is about a tenth, if the scores
+        are spread over the range.
 
     Raises
     ------
     ValueError
-        If low is not below high, one of them is not finite, or `n_bins` is not a positive
+        If `low` is not below `high`, one of them is not finite, or `n_bins` is not a positive
         integer.
 
     Notes
     -----
-    The error is rigorous, whatever the scores: it is half the distance between the values for
-    the best and the worst order of the pixels within the bins, plus an allowance for rounding.
+    The error bound is rigorous for any scores: it is half the difference of the values for the
+    best and the worst order of the pixels within the bins, plus a bound on the rounding error.
 
     Examples
     --------
@@ -76,16 +77,16 @@ class StreamingPixelMetrics:
         self.low, self.high, self.n_bins = float(low), float(high), int(n_bins)
         self._good = np.zeros(self.n_bins, dtype=np.int64)
         self._defect = np.zeros(self.n_bins, dtype=np.int64)
-        self._regions = np.zeros(self.n_bins)  # each defect pixel weighs 1 / size of its region
+        self._regions = np.zeros(self.n_bins)  # weights of defect pixels: 1 / size of the region
 
     def update(self, masks, maps):
-        """Count the pixels of some images.
+        """Count the pixels of further images.
 
         Parameters
         ----------
         masks, maps
-            As in `pixel_roc_auc_score`; here images of one class are welcome. An image comes
-            whole, in one call.
+            As in `pixel_roc_auc_score`, but only good or only defect pixels are allowed. An image
+            is passed as a whole, in one call.
 
         Returns
         -------
@@ -94,8 +95,8 @@ class StreamingPixelMetrics:
         Raises
         ------
         ValueError
-            If the numbers or shapes of masks and maps differ or a map is not finite; then
-            nothing is counted.
+            If the numbers or shapes of masks and maps differ or a map is not finite. Nothing is
+            counted then.
         """
         for mask, scores in check_pairs(masks, maps):
             bins = self._bins(scores)  # (H, W)
@@ -118,7 +119,7 @@ class StreamingPixelMetrics:
         Raises
         ------
         ValueError
-            If the pixels so far are all good or all defect.
+            If there were only good or only defect pixels so far.
         """
         return self._area(self._defect, 1.0)
 
@@ -133,14 +134,15 @@ class StreamingPixelMetrics:
         Raises
         ------
         ValueError
-            If the pixels so far are all good or all defect.
+            If there were only good or only defect pixels so far.
         """
         self._check_both_classes()
         good, defect = self._good[::-1].astype(float), self._defect[::-1].astype(float)
         fp, tp = np.cumsum(good), np.cumsum(defect)
-        # Best: all defects of a bin tie, above all good pixels of the bin.
+        # Best: all defect pixels of a bin tie, above all good pixels of the bin.
         best = np.sum(defect * tp / np.maximum(tp + fp - good, 1.0))
-        # Worst: the defects come one by one below all good pixels; with a defects above the bin,
+        # Worst: the d defect pixels of a bin come one by one below its good pixels. With a defect
+        # pixels above the bin and fp good pixels down to its end,
         #   sum_{j=1..d} (a + j) / (a + j + fp) = d - fp sum_{j=1..d} 1 / (a + fp + j),
         # and as 1 / x is convex, the last sum is at most log((a + fp + d + 1/2) / (a + fp + 1/2)).
         worst = np.sum(defect - fp * np.log1p(defect / (tp - defect + fp + 0.5)))
@@ -152,7 +154,7 @@ class StreamingPixelMetrics:
         Parameters
         ----------
         max_fpr : float in (0, 1], default=0.3
-            The share of false alarms up to which the curve counts.
+            The false positive rate up to which the area is computed.
 
         Returns
         -------
@@ -162,39 +164,39 @@ class StreamingPixelMetrics:
         Raises
         ------
         ValueError
-            If the pixels so far are all good or all defect, or `max_fpr` is out of range.
+            If there were only good or only defect pixels, or `max_fpr` is out of range.
         """
         return self._area(self._regions, check_max_fpr(max_fpr))
 
     def _bins(self, scores):
-        """Each score's bin. It never falls as the score rises: that is all the bounds need."""
+        """Bin of each score, monotonic in the score: the bounds need nothing else."""
         share = (np.clip(scores.astype(float), self.low, self.high) - self.low) / (
             self.high - self.low
         )
         return np.minimum((share * self.n_bins).astype(np.intp), self.n_bins - 1)
 
     def _count(self, bins, weights=None):
-        """Number, or summed weight, of the pixels in each bin."""
+        """Number or total weight of the pixels in each bin."""
         return np.bincount(bins, weights, minlength=self.n_bins)
 
     def _area(self, gains, max_fpr):
-        """Area under the curve of the summed gains against fpr up to `max_fpr`, over `max_fpr`."""
+        """Area under the weighted recall as a function of fpr up to `max_fpr`, over `max_fpr`."""
         self._check_both_classes()
         good, gains = self._good[::-1], gains[::-1]
-        limit = max_fpr * good.sum()  # false alarms
-        # (n_bins,) the part of each bin's good pixels that lies below the limit
+        limit = max_fpr * good.sum()  # in false positives
+        # (n_bins,) how many of the good pixels of each bin lie below the limit
         width = np.clip(limit - (np.cumsum(good) - good), 0.0, good)
-        # Within a bin the curve is anywhere between its height before and its height after.
+        # Within a bin the recall is between its values before and after the bin.
         after = np.cumsum(gains) / np.sum(gains)
         before = np.append(0.0, after[:-1])
         return self._bounded(np.sum(width * before) / limit, np.sum(width * after) / limit)
 
     def _bounded(self, worst, best):
-        """The middle between two bounds, and its error with an allowance for rounding."""
-        # A sum of k terms is off by at most k times the machine's precision, relatively.
+        """Center of the interval between two bounds, and its error, rounding included."""
+        # The relative rounding error of a sum of k terms is at most k times machine epsilon.
         rounding = np.finfo(float).eps * (self.n_bins + self._defect.sum())
         return Bounded(float((best + worst) / 2), float((best - worst) / 2 + rounding))
 
     def _check_both_classes(self):
-        """Refuse to answer before pixels of both classes came."""
+        """Raise ValueError unless pixels of both classes were counted."""
         check_both_classes(self._good.sum(), self._defect.sum())

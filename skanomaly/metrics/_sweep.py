@@ -1,8 +1,8 @@
-"""One threshold lowered over all scores, and what every metric reads from it.
+"""Sweep of a threshold over all scores, from which every metric is computed.
 
-Between two scores of defect pixels a falling threshold admits good pixels only, so each curve runs
-level there. All the corners of every curve lie at the distinct scores of the defect, and those are
-few. The good pixels are sorted bare, which is many times faster than an argsort of them all.
+Between two scores of defect pixels, lowering the threshold adds only false positives, so recall is
+constant there. All corners of a curve lie at the distinct scores of defect pixels, which are few.
+The scores of good pixels are only sorted, which is many times faster than an argsort of all scores.
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -12,33 +12,36 @@ from typing import NamedTuple
 import joblib
 import numpy as np
 
-# A piece of the good pixels is sorted by a thread: of at least so many pixels, at most so many.
+# The good scores are sorted in pieces by threads: one piece per this many, up to a maximum.
 _PIECE_SIZE = 1_000_000
-_MOST_PIECES = min(4, joblib.cpu_count())
+_MAX_PIECES = min(4, joblib.cpu_count())
 
 
 class Sweep(NamedTuple):
-    """The sweep, from the highest distinct score of a defect to the lowest; t of them."""
+    """The sweep over the t distinct scores of defect pixels (or images), from the highest down."""
 
-    thresholds: np.ndarray  # (t,) the distinct scores; a threshold admits all scores >= it
-    gains: np.ndarray  # (t,) weight of the defect that has exactly this score
-    n_below: np.ndarray  # (t,) good pixels with a lower score
-    n_up_to: np.ndarray  # (t,) good pixels with a lower score or exactly this one
-    above: np.ndarray  # (t,) lowest good score above this one; the highest of all if none is
+    thresholds: np.ndarray  # (t,) the distinct scores; scores >= threshold are positive
+    gains: np.ndarray  # (t,) total weight of the defect pixels with exactly this score
+    n_below: np.ndarray  # (t,) number of good pixels with a lower score
+    n_up_to: np.ndarray  # (t,) number of good pixels with a lower or the same score
+    above: np.ndarray  # (t,) lowest good score above this one; the highest of all if there is none
     n_good: int
-    lowest: float  # good score
+    lowest: float  # lowest good score
 
 
 def sweep(good, defect, weights=None):
-    """Sweep over two non-empty arrays of scores; `good` is put into another order in place."""
+    """Sweep over two non-empty arrays of scores; `good` is reordered in place.
+
+    ``weights`` has an entry per defect score; None: 1 each.
+    """
     if weights is None:
         thresholds, gains = np.unique(defect, return_counts=True)
     else:
         thresholds, which = np.unique(defect, return_inverse=True)
         gains = np.bincount(which, weights)
     thresholds, gains = thresholds[::-1], gains[::-1]
-    # Each piece is sorted by itself: counts add up over pieces.
-    n_pieces = min(_MOST_PIECES, -(-good.size // _PIECE_SIZE))
+    # Each piece is sorted separately, as counts are summed over the pieces.
+    n_pieces = min(_MAX_PIECES, -(-good.size // _PIECE_SIZE))
     with ThreadPoolExecutor(n_pieces) as pool:
         counts = list(
             pool.map(partial(_count, thresholds=thresholds), np.array_split(good, n_pieces))
@@ -52,7 +55,7 @@ def sweep(good, defect, weights=None):
 
 
 def _count(piece, thresholds):
-    """Sorts a piece of the good scores; how many lie below and up to, and what lies above."""
+    """Sort a piece of the good scores in place; fields of the sweep for this piece."""
     piece.sort()
     n_below = np.searchsorted(piece, thresholds, side="left")
     n_up_to = n_below.copy()
@@ -63,27 +66,28 @@ def _count(piece, thresholds):
 
 
 def roc_auc(s):
-    """Chance that a defect scores higher than a good pixel; a tie counts one half."""
+    """Probability that a defect pixel scores higher than a good one; a tie counts one half."""
     wins = (s.n_below + s.n_up_to) / (2 * s.n_good)  # (t,)
     return _fraction(np.sum(s.gains * wins) / np.sum(s.gains))
 
 
 def average_precision(s):
     """Mean precision at the scores of the defect pixels."""
-    caught = np.cumsum(s.gains)
-    precision = caught / (caught + s.n_good - s.n_below)  # (t,)
-    return _fraction(np.sum(s.gains * precision) / caught[-1])
+    recalled = np.cumsum(s.gains)
+    precision = recalled / (recalled + s.n_good - s.n_below)  # (t,)
+    return _fraction(np.sum(s.gains * precision) / recalled[-1])
 
 
 def f1_max(s):
-    """Highest F1 over all thresholds, and the highest threshold that reaches it."""
-    # Between two scores of defects only false alarms are added: the maximum lies at one of them.
-    caught = np.cumsum(s.gains)
-    f1 = 2 * caught / (caught + s.n_good - s.n_below + caught[-1])  # (t,)
+    """Maximal F1 over all thresholds, and the highest threshold that reaches it."""
+    # Between two scores of defect pixels only false positives are added, so the maximum is at one
+    # of these scores.
+    recalled = np.cumsum(s.gains)
+    f1 = 2 * recalled / (recalled + s.n_good - s.n_below + recalled[-1])  # (t,)
     best = np.argmax(f1)
     return float(f1[best]), float(s.thresholds[best])
 
 
 def _fraction(value):
-    """The value as a float without the last bit by which rounding may pass 1."""
+    """The value as a float, at most 1, which rounding may exceed in the last bit."""
     return min(float(value), 1.0)

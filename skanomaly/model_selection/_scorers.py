@@ -1,14 +1,15 @@
 """Scorers for cross-validation and searches: several metrics, each score map computed once."""
 
+from collections.abc import Sequence
 from numbers import Integral
 
 import numpy as np
 
 from skanomaly import metrics
-from skanomaly.metrics._inputs import is_defect
-from skanomaly.metrics._regions import check_max_fpr
-from skanomaly.model_selection._synthetic import with_synthetic_defects
-from skanomaly.pipeline import scores_and_maps
+from skanomaly.model_selection._synthetic_defects import with_synthetic_defects
+from skanomaly.utils.targets import is_defect
+from skanomaly.utils.unwrapping import scores_and_maps
+from skanomaly.utils.validation import check_max_fpr
 
 IMAGE_METRICS = {
     "image_auroc": metrics.image_roc_auc_score,
@@ -23,14 +24,20 @@ PIXEL_METRICS = {
 }
 
 
-def scorers(*names, max_fpr=0.3, synthetic=False, kinds=None, random_state=0):
+def scorers(
+    *names: str,
+    max_fpr: float = 0.3,
+    synthetic: bool = False,
+    kinds: Sequence[str] | None = None,
+    random_state: int = 0,
+) -> "Scorers":
     """Several metrics as one scorer for ``cross_validate``, ``GridSearchCV`` and their kin.
 
     Parameters
     ----------
     *names : str
-        "image_auroc", "image_ap", "image_f1_max" judge whole images; "pixel_auroc", "pixel_ap",
-        "pixel_f1_max", "aupro" judge score maps. All are better when higher.
+        "image_auroc", "image_ap", "image_f1_max" are computed from image scores; "pixel_auroc",
+        "pixel_ap", "pixel_f1_max", "aupro" from score maps. All are better when higher.
     max_fpr : float in (0, 1], default=0.3
         Limit of the false alarms in "aupro".
     synthetic : bool, default=False
@@ -45,7 +52,7 @@ def scorers(*names, max_fpr=0.3, synthetic=False, kinds=None, random_state=0):
     Returns
     -------
     scorer : callable
-        ``scorer(estimator, X, y)`` answers ``{name: value}``; pass it as ``scoring``, and in a
+        ``scorer(estimator, X, y)`` returns ``{name: value}``; pass it as ``scoring``, and in a
         search one of the names as ``refit``. The estimator is a detector, a Pipeline, or a search
         or HeldOutThreshold around one. Its y is:
 
@@ -99,7 +106,7 @@ def scorers(*names, max_fpr=0.3, synthetic=False, kinds=None, random_state=0):
 
 
 class Scorers:
-    """Callable that answers several metrics; made by `scorers`."""
+    """Callable that returns several metrics; made by `scorers`."""
 
     def __init__(self, names, max_fpr, painting):
         self.names = names
@@ -121,15 +128,15 @@ class Scorers:
             scores = estimator.score_samples(X)
         values = {name: IMAGE_METRICS[name](y, -scores) for name in image_names}
         for name in pixel_names:
-            values[name] = self._judge_maps(name, y, maps)
+            values[name] = self._score_pixels(name, y, maps)
         return {name: values[name] for name in self.names}
 
-    def _judge_maps(self, name, masks, maps):
+    def _score_pixels(self, name, masks, maps):
         options = {"max_fpr": self.max_fpr} if name == "aupro" else {}
         return PIXEL_METRICS[name](masks, maps, **options)
 
     def _check_truth(self, y):
-        """y as a list, refusing what a metric would refuse too, in words of a search."""
+        """y as a list, refusing what a metric would refuse, with advice for a search."""
         if y is None:
             raise ValueError(
                 "the scorers need y: masks, or labels +1 (good) and -1 (defect); without any "
@@ -147,7 +154,7 @@ class Scorers:
         pixel_names = [name for name in self.names if name in PIXEL_METRICS]
         if pixel_names and not has_masks:
             raise ValueError(
-                f"{pixel_names[0]} judges pixels and needs y as masks, (n, H, W) or a list of "
+                f"{pixel_names[0]} needs y as masks, (n, H, W) or a list of "
                 "(H, W) with None for a good image, got labels; pass the masks as y, from which "
                 "the labels of the images follow"
             )

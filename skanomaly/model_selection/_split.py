@@ -9,7 +9,7 @@ from sklearn.model_selection import (
     ShuffleSplit,
 )
 
-from skanomaly.metrics._inputs import is_defect
+from skanomaly.utils.targets import is_defect
 
 
 class GoodOnlyKFold(BaseCrossValidator):
@@ -75,7 +75,7 @@ class GoodOnlyKFold(BaseCrossValidator):
             Labels +1 (good) and -1 (defect), or masks, (n, H, W) or a list of (H, W) with None
             for a good image. None: all are good.
         groups : array of shape (n,), default=None
-            Good images of one group, such as several pictures of one piece, stay in one fold. A
+            Good images of one group, such as several images of one piece, stay in one fold. A
             defect is in every test part, whatever its group.
 
         Yields

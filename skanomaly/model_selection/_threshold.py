@@ -1,30 +1,30 @@
-"""HeldOutThreshold: a threshold that keeps its promise on unseen good images."""
+"""HeldOutThreshold: a threshold for a wanted rate of false alarms on unseen good images."""
 
 from numbers import Integral, Real
 
 import numpy as np
-from sklearn.base import MetaEstimatorMixin, clone
+from sklearn.base import BaseEstimator, MetaEstimatorMixin, clone
 from sklearn.model_selection import check_cv
 from sklearn.utils import gen_batches, get_tags, indexable
 from sklearn.utils.parallel import Parallel, delayed
 from sklearn.utils.validation import check_is_fitted
 from tqdm.auto import tqdm
 
-from skanomaly._validation import Interval, fitting
-from skanomaly.base import BaseDetector
+from skanomaly.base import ThresholdMixin
 from skanomaly.feature_maps import BATCH_SIZE
 from skanomaly.model_selection._conformal import rate_interval, threshold_rank
 from skanomaly.model_selection._split import GoodOnlyKFold, good_and_defects, take_rows
-from skanomaly.pipeline import scores_and_maps
+from skanomaly.utils.unwrapping import scores_and_maps, without_threshold
+from skanomaly.utils.validation import Interval, fitting
 
 
-class HeldOutThreshold(MetaEstimatorMixin, BaseDetector):
+class HeldOutThreshold(ThresholdMixin, MetaEstimatorMixin, BaseEstimator):
     """Detector with a threshold for a wanted rate of false alarms, taken from held-out images.
 
     The good images are scored by models that have not seen them, fold by fold. The thresholds on
     the image's score and on the score map are order statistics of these scores; the model in use
     is fitted on all good images. A detector's own ``contamination`` counts on the images that it
-    has learned by heart instead, and flags many times the promised share of new ones.
+    was fitted on instead, and flags many times the promised share of new ones.
 
     Parameters
     ----------
@@ -68,7 +68,7 @@ class HeldOutThreshold(MetaEstimatorMixin, BaseDetector):
 
     See Also
     --------
-    GoodOnlyKFold : Folds that keep several pictures of a piece together, given their groups.
+    GoodOnlyKFold : Folds that keep several images of a piece together, given their groups.
 
     Notes
     -----
@@ -82,13 +82,13 @@ class HeldOutThreshold(MetaEstimatorMixin, BaseDetector):
     hand is the share of the distribution below its k-th order statistic, which follows
     Beta(k, n + 1 - k) whatever the distribution [2]_ [3]_; `fpr_interval_` holds its central
     part. Exact for one model and independent scores without ties. Here each held-out score comes
-    from a model that has seen fewer images than ``estimator_`` and finds every image a little
-    stranger: the true rate tends to be lower, often by half with 5 folds, and may lie below
+    from a model that has seen fewer images than ``estimator_`` and scores every image as a little
+    more abnormal: the true rate tends to be lower, often by half with 5 folds, and may lie below
     the interval; 20 folds come closer. The upper end is what to rely on.
 
-    All this is said of new images like those given. Several pictures of one piece are no
-    independent images (pass `groups`), and no number of images from one day foretells another
-    lamp. An estimator in a FrozenEstimator is not fitted again: then give it images that it has
+    All this holds for new images like those given. Several images of one piece are no
+    independent images (pass `groups`), and no number of images from one day predicts another
+    lighting. An estimator in a FrozenEstimator is not fitted again: then give it images that it has
     not seen.
 
     References
@@ -145,7 +145,8 @@ class HeldOutThreshold(MetaEstimatorMixin, BaseDetector):
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
-        tags.input_tags = get_tags(self.estimator).input_tags
+        inner = get_tags(self.estimator)
+        tags.input_tags, tags.target_tags = inner.input_tags, inner.target_tags
         return tags
 
     @property
@@ -171,7 +172,7 @@ class HeldOutThreshold(MetaEstimatorMixin, BaseDetector):
             for a good image. Images marked as defects are left out: neither the model nor the
             threshold knows of them. None: all are good.
         groups : array of shape (n,), default=None
-            Images of one group, such as several pictures of one piece, are held out together.
+            Images of one group, such as several images of one piece, are held out together.
 
         Returns
         -------
@@ -194,7 +195,7 @@ class HeldOutThreshold(MetaEstimatorMixin, BaseDetector):
             raise ValueError("expected good images to learn from, got y with defects only")
         images = take_rows(X, good) if len(defects) else X
         self.good_images_ = good
-        # The model in use first: what is wrong with the images is then said of all of them.
+        # The model in use first: errors then name images by their places among all of them.
         self.estimator_ = clone(self.estimator).fit(images, None)
         splits = self._splits(images, None if groups is None else np.asarray(groups)[good])
         self.oof_scores_, self.oof_map_maxima_ = self._held_out(images, splits)
@@ -223,27 +224,13 @@ class HeldOutThreshold(MetaEstimatorMixin, BaseDetector):
     def _held_out(self, images, splits):
         """Scores and maxima of the maps of the held-out images, in the images' order."""
         jobs = (
-            delayed(_score_held_out)(clone(self.estimator), images, train, test)
+            delayed(_score_held_out)(without_threshold(clone(self.estimator)), images, train, test)
             for train, test in splits
         )
         parts = Parallel(n_jobs=self.n_jobs, return_as="generator")(jobs)
         parts = list(tqdm(parts, "folds", len(splits), disable=not self.verbose))
         order = np.argsort(np.concatenate([test for _, test in splits]))
         return np.concatenate(parts, axis=1)[:, order]
-
-    def fit_predict(self, X, y=None):
-        """Verdicts on X after learning from its good images.
-
-        Parameters
-        ----------
-        X, y : as in fit
-
-        Returns
-        -------
-        ndarray of shape (n,), int
-            +1 good, -1 defect.
-        """
-        return self.fit(X, y).predict(X)
 
     def score_samples(self, X):
         """Score of each image: the lower, the more abnormal.
@@ -260,7 +247,7 @@ class HeldOutThreshold(MetaEstimatorMixin, BaseDetector):
         return self.estimator_.score_samples(X)
 
     def score_samples_and_map(self, X):
-        """Scores and heat maps in one pass; see ``map_offset_`` for a threshold on the maps.
+        """Scores and anomaly maps in one pass; see ``map_offset_`` for a threshold on the maps.
 
         Parameters
         ----------
@@ -283,5 +270,5 @@ def _score_held_out(estimator, images, train, test):
     parts = []
     for part in gen_batches(len(test), BATCH_SIZE):
         scores, maps = scores_and_maps(estimator, take_rows(images, test[part]))
-        parts.append([scores, [heat_map.max() for heat_map in maps]])
+        parts.append([scores, [score_map.max() for score_map in maps]])
     return np.concatenate(parts, axis=1)

@@ -1,4 +1,4 @@
-"""Nearest rows: of one bank, exact or approximate by pynndescent; or of chosen images."""
+"""Nearest neighbors among rows: of one bank, exact or approximate, or of chosen images."""
 
 from skanomaly.neighbors._gallery import GalleryIndex
 from skanomaly.neighbors._index import PatchIndex

@@ -1,20 +1,21 @@
-"""Approximate search: a graph of neighbours by pynndescent, its distances measured afresh."""
+"""Approximate search: pynndescent proposes neighbors, whose distances are then computed exactly."""
 
 import numpy as np
 
-from skanomaly.neighbors._kernels import measure
-from skanomaly.neighbors._plain import PlainSearch
+from skanomaly.neighbors._distance_kernels import measure
+from skanomaly.neighbors._plain import PlainSearch, search_some
 
-# With fewer rows a graph has nothing to gain.
-_FEWEST_ROWS = 512
+# With fewer rows the exact search is as fast.
+_MIN_ROWS = 512
 _GRAPH_NEIGHBORS = 30
-# The walk through the graph keeps as many rows as it is asked for: with few it strays.
-_FEWEST_ASKED = 10
+# The walk through the graph keeps as many candidates as neighbors are requested: with few of them
+# it ends in a local minimum.
+_MIN_REQUESTED = 10
 _PLAIN_BYTES = 8 << 20
 
 
 class ApproximateSearch:
-    """A graph over the rows, ready for queries.
+    """Graph of neighbors over the rows.
 
     Parameters
     ----------
@@ -22,6 +23,7 @@ class ApproximateSearch:
     random_state : RandomState
         Draws the graph; the same state gives the same graph.
     n_threads : int
+        Number of threads that build the graph and search it.
     """
 
     name = "pynndescent"
@@ -30,7 +32,7 @@ class ApproximateSearch:
         self.rows = rows
         self.plain = PlainSearch(rows)
         self.graph = None
-        if len(rows) >= _FEWEST_ROWS:
+        if len(rows) >= _MIN_ROWS:
             from pynndescent import NNDescent
 
             self.graph = NNDescent(
@@ -43,18 +45,19 @@ class ApproximateSearch:
             self.graph.prepare()
 
     def search(self, queries, n_neighbors, to_rows):
-        """Squared distances (n, k) float32 and rows (n, k) int64, nearest first."""
+        """Squared distances (n, k) float32 and indices of rows (n, k) int64, nearest first.
+
+        ``to_rows`` turns the queries into float32 rows that may be compared with those of the bank.
+        """
         queries = to_rows(queries)
         nearest = np.full((len(queries), n_neighbors), np.inf, dtype=np.float32)
         ids = np.full((len(queries), n_neighbors), -1, dtype=np.int64)
-        found = np.zeros(len(queries), dtype=bool)
+        is_complete = np.zeros(len(queries), dtype=bool)
         if self.graph is not None:
-            columns, _ = self.graph.query(queries, k=max(n_neighbors, _FEWEST_ASKED))
-            found = (columns >= 0).all(axis=1)  # the graph may fail to find enough rows
-            measure(columns.astype(np.int64), found, queries, self.rows, nearest, ids)
-        if not found.all():
-            left = ~found
-            left_nearest, left_ids = nearest[left], ids[left]
-            self.plain.search(queries[left], left_nearest, left_ids, _PLAIN_BYTES)
-            nearest[left], ids[left] = left_nearest, left_ids
+            columns, _ = self.graph.query(queries, k=max(n_neighbors, _MIN_REQUESTED))
+            # -1 where the walk reached fewer rows than requested.
+            is_complete = (columns >= 0).all(axis=1)
+            measure(columns.astype(np.int64), is_complete, queries, self.rows, nearest, ids)
+        if not is_complete.all():
+            search_some(self.plain, ~is_complete, queries, nearest, ids, _PLAIN_BYTES)
         return nearest, ids

@@ -1,14 +1,14 @@
-"""Exact search screened in float32 by bounds of growing length.
+"""Exact search screened in float32, by bounds of increasing length.
 
-17 numbers of each row are compared in a loop that keeps only the minimum of each leaf of 32 rows;
-leaves that may hold a neighbour get a bound of 33 numbers, rows that still may one of 129, and
-what then remains is measured.
+The first bound uses 17 numbers of each row; only the minimum of each leaf of 32 rows is kept.
+Rows of leaves that may hold a neighbor get a bound of 33 numbers, those that still may be a
+neighbor one of 129 numbers, and the rows that remain are measured.
 """
 
 import numba
 import numpy as np
 
-from skanomaly.neighbors._kernels import (
+from skanomaly.neighbors._distance_kernels import (
     LANES,
     WAITING,
     cap_of,
@@ -23,8 +23,8 @@ from skanomaly.neighbors._plain import rounding
 from skanomaly.neighbors._screened import Screen
 
 _LEAF = 32
-# Leaves side by side, one a lane, so that their minima need no step across lanes. The 35 kB of
-# such a group stay in the innermost cache for all queries of a tile.
+# Leaves side by side, one per lane, so that their minima need no step across lanes. The 35 kB of
+# such a group stay in the first-level cache for all queries of a tile.
 _GROUP = _LEAF * LANES
 _COARSE = 17
 _FINE = 33
@@ -32,7 +32,7 @@ _BEYOND = np.float32(np.finfo(np.float32).max / 4)
 
 
 class Float32Screen(Screen):
-    """Rows as short vectors of three lengths, laid out for the loops; lean: of two."""
+    """Rows as short vectors of three lengths, or two if lean, laid out for the loops."""
 
     name = "float32"
     n_axes = 128
@@ -47,7 +47,7 @@ class Float32Screen(Screen):
         norms = np.einsum("ij,ij->i", shorts, shorts).astype(np.float64)
         limits = np.empty((len(shorts), 3))
         limits[:, 0] = margins
-        # Norms less products are rounded, by up to so much before they are doubled.
+        # Rounding error of half a squared norm minus a product.
         error = rounding(_FINE) * (np.sqrt(norms) + self.longest) ** 2
         limits[:, 1] = norms - 2 * error
         limits[:, 2] = margins
@@ -55,7 +55,7 @@ class Float32Screen(Screen):
         return _shortened(shorts, _COARSE), _shortened(shorts, _FINE), longest, limits
 
     def _search_tile(self, part, rows, table, queries, coarse, fine, shorts, limits, nearest, ids):
-        """Merge a part into the lists of a tile; False where not worth it."""
+        """Merge a part into the lists of a tile; False if that is not worthwhile."""
         minima = table[: len(queries)]
         _minima_of_leaves(coarse, part.coarse, part.coarse_norms, minima)
         return _nearest_in_leaves(
@@ -65,7 +65,7 @@ class Float32Screen(Screen):
 
 
 class _Part:
-    """Rows in groups of leaves, padded with rows beyond all others."""
+    """Rows in groups of leaves, padded with rows that are farther than all others."""
 
     def __init__(self, order, shorts, kept_shorts):
         n_groups = -(-len(shorts) // _GROUP)
@@ -86,8 +86,8 @@ class _Part:
 
 
 def _shortened(shorts, width):
-    """Short vectors with fewer axes, (n, width): what is cut off joins the length of the rest."""
-    cut = shorts[:, width - 1 :]
+    """Short vectors with fewer axes, (n, width): the others are added to the length of the rest."""
+    cut = shorts[:, width - 1 :]  # the other axes and the length of the rest
     shorter = np.zeros((len(shorts), width), dtype=np.float32)
     shorter[:, : min(width, shorts.shape[1]) - 1] = shorts[:, :-1][:, : width - 1]
     shorter[:, -1] = np.sqrt(np.einsum("ij,ij->i", cut, cut)) if cut.size else shorts[:, -1]
@@ -95,7 +95,7 @@ def _shortened(shorts, width):
 
 
 def _padded(shorts, n_padded):
-    """Rows padded with rows beyond all others; half of their squared norms."""
+    """Rows padded with rows that are farther than all others, and half of the squared norms."""
     padded = np.zeros((n_padded, shorts.shape[1]), dtype=np.float32)
     padded[: len(shorts)] = shorts
     half_norms = np.full(n_padded, _BEYOND, dtype=np.float32)
@@ -105,10 +105,13 @@ def _padded(shorts, n_padded):
 
 @numba.njit(fastmath=True, cache=True, nogil=True)
 def _minima_of_leaves(queries, groups, half_norms, minima):
-    """Smallest half norm less product of each leaf, for all queries of a tile."""
+    """Smallest value, half norm minus product, of each leaf for all queries of a tile.
+
+    ``queries`` is (q, _COARSE), ``groups`` (groups, _COARSE, _GROUP), ``minima`` (q, leaves).
+    """
     values = np.empty(_GROUP, dtype=np.float32)
     for group in range(groups.shape[0]):
-        columns, norms = groups[group], half_norms[group]
+        columns, norms = groups[group], half_norms[group]  # (_COARSE, _GROUP), (_GROUP,)
         for i in range(queries.shape[0]):
             query = queries[i]
             for j in range(_GROUP):
@@ -116,6 +119,7 @@ def _minima_of_leaves(queries, groups, half_norms, minima):
                 for axis in range(_COARSE):
                     value -= query[axis] * columns[axis, j]
                 values[j] = value
+            # Column row * LANES + lane is that row of the leaf in that lane.
             for lane in range(LANES):
                 lowest = values[lane]
                 for row in range(1, _LEAF):
@@ -126,7 +130,7 @@ def _minima_of_leaves(queries, groups, half_norms, minima):
 
 @numba.njit(fastmath=True, cache=True, nogil=True)
 def _values_of_leaf(query, columns, half_norms, values):
-    """Half norm less product of each row of one leaf."""
+    """Value, half norm minus product, of each row of one leaf, by the longer bound."""
     for j in range(_LEAF):
         value = half_norms[j]
         for axis in range(_FINE):
@@ -138,7 +142,11 @@ def _values_of_leaf(query, columns, half_norms, values):
 def _nearest_in_leaves(
     minima, fine, leaves, half_norms, order, shorts, row_shorts, queries, rows, limits, nearest, ids
 ):
-    """Merge the bank into the lists of the queries; False where this is not worth it."""
+    """Merge the bank into the lists of the queries; False if that is not worthwhile.
+
+    As ``nearest_in_products`` of the distance kernels, but the values of a leaf's rows are computed
+    only when the leaf is visited: ``fine`` (q, _FINE) times ``leaves`` (leaves, _FINE, _LEAF).
+    """
     n_leaves = minima.shape[1]
     n_seeds = seeds(nearest.shape[1], n_leaves)
     values = np.empty(_LEAF, dtype=np.float32)
@@ -149,23 +157,25 @@ def _nearest_in_leaves(
         lows, limit, best, best_ids = minima[i], limits[i], nearest[i], ids[i]
         cap = cap_of(best, limit, 1.0)
         n = 0
-        # First the most promising leaves, which lower the cap; then whatever is still below it.
+        # First the most promising leaves, which lower the cap; then the leaves still below it.
         for turn in range(n_seeds + n_leaves):
             leaf = smallest(lows) if turn < n_seeds else turn - n_seeds
             if lows[leaf] > cap or lows[leaf] >= _BEYOND:
                 continue
-            lows[leaf] = _BEYOND
+            lows[leaf] = _BEYOND  # not visited again
             _values_of_leaf(fine[i], leaves[leaf], half_norms[leaf], values)
+            # Without a cap every row would wait: fill the list from this leaf instead.
             if best[-1] == np.inf:
                 measured += fill_list(
                     values, _BEYOND, leaf * _LEAF, order, queries[i], rows, best, best_ids
                 )
                 cap = cap_of(best, limit, 1.0)
-            n, looked_at = collect(
+            n, n_compared = collect(
                 values, _BEYOND, leaf * _LEAF, order, shorts[i], row_shorts, limit, cap, 1.0, best,
                 bounds, waiting, n,
             )  # fmt: skip
-            compared += looked_at
+            compared += n_compared
+            # At once after a promising leaf, to lower the cap; later when the next may not fit.
             if turn < n_seeds or n > WAITING - _LEAF:
                 measured += measure_waiting(
                     bounds, waiting, n, queries[i], rows, limit, best, best_ids

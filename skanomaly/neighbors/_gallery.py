@@ -1,4 +1,4 @@
-"""Nearest rows among those of a few chosen images, a different few for each query image."""
+"""Nearest neighbors among the rows of chosen images, different ones for each query image."""
 
 import numbers
 
@@ -7,39 +7,45 @@ from sklearn.base import BaseEstimator
 from sklearn.utils import gen_batches
 from sklearn.utils.validation import check_is_fitted
 
-from skanomaly._memory import parse_memory
-from skanomaly._threads import lone_threads
-from skanomaly.neighbors._exact import ENGINES, Rest, chunk_sizes, screen_type, thread_count
+from skanomaly.neighbors._exact_search import (
+    ENGINES,
+    Backoff,
+    chunk_sizes,
+    screen_type,
+    thread_count,
+)
 from skanomaly.neighbors._index import LARGEST
 from skanomaly.neighbors._plain import PlainSearch, search_some
+from skanomaly.utils.memory_budget import parse_memory
+from skanomaly.utils.threads import single_threaded_pool
 
 _SAMPLE_ROWS = 20_000
 
 
 class GalleryIndex(BaseEstimator):
-    """Exact distances to the nearest rows among the rows of chosen images.
+    """Exact distances to the nearest rows of a gallery of images.
 
-    Each image's rows are prepared once; which images make a query's gallery is said with the
-    query. No gallery is ever put together: its images are searched one after another.
+    The rows of each image are prepared once; the images that form its gallery are passed with each
+    query. The rows of a gallery are never copied together: its images are searched one by one.
 
     Parameters
     ----------
     memory_limit : int, str or None, default=None
-        Bound of the working buffers in bytes or as "500MB". The rows, what is prepared from them,
-        the result and, of float16 rows, one image's rows per thread are not counted.
+        Limit of the working buffers, in bytes or as "500MB". The rows, what is prepared from them,
+        the result and, for float16 rows, the rows of one image per thread are not counted.
     n_jobs : int or None, default=None
-        Threads; -1 for all processors. None: as many as numba is set to.
+        Number of threads; -1 for all processors. None: as many as numba is set to.
     engine : {"auto", "plain", "float32", "int8"}, default="auto"
-        As for :class:`PatchIndex`. The answer does not depend on it.
+        As for :class:`PatchIndex`. The result does not depend on it.
 
     Attributes
     ----------
     rows_ : ndarray of shape (n_images, n_rows, n_features), float32 or float16
-        Not a copy.
+        The rows, not copied.
 
     See Also
     --------
-    PatchIndex : One bank for all queries.
+    PatchIndex : Neighbors among the rows of one bank for all queries.
 
     Examples
     --------
@@ -48,11 +54,15 @@ class GalleryIndex(BaseEstimator):
     >>> rows = np.array([[[0.0], [1.0]], [[5.0], [6.0]], [[8.0], [9.0]]], dtype=np.float32)
     >>> index = GalleryIndex().fit(rows)
     >>> queries = np.array([[[4.0]], [[4.0]]], dtype=np.float32)
-    >>> index.distances(queries, images=[[0, 2], [1, 2]])  # the first may not look at 5.0
+    >>> index.distances(queries, images=[[0, 2], [1, 2]])  # the first excludes 5.0
     array([[[3.]],
     <BLANKLINE>
            [[1.]]], dtype=float32)
     """
+
+    # Prepared from the rows on first use, and left out of pickles.
+    _transient = ("_screen", "_parts")
+    _screen = _parts = None
 
     def __init__(self, *, memory_limit=None, n_jobs=None, engine="auto"):
         self.memory_limit = memory_limit
@@ -60,24 +70,23 @@ class GalleryIndex(BaseEstimator):
         self.engine = engine
 
     def fit(self, rows, y=None):
-        """Keep the rows.
+        """Store the rows.
 
         Parameters
         ----------
         rows : ndarray of shape (n_images, n_rows, n_features), float32 or float16
-            float16 rows are compared as the float32 numbers that they stand for.
+            Float16 rows are converted to float32 when they are compared.
         y : Ignored
             Not used, present by convention.
 
         Returns
         -------
-        GalleryIndex
-            The index itself.
+        self : GalleryIndex
 
         Raises
         ------
         ValueError
-            If a parameter is out of its range, or rows have another shape or type or are not
+            If a parameter is out of its range, or ``rows`` has another shape or dtype or is not
             finite.
         """
         if self.engine not in ENGINES:
@@ -95,15 +104,16 @@ class GalleryIndex(BaseEstimator):
         return self
 
     def distances(self, queries, images, n_neighbors=1):
-        """Distances to the nearest rows of each query's gallery.
+        """Distances to the nearest rows of the gallery of each query image.
 
         Parameters
         ----------
         queries : ndarray of shape (b, q, n_features), float32
-            q query rows of each of b images.
+            The q rows of each of b query images.
         images : array-like of shape (b, K), int
-            The images whose rows are each query image's gallery.
+            For each query image, the indices of the K images that form its gallery.
         n_neighbors : int, default=1
+            Number of rows to find for each query.
 
         Returns
         -------
@@ -113,8 +123,8 @@ class GalleryIndex(BaseEstimator):
         Raises
         ------
         ValueError
-            If a gallery has fewer rows than neighbours, the columns are not those of fit, queries
-            are not finite, or images are not there.
+            If a gallery has fewer rows than ``n_neighbors``, the queries have other columns than
+            the rows or are not finite, or an image does not exist.
         """
         check_is_fitted(self)
         images = np.asarray(images)
@@ -129,13 +139,13 @@ class GalleryIndex(BaseEstimator):
         is_list = images.ndim == 2 and len(images) == len(queries) and images.dtype.kind in "iu"
         if not is_list or images.size == 0 or images.min() < 0 or images.max() >= n_images:
             raise ValueError(
-                f"images must be numbers from 0 to {n_images - 1} of shape ({len(queries)}, K), a "
-                f"gallery for each query image; got {images.dtype} of shape {images.shape}."
+                f"images must be indices from 0 to {n_images - 1} of shape ({len(queries)}, K), "
+                f"one gallery for each query image; got {images.dtype} of shape {images.shape}."
             )
         is_count = isinstance(n_neighbors, numbers.Integral) and n_neighbors >= 1
         if not is_count or n_neighbors > images.shape[1] * n_rows:
             raise ValueError(
-                f"n_neighbors must be an integer from 1 to the rows of a gallery, "
+                f"n_neighbors must be an integer from 1 to the number of rows of a gallery, "
                 f"{images.shape[1]} x {n_rows}; got {n_neighbors!r}."
             )
         shape = (*queries.shape[:2], int(n_neighbors))
@@ -143,36 +153,37 @@ class GalleryIndex(BaseEstimator):
         n_chunk, n_bytes, n_threads = chunk_sizes(
             parse_memory(self.memory_limit), thread_count(self.n_jobs), n_features
         )
-        if len(queries) < n_threads:
+        if len(queries) < n_threads:  # one image is split among threads
             n_chunk = min(n_chunk, -(-shape[1] // n_threads))
-        n_chunk = -(-shape[1] // -(-shape[1] // n_chunk))  # of one size each, as nearly as can be
+        n_chunk = -(-shape[1] // -(-shape[1] // n_chunk))  # chunks of about equal size
         tasks = [(i, part) for i in range(len(queries)) for part in gen_batches(shape[1], n_chunk)]
 
-        def answer(task):
+        def search(task):
             i, part = task
-            self._answer(queries[i, part], images[i], nearest[i, part], n_bytes)
+            self._search_images(queries[i, part], images[i], nearest[i, part], n_bytes)
 
-        with lone_threads(n_threads) as pool:
+        with single_threaded_pool(n_threads) as pool:
             self._prepare()
-            list(pool.map(answer, tasks))  # list: raises what a thread has raised
+            list(pool.map(search, tasks))  # list: raises what a thread has raised
         return np.sqrt(nearest, out=nearest)
 
-    def _answer(self, queries, images, nearest, n_bytes):
-        """Fill the lists of some rows of one query image, gallery image by gallery image."""
+    def _search_images(self, queries, images, nearest, n_bytes):
+        """Fill the lists (n, k) of some rows of one query image, one gallery image at a time."""
+        # Writeable, because numba compiles all loops once more for read-only arrays.
         queries = np.require(queries, np.float32, ["C", "W"])
-        ids = np.full(nearest.shape, -1, dtype=np.int64)
-        rest = Rest()
+        ids = np.full(nearest.shape, -1, dtype=np.int64)  # within an image; only break ties
+        backoff = Backoff()
         if self._screen is not None:
             prepared = self._screen.prepare(queries)
             table = self._screen.table(self._parts[images[0]], n_bytes)
         for image in images:
             rows = np.require(self.rows_[image], np.float32, ["C", "W"])
             left = np.ones(len(queries), dtype=bool)
-            if self._screen is not None and rest.is_over():
+            if self._screen is not None and backoff.is_due():
                 left = ~self._screen.search(
                     self._parts[image], rows, queries, prepared, nearest, ids, table
                 )
-                rest.after(was_useless=left.all())
+                backoff.record(was_useless=left.all())
             if left.any():
                 search_some(PlainSearch(rows), left, queries, nearest, ids, n_bytes)
 
@@ -180,6 +191,7 @@ class GalleryIndex(BaseEstimator):
         """What the screen keeps of each image; it is not kept in a pickle."""
         if self._screen is not None or self.engine == "plain":
             return
+        # The axes are learned from evenly spaced rows of all images.
         flat = self.rows_.reshape(-1, self.rows_.shape[2])
         sample = flat[:: -(-len(flat) // _SAMPLE_ROWS)].astype(np.float32)
         screen = screen_type(self.engine)(sample, is_lean=True)
@@ -187,16 +199,15 @@ class GalleryIndex(BaseEstimator):
         self._screen = screen
 
     def __getstate__(self):
-        """Parameters and rows: what is prepared from them is prepared again on first use."""
         state = super().__getstate__()
-        return {**state, "_screen": None, "_parts": None} if "_parts" in state else state
+        return {name: value for name, value in state.items() if name not in self._transient}
 
 
 def _check_numbers(numbers_, name):
-    """Refuse NaN, infinity, and numbers whose squares leave the range of float32."""
+    """Raise ValueError for NaN, infinity, and numbers whose squares exceed float32."""
     largest = max(float(numbers_.max()), -float(numbers_.min()))
     if not largest <= LARGEST:  # so that NaN is refused too
         raise ValueError(
             f"{name} must be finite and at most {LARGEST:g} in magnitude; got {largest:g}. Rescale "
-            "them, or keep them as float32 where float16 is too narrow."
+            "them, or store them as float32 if float16 overflows."
         )

@@ -1,4 +1,4 @@
-"""The public face of the neighbour search."""
+"""Nearest neighbors among the rows of one bank."""
 
 import numbers
 
@@ -7,59 +7,67 @@ from sklearn.base import BaseEstimator
 from sklearn.utils import check_array, check_random_state
 from sklearn.utils.validation import check_is_fitted
 
-from skanomaly._memory import parse_memory
-from skanomaly.neighbors._exact import ENGINES, ExactSearch, thread_count
+from skanomaly.neighbors._exact_search import ENGINES, ExactSearch, thread_count
+from skanomaly.utils.device import resolve_device
+from skanomaly.utils.memory_budget import parse_memory
 
 _METHODS = ("exact", "pynndescent")
-# Squares of larger numbers, summed over the columns, might leave the range of float32.
+# Sums of squares of larger numbers may exceed the range of float32.
 LARGEST = 1e16
 
 
 class PatchIndex(BaseEstimator):
     """Nearest rows of a bank by Euclidean distance.
 
-    The answer for a query is a property of the query and the rows alone: it does not depend on
-    the other queries of the call, on ``engine``, ``n_jobs`` or ``memory_limit``. Distances are sums
-    of squared differences of the rows themselves, so identical rows are at distance 0 and data
-    far from the origin lose nothing; of equally distant rows the one with the lower index is first.
+    The result for a query depends on the query and the rows only, not on the other queries in the
+    call, ``engine``, ``n_jobs`` or ``memory_limit``. Distances are computed from the differences of
+    the rows themselves, so identical rows are at distance 0 and data far from the origin lose no
+    precision. Of equally distant rows the one with the lower index comes first.
 
     Parameters
     ----------
     method : {"exact", "pynndescent"}, default="exact"
-        "pynndescent" searches a graph of neighbours and may miss some of the nearest rows. Its
-        distances are those of the rows it found.
+        "pynndescent" searches a graph of neighbors and may miss some of the nearest rows. The
+        distances of the rows found are exact.
     device : {"cpu", "cuda", "auto"} or str, default="cpu"
-        Where the exact search multiplies matrices; "auto" is "cuda" where there is one.
+        Where the exact search multiplies matrices; "auto" is "cuda" if there is one.
     memory_limit : int, str or None, default=None
-        Bound of the working buffers in bytes or as "500MB" or "4GB". The rows, what is prepared
+        Limit of the working buffers, in bytes or as "500MB" or "4GB". The rows, what is prepared
         from them once and the result are not counted.
     n_jobs : int or None, default=None
-        Threads; -1 for all processors. None means as many as numba is set to, which is all
-        processors unless ``NUMBA_NUM_THREADS`` or joblib says otherwise.
+        Number of threads; -1 for all processors. None means as many as numba is set to: all
+        processors, unless ``NUMBA_NUM_THREADS`` or joblib is set otherwise.
     engine : {"auto", "plain", "float32", "int8"}, default="auto"
-        How the exact search finds the rows worth measuring: by one matrix product over all
-        columns, or by short vectors compared in float32 or 8-bit integers. "auto" decides by size
-        and machine, and goes back to the plain product for queries where a screen does not pay.
+        How the exact search finds candidates: by one matrix product over all columns, or by short
+        vectors compared in float32 or as 8-bit integers. "auto" chooses by size and machine, and
+        returns to the plain product for queries for which short vectors are no faster.
     random_state : int, RandomState instance or None, default=None
         Draws the graph of "pynndescent".
     verbose : int, default=0
-        From 1 on, each search is logged to the logger "skanomaly" at level INFO.
+        If positive, each search is logged to the logger "skanomaly" at level INFO.
 
     Attributes
     ----------
-    rows_ : ndarray of shape (n_rows, d), float32
-        The rows; not a copy where they came as a C-contiguous, writeable float32 array.
-    origin_ : ndarray of shape (d,), float64, or None
+    rows_ : ndarray of shape (n_rows, n_features_in_), float32
+        The rows; not a copy if they were passed as a C-contiguous, writeable float32 array.
+    origin_ : ndarray of shape (n_features_in_,), float64, or None
         Subtracted in float64 before rows and queries are cast to float32. None for float32 rows.
+    seed_ : int
+        Seed of the graph of "pynndescent", drawn from ``random_state``.
     n_features_in_ : int
-        d, numbers per row.
+        Number of columns of the rows.
+
+    See Also
+    --------
+    GalleryIndex : Neighbors among the rows of chosen images, different ones for each query.
 
     Notes
     -----
-    Short vectors (coordinates along principal axes and the length of the rest) are never farther
-    apart than the rows. So few of the rows need measuring where the data have some structure.
-    A pickle holds the rows and the parameters; everything else is prepared again on first use.
-    "auto" takes 8-bit integers only where the processor is fast at them and torch is imported.
+    Two short vectors (coordinates along principal axes and the length of the rest) are never
+    farther apart than their rows. If the data have some structure, the distances of few rows have
+    to be computed. A pickle holds the parameters and the rows; everything else is prepared again on
+    first use. "auto" uses 8-bit integers only if the processor is fast at them and torch is
+    imported already.
 
     Examples
     --------
@@ -72,6 +80,10 @@ class PatchIndex(BaseEstimator):
     >>> distances.round(3)
     array([[1.   , 4.243]], dtype=float32)
     """
+
+    # Prepared from the rows on first use, and left out of pickles.
+    _transient = ("_search",)
+    _search = None
 
     def __init__(
         self,
@@ -93,7 +105,7 @@ class PatchIndex(BaseEstimator):
         self.verbose = verbose
 
     def fit(self, rows, y=None):
-        """Keep the rows.
+        """Store the rows.
 
         Parameters
         ----------
@@ -105,21 +117,20 @@ class PatchIndex(BaseEstimator):
 
         Returns
         -------
-        PatchIndex
-            The index itself.
+        self : PatchIndex
 
         Raises
         ------
         ValueError
-            If a parameter is out of its range or rows are not a finite matrix.
+            If a parameter is out of its range, or ``rows`` is not a matrix of finite numbers.
         """
         self._check_parameters()
         rows = _check_matrix(rows, "rows")
         self.n_features_in_ = rows.shape[1]
         self.origin_ = None if rows.dtype == np.float32 else rows.mean(axis=0)
         self.rows_ = self._to_rows(rows)
-        # The graph is drawn from this: the same one again when it is rebuilt from a pickle.
-        self._seed = check_random_state(self.random_state).randint(np.iinfo(np.int32).max)
+        # Drawn now, so that a graph that is built again after unpickling is the same one.
+        self.seed_ = check_random_state(self.random_state).randint(np.iinfo(np.int32).max)
         self._search = None
         return self
 
@@ -128,22 +139,23 @@ class PatchIndex(BaseEstimator):
 
         Parameters
         ----------
-        queries : array-like of shape (n_queries, d)
-            Not written to.
+        queries : array-like of shape (n_queries, n_features)
+            They are never modified.
         n_neighbors : int, default=1
+            Number of rows to find for each query.
 
         Returns
         -------
         distances : ndarray of shape (n_queries, n_neighbors), float32
             Euclidean, nearest first.
         indices : ndarray of shape (n_queries, n_neighbors), int64
-            Row numbers.
+            Indices of the rows.
 
         Raises
         ------
         ValueError
-            If there are fewer rows than neighbours, or queries are not a finite matrix with as
-            many columns as the rows.
+            If there are fewer rows than ``n_neighbors``, or ``queries`` is not a matrix of finite
+            numbers with as many columns as the rows.
         """
         check_is_fitted(self)
         queries = _check_matrix(queries, "queries")
@@ -156,7 +168,7 @@ class PatchIndex(BaseEstimator):
         if not is_count or not 1 <= n_neighbors <= len(self.rows_):
             raise ValueError(
                 f"n_neighbors must be an integer from 1 to the number of rows, {len(self.rows_)}; "
-                f"got {n_neighbors!r}. Fit more rows or ask for fewer neighbours."
+                f"got {n_neighbors!r}. Fit more rows or ask for fewer neighbors."
             )
         if self._search is None:
             self._search = self._prepare()
@@ -164,7 +176,7 @@ class PatchIndex(BaseEstimator):
         return np.sqrt(squared, out=squared), indices
 
     def _check_parameters(self):
-        """Refuse what cannot be used before any work is done."""
+        """Raise ValueError for parameters that cannot be used, before any work is done."""
         for name, allowed in (("method", _METHODS), ("engine", ENGINES)):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {allowed}; got {getattr(self, name)!r}.")
@@ -172,18 +184,18 @@ class PatchIndex(BaseEstimator):
         thread_count(self.n_jobs)
 
     def _to_rows(self, matrix):
-        """Float32 rows that may be compared; a copy unless nothing has to be done."""
+        """Float32 rows relative to the origin; copied only if necessary."""
         if self.origin_ is not None:
             matrix = matrix - self.origin_
-        # Writeable: otherwise all loops would be compiled once more, for read-only arrays.
+        # Writeable, because numba compiles all loops once more for read-only arrays.
         return np.require(matrix, np.float32, ["C", "W"])
 
     def _prepare(self):
-        """The search; whatever it builds is not kept in a pickle."""
+        """The search over the rows, as the parameters are now."""
         if self.method == "pynndescent":
             from skanomaly.neighbors._approximate import ApproximateSearch
 
-            random_state = np.random.RandomState(self._seed)
+            random_state = np.random.RandomState(self.seed_)
             return ApproximateSearch(
                 self.rows_, random_state=random_state, n_threads=thread_count(self.n_jobs)
             )
@@ -197,19 +209,18 @@ class PatchIndex(BaseEstimator):
         )
 
     def __getstate__(self):
-        """Parameters and rows: what is prepared from them is prepared again on first use."""
         state = super().__getstate__()
-        return {**state, "_search": None} if "_search" in state else state
+        return {name: value for name, value in state.items() if name not in self._transient}
 
 
 def _check_matrix(matrix, name):
-    """A finite matrix, float32 or float64, of numbers whose squares fit float32."""
+    """The matrix as float32 or float64, if it is finite and its squares fit float32."""
     matrix = check_array(
         matrix, dtype=[np.float32, np.float64], ensure_all_finite=False, input_name=name
     )
-    largest = max(matrix.max(), -matrix.min())  # NaN where there is one
+    largest = max(matrix.max(), -matrix.min())  # NaN if there is one
     if not np.isfinite(largest):
-        check_array(matrix, input_name=name)  # raises, and says which
+        check_array(matrix, input_name=name)  # raises, naming NaN or infinity
     if largest > LARGEST:
         raise ValueError(
             f"{name} must not exceed {LARGEST:g} in magnitude; got {largest:g}. Rescale them."
@@ -218,15 +229,8 @@ def _check_matrix(matrix, name):
 
 
 def _device(name):
-    """Device for matrix products, None for this processor."""
+    """Device for matrix products; None for the CPU."""
     if name == "cpu":
         return None
-    import torch
-
-    has_cuda = torch.cuda.is_available()
-    if name == "auto":
-        return torch.device("cuda") if has_cuda else None
-    device = torch.device(name)
-    if device.type == "cuda" and not has_cuda:
-        raise ValueError(f'device={name!r} is not there; use device="auto" or "cpu".')
-    return device
+    found = resolve_device(name)
+    return None if found.type == "cpu" else found

@@ -1,8 +1,8 @@
 """Exact search screened by products of 8-bit integers, for processors that have them.
 
-Short vectors are turned by a random rotation, which spreads their length evenly over the
-coordinates, and rounded to 8 bits. The distance of two rounded vectors differs from that of the
-short ones by at most the lengths of the two rounding errors, which are known.
+Short vectors are rotated randomly, which spreads their length evenly over the coordinates, and
+rounded to 8 bits. The distance of two rounded vectors differs from the distance of the short
+vectors by at most the lengths of the two rounding errors, which are known.
 """
 
 import functools
@@ -11,23 +11,23 @@ import time
 import numpy as np
 from sklearn.utils import gen_batches
 
-from skanomaly._distances import short_vectors
-from skanomaly.neighbors._kernels import BLOCK, minima_of_integers, nearest_in_products
+from skanomaly.neighbors._distance_kernels import BLOCK, minima_of_integers, nearest_in_products
 from skanomaly.neighbors._screened import Screen
+from skanomaly.utils.distances import short_vectors
 
 # Rows whose products are held at a time for a tile of queries, 8 MB: they stay in the cache.
 _PIECE_ROWS = 256 * BLOCK
 _BEYOND = np.int32(2**30)
 _LARGEST = 127
-# The screen in 8 bits beats the one in float32 where its products are this much faster.
+# The screen in 8 bits is faster than the one in float32 if its products are this much faster.
 _WORTHWHILE_SPEED = 2.5
 
 
 class Int8Screen(Screen):
-    """Rows in 8 bits, multiplied in slices whose products fit the cache."""
+    """Rows in 8 bits, multiplied in pieces whose products fit the cache."""
 
     name = "int8"
-    n_axes = 95  # and the length of the rest: 96 numbers, a multiple of what instructions take
+    n_axes = 95  # with the length of the rest 96 numbers, a multiple of the width of registers
     block = BLOCK
     tile_queries = 128
 
@@ -39,6 +39,7 @@ class Int8Screen(Screen):
             )
         self.rotation = _random_rotation(self.axes.shape[1] + 1)
         shorts = short_vectors(sample, self.mean, self.axes) @ self.rotation
+        # The length of one step of a code, chosen so that no coordinate of the sample is clipped.
         self.unit = (float(np.abs(shorts).max()) or 1.0) / _LARGEST
         self.largest_code_error = 0.0
 
@@ -52,20 +53,21 @@ class Int8Screen(Screen):
         """Rotated short vectors, their codes, and the limits of the kernels."""
         shorts = shorts @ self.rotation
         codes, errors = self._encode(shorts)
+        # The base is in squared units of codes; margins are lengths of short vectors.
         limits = np.full((len(shorts), 4), np.inf)
         limits[:, 0] = margins + errors + self.largest_code_error
-        limits[:, 1] = _squared_norms(codes) - 2  # halves were rounded down
+        limits[:, 1] = _squared_norms(codes) - 2  # half norms are rounded down
         limits[:, 2] = limits[:, 0] if self.is_lean else margins
         return shorts[:, :0] if self.is_lean else shorts, codes, limits
 
     def _encode(self, shorts):
-        """Codes (n, width) int8 and the lengths (n,) of their errors."""
+        """Codes (n, width) int8 and the lengths (n,) of their rounding errors."""
         codes = np.clip(np.rint(shorts / self.unit), -_LARGEST, _LARGEST)
         errors = shorts - codes * self.unit
         return codes.astype(np.int8), np.sqrt(np.einsum("ij,ij->i", errors, errors))
 
     def _search_tile(self, part, rows, table, queries, shorts, codes, limits, nearest, ids):
-        """Merge a part into the lists of a tile; False where not worth it."""
+        """Merge a part into the lists of a tile; False if that is not worthwhile."""
         import torch
 
         codes, table = torch.from_numpy(codes), torch.from_numpy(table).view(torch.int32)
@@ -88,7 +90,7 @@ class Int8Screen(Screen):
 
 
 class _Part:
-    """Rows in 8 bits, padded to whole blocks with rows beyond all others."""
+    """Rows in 8 bits, padded to whole blocks with rows that are farther than all others."""
 
     def __init__(self, order, shorts, codes):
         import torch
@@ -108,11 +110,12 @@ class _Part:
 
 @functools.cache
 def is_exact():
-    """Whether torch multiplies 8-bit integers here without saturating on the way."""
+    """Whether torch multiplies 8-bit integers on this machine without saturation."""
     import torch
 
     if not hasattr(torch, "_int_mm"):
         return False
+    # The largest codes: instructions that add pairs of products in 16 bits saturate.
     left = torch.full((17, 96), _LARGEST, dtype=torch.int8)
     right = torch.full((96, BLOCK), _LARGEST, dtype=torch.int8)
     right[:, ::2] = -_LARGEST
@@ -122,7 +125,7 @@ def is_exact():
 
 @functools.cache
 def is_fast():
-    """Whether products of 8-bit integers are much faster here than those of float32."""
+    """Whether products of 8-bit integers are much faster on this machine than float32 ones."""
     import torch
 
     generator = np.random.default_rng(0)
@@ -134,7 +137,7 @@ def is_fast():
 
 
 def _seconds(multiply, factors):
-    """Shortest of a few runs."""
+    """Shortest time of a few runs."""
     runs = []
     for _ in range(7):
         start = time.perf_counter()
@@ -144,12 +147,12 @@ def _seconds(multiply, factors):
 
 
 def _random_rotation(width):
-    """An orthogonal matrix; which one makes no difference to any answer."""
+    """An orthogonal matrix, always the same one; results do not depend on it."""
     normal = np.random.default_rng(0).standard_normal((width, width))
     return np.linalg.qr(normal)[0].astype(np.float32)
 
 
 def _squared_norms(codes):
-    """Squared lengths of rows of 8-bit numbers, (n,) int32."""
-    wide = codes.astype(np.float32)  # exact: below 2^24
+    """Squared lengths of rows of codes, (n,) int32."""
+    wide = codes.astype(np.float32)  # exact: the sums are below 2^24
     return np.einsum("ij,ij->i", wide, wide).astype(np.int32)

@@ -1,15 +1,15 @@
-"""Exact search by one matrix product over all columns: little to prepare, no structure needed.
+"""Exact search by one matrix product over all columns; it needs little preparation.
 
-``|q - c|^2 = |q|^2 + |c|^2 - 2 q c`` costs one product for each pair and is rounded; so it only
-says which rows may be among the nearest, and those are measured directly.
+``|q - c|^2 = |q|^2 + |c|^2 - 2 q.c`` is cheap but suffers from rounding. So it only tells which
+rows may be among the nearest; their distances are then computed directly.
 """
 
 import numpy as np
 from sklearn.utils import gen_batches
 
-from skanomaly.neighbors._kernels import BLOCK, minima_of_floats, nearest_in_products
+from skanomaly.neighbors._distance_kernels import BLOCK, minima_of_floats, nearest_in_products
 
-# Products of this many queries and rows are held at a time, 8 MB: they stay in the cache.
+# Products of this many queries and rows are computed at a time, 8 MB: they stay in the cache.
 _TILE_QUERIES = 512
 _TILE_ROWS = 64 * BLOCK
 _BEYOND = np.float32(np.finfo(np.float32).max / 4)
@@ -17,7 +17,7 @@ _UNIT = np.finfo(np.float32).eps / 2
 
 
 class PlainSearch:
-    """The rows about their mean, padded with rows that are never near.
+    """Rows relative to their mean, padded with rows that are never near.
 
     Parameters
     ----------
@@ -30,30 +30,34 @@ class PlainSearch:
         n_rows, n_features = rows.shape
         n_padded = -(-n_rows // BLOCK) * BLOCK
         self.rows = rows
+        # Squared norms, and with them the rounding errors, are smallest about the mean.
         self.mean = rows.mean(axis=0, dtype=np.float64).astype(np.float32)
-        self.centred = np.zeros((n_padded, n_features), dtype=np.float32)
-        np.subtract(rows, self.mean, out=self.centred[:n_rows])
-        norms = np.einsum("ij,ij->i", self.centred, self.centred, dtype=np.float64)
+        self.centered = np.zeros((n_padded, n_features), dtype=np.float32)
+        np.subtract(rows, self.mean, out=self.centered[:n_rows])
+        norms = np.einsum("ij,ij->i", self.centered, self.centered, dtype=np.float64)
         self.longest = np.sqrt(norms.max())
         self.half_norms = np.full(n_padded, _BEYOND, dtype=np.float32)
         self.half_norms[:n_rows] = norms[:n_rows] / 2
-        self.ids = np.arange(n_rows)
+        self.ids = np.arange(n_rows)  # the rows are in their own order
         self.no_shorts = np.empty((max(_TILE_QUERIES, _TILE_ROWS), 0), dtype=np.float32)
 
     def search(self, queries, nearest, ids, n_bytes):
-        """Fill the lists (n, k) of squared distances and rows; n_bytes of products at a time."""
-        centred = queries - self.mean
-        limits = self._limits(centred)
-        n_columns = min(_TILE_ROWS, len(self.centred))
+        """Fill the lists (n, k) of squared distances and of indices of rows.
+
+        At most about ``n_bytes`` of products are held at a time.
+        """
+        centered = queries - self.mean
+        limits = self._limits(centered)
+        n_columns = min(_TILE_ROWS, len(self.centered))
         n_tile = int(np.clip(n_bytes // (4 * n_columns), 1, _TILE_QUERIES))
-        # Made once: fresh memory for each table would cost a tenth of the product itself.
+        # Allocated once: new memory for each table would cost a tenth of the product itself.
         table = np.empty(n_tile * n_columns, dtype=np.float32)
         for tile in gen_batches(len(queries), n_tile):
-            for part in gen_batches(len(self.centred), n_columns):
-                bank = self.centred[part]
-                shape = len(centred[tile]), len(bank)
+            for part in gen_batches(len(self.centered), n_columns):
+                bank = self.centered[part]
+                shape = len(centered[tile]), len(bank)
                 products = table[: shape[0] * shape[1]].reshape(shape)
-                np.matmul(centred[tile], bank.T, out=products)  # (queries, rows)
+                np.matmul(centered[tile], bank.T, out=products)  # (queries, rows)
                 minima = np.empty((shape[0], shape[1] // BLOCK), dtype=np.float32)
                 minima_of_floats(self.half_norms[part], products, minima)
                 nearest_in_products(
@@ -62,18 +66,18 @@ class PlainSearch:
                     limits[tile], 1.0, nearest[tile], ids[tile], False,
                 )  # fmt: skip
 
-    def _limits(self, centred):
-        """What the kernels know of each query: no margins, its norm and how wrong a value is."""
-        norms = np.einsum("ij,ij->i", centred, centred).astype(np.float64)
-        error = rounding(centred.shape[1]) * (np.sqrt(norms) + self.longest) ** 2
-        limits = np.zeros((len(centred), 4))
+    def _limits(self, centered):
+        """Limits of the kernels, (n, 4): no margins, the norm, and twice the error of a value."""
+        norms = np.einsum("ij,ij->i", centered, centered).astype(np.float64)
+        error = rounding(centered.shape[1]) * (np.sqrt(norms) + self.longest) ** 2
+        limits = np.zeros((len(centered), 4))
         limits[:, 1] = norms - 2 * error
         limits[:, 3] = 2 * error
         return limits
 
 
 def search_some(search, some, queries, nearest, ids, n_bytes):
-    """Search for the queries that a mask names, and for no others."""
+    """Search for the queries selected by a mask; the lists of the others stay as they are."""
     if some.all():
         search.search(queries, nearest, ids, n_bytes)
         return
@@ -85,7 +89,7 @@ def search_some(search, some, queries, nearest, ids, n_bytes):
 def rounding(n_features):
     """Relative error to allow for in a float32 sum of products.
 
-    A bound that always holds grows with the number of terms; errors of random sign stay far
-    below eight times its square root.
+    The error is at most proportional to the number of terms. Rounding errors have random signs,
+    though, so that it stays far below eight times the square root of that number.
     """
     return _UNIT * (2 + min(n_features, 8 * n_features**0.5))

@@ -1,36 +1,40 @@
-"""What the two screens share: rows in an order that keeps neighbours together, and short vectors.
+"""What the two screens share: short vectors, and an order of rows that keeps neighbors together.
 
-A row is screened by its coordinates along the first principal axes and the length of the rest
-(see :mod:`skanomaly._distances`): the distance of two such short vectors is a lower bound.
+A row is screened by its coordinates along the first principal axes and the length of the rest (see
+:mod:`skanomaly.utils.distances`): the distance of two such short vectors is a lower bound of the
+distance of the rows.
 """
 
 import numpy as np
 from sklearn.utils import gen_batches
 
-from skanomaly._distances import principal_axes, short_vectors
+from skanomaly.utils.distances import principal_axes, short_vectors
 
-# Axes along which the rows are put in order.
+# Axes along which the rows are sorted into blocks.
 _ORDER_AXES = 16
-# Relative rounding of a short vector's coordinates and, before its root, of the rest's square.
+# Relative rounding error of the coordinates of a short vector, and of the squared length of the
+# rest.
 _ROUNDING = 2e-6
-# Two tiles of a chunk that are not worth screening are enough: the chunk is likely all like that.
-_HARD_TILES = 2
+# After this many tiles that were not worth screening, the rest of the chunk is not screened.
+_MAX_USELESS_TILES = 2
 
 
 class Screen:
-    """One way to shorten vectors, for any number of parts of rows and for the queries.
+    """Base class of screens: short vectors of queries and of rows, which may come in several parts.
 
-    Subclasses set ``name``, ``n_axes``, ``block`` and ``tile_queries`` and give
-    ``_pack(order, shorts)``, what is kept of some rows, ``_prepare(shorts, margins)``, what is
-    needed of a chunk of queries, and ``_search_tile``.
+    Subclasses set ``name``, ``n_axes``, ``block`` (rows per block) and ``tile_queries``, and
+    implement ``_pack(order, shorts)``, which returns what is kept of a part of the rows,
+    ``_prepare(shorts, margins)``, which returns arrays for a chunk of queries, and
+    ``_search_tile``, which compares a tile of queries with a part.
 
     Parameters
     ----------
     sample : ndarray of shape (m, d), float32
-        Rows from which the axes are learned; they only sharpen the bounds.
+        Rows from which the axes are learned. Other axes would give looser bounds, but the same
+        result.
     is_lean : bool, default=False
-        Whether to keep no short vectors beside what the first comparison needs: less than half
-        the memory, and a few more rows to be measured.
+        Whether to keep only what the first comparison needs, without the short vectors themselves:
+        less than half the memory, and a few more rows to be measured.
     """
 
     def __init__(self, sample, is_lean=False):
@@ -40,54 +44,54 @@ class Screen:
         self.longest = self.largest_error = np.float32(0)
 
     def _learn(self, sample):
-        """Whatever else a screen needs to know of the rows."""
+        """Learn from the sample whatever else a subclass needs."""
 
     def add(self, rows):
-        """What the screen keeps of some rows (m, d); all are added before queries are prepared."""
+        """What is kept of a part of the rows (m, d); all parts are added before any query comes."""
         shorts = short_vectors(rows, self.mean, self.axes)
-        order = _order_of_neighbours(shorts[:, :_ORDER_AXES], self.block)
+        order = _order_of_neighbors(shorts[:, :_ORDER_AXES], self.block)
         lengths = np.sqrt(np.einsum("ij,ij->i", shorts, shorts))
         self.longest = max(self.longest, lengths.max())
         self.largest_error = max(self.largest_error, _error_of_rest(shorts).max())
         return self._pack(order, shorts[order])
 
     def prepare(self, queries):
-        """Arrays with an entry per query, as the search of every part needs them."""
+        """Arrays with an entry per query, which the search of every part uses."""
         shorts = short_vectors(queries, self.mean, self.axes)
         lengths = np.sqrt(np.einsum("ij,ij->i", shorts, shorts))
-        # How far a distance of short vectors may exceed the distance of the rows.
+        # By how much rounding may raise the distance of short vectors above that of the rows.
         margins = _ROUNDING * (lengths + self.longest) + _error_of_rest(shorts) + self.largest_error
         return self._prepare(shorts, margins.astype(np.float64))
 
     def table(self, part, n_bytes):
-        """Room for the values of a tile of queries, in at most so many bytes if at all possible.
+        """Memory for the values of a tile of queries: at most ``n_bytes``, but at least one query.
 
-        Made once for many searches: fresh memory would cost a tenth of the products themselves.
+        Allocated once for many searches: new memory would cost a tenth of the products themselves.
         """
         n_tile = int(np.clip(n_bytes // (4 * part.table_width), 1, self.tile_queries))
         return np.empty((n_tile, part.table_width), dtype=np.float32)
 
     def search(self, part, rows, queries, prepared, nearest, ids, table):
-        """Merge a part into the lists (n, k) of squared distances and rows; which were answered.
+        """Merge a part into the lists (n, k) of squared distances and of indices of rows.
 
-        ``rows`` are those the part was made from. Queries for which the screen is not worth it
-        are left to the caller, their lists as they were.
+        ``rows`` are those that the part was made from. Returns a mask (n,) of the queries that
+        are done; the others were not worth screening, and their lists are as before.
         """
-        answered = np.zeros(len(queries), dtype=bool)
-        hard_tiles = 0
+        is_done = np.zeros(len(queries), dtype=bool)
+        n_useless = 0
         for tile in gen_batches(len(queries), len(table)):
             arrays = [array[tile] for array in prepared]
             found, found_ids = nearest[tile].copy(), ids[tile].copy()
-            answered[tile] = self._search_tile(
+            is_done[tile] = self._search_tile(
                 part, rows, table, queries[tile], *arrays, found, found_ids
             )
-            if answered[tile.start]:
+            if is_done[tile.start]:
                 nearest[tile], ids[tile] = found, found_ids
                 continue
-            hard_tiles += 1
-            if hard_tiles == _HARD_TILES:
+            n_useless += 1
+            if n_useless == _MAX_USELESS_TILES:
                 break
-        return answered
+        return is_done
 
 
 class ScreenedSearch:
@@ -106,7 +110,7 @@ class ScreenedSearch:
         self.name = self.screen.name
 
     def search(self, queries, nearest, ids, n_bytes):
-        """Fill the lists (n, k) of squared distances and rows; which queries were answered."""
+        """Fill the lists (n, k) of squared distances and of indices; which queries are done."""
         return self.screen.search(
             self.part, self.rows, queries, self.screen.prepare(queries), nearest, ids,
             self.screen.table(self.part, n_bytes),
@@ -114,13 +118,16 @@ class ScreenedSearch:
 
 
 def _error_of_rest(shorts):
-    """Largest error of the last coordinate, a root of a difference: it may be mere rounding."""
-    error = _ROUNDING * np.einsum("ij,ij->i", shorts, shorts)  # of the square
+    """Largest error of the last coordinate, which is the square root of a difference.
+
+    With an error e of its square s, the root is wrong by at most e / max(sqrt(s), sqrt(e)).
+    """
+    error = _ROUNDING * np.einsum("ij,ij->i", shorts, shorts)  # e
     return error / np.maximum(np.maximum(shorts[:, -1], np.sqrt(error)), np.finfo(np.float32).tiny)
 
 
-def _order_of_neighbours(points, block):
-    """Order in which each block of rows lies together: halved again and again at the median."""
+def _order_of_neighbors(points, block):
+    """Order of the rows in which each block holds near rows: halves at the median, recursively."""
     done = []
     waiting = [np.arange(len(points))]
     while waiting:
@@ -129,7 +136,7 @@ def _order_of_neighbours(points, block):
             done.append(group)
             continue
         axis = np.argmax(points[group].var(axis=0))
-        # Whole blocks to the left, so that only the very last block is not full.
+        # Whole blocks on the left, so that only the last block of all may not be full.
         half = -(-(len(group) // 2) // block) * block
         split = np.argpartition(points[group, axis], half - 1)
         waiting += [group[split[half:]], group[split[:half]]]

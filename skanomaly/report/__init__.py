@@ -1,6 +1,7 @@
-"""Reports for people who look at parts: verdicts, heat maps and reasons in one HTML file."""
+"""Reports for inspectors of parts: verdicts, heat maps and explanations in one HTML file."""
 
-from skanomaly.report._report import Report
+from skanomaly.report._builder import Report
+from skanomaly.report._explanations import Explainer
 from skanomaly.report._write import write
 
-__all__ = ["Report", "write"]
+__all__ = ["Explainer", "Report", "write"]

@@ -1,16 +1,16 @@
-"""The page: the template, its style and its scripts, put together into one file."""
+"""The page: the template, its style sheet and its scripts, joined into one file."""
 
 from base64 import b64encode
 from hashlib import sha256
 
-from skanomaly.report._pictures import fair_limit, squeezed
+from skanomaly.report._images import compress, fair_limit
 
 _SCRIPTS = ("data.js", "grid.js", "viewer.js", "keys.js")
 _MIME = {"WEBP": "image/webp", "JPEG": "image/jpeg"}
 
 
 def load_template(caller):
-    """The page's template, or an error that says how to get what it needs."""
+    """The page's template; ImportError with the way out if jinja2 is not installed."""
     try:
         from jinja2 import Environment, PackageLoader, StrictUndefined
     except ImportError as error:
@@ -27,78 +27,78 @@ def load_template(caller):
     return environment.get_template("page.html")
 
 
-def render(template, *, pictures, limits, image_format, max_bytes, **words):
-    """The page's bytes, piece by piece: with thousands of pictures it is large."""
+def render(template, *, records, limits, image_format, max_bytes, **texts):
+    """Yield the page's bytes in pieces: with thousands of images it is large."""
     from markupsafe import Markup
 
     style = _source(template, "page.css")
     scripts = [_source(template, name) for name in _SCRIPTS]
-    # Nothing is fetched, and only what is in this very file is run.
+    # Nothing is downloaded, and only the scripts in this file are run.
     policy = (
         f"default-src 'none'; img-src blob: data:; style-src {_hash(style)}; "
         f"script-src {' '.join(map(_hash, scripts))}; base-uri 'none'; form-action 'none'"
     )
     pieces = template.generate(
-        **words,
+        **texts,
         policy=policy,
         style=Markup(style),
         scripts=[Markup(script) for script in scripts],
         data={
             "mime": _MIME[image_format],
-            "pictures": [_words(picture) for picture in pictures],
+            "images": [_entries(record) for record in records],
         },
-        blocks=_blocks(pictures, limits, image_format, max_bytes),
+        blocks=_blocks(records, limits, image_format, max_bytes),
     )
     for piece in pieces:
         yield piece.encode("utf-8", errors="replace")  # file names may hold anything
 
 
-def _blocks(pictures, limits, image_format, max_bytes):
-    """(id, base64 words) of each block of data: first what the overview shows, then the rest."""
+def _blocks(records, limits, image_format, max_bytes):
+    """Yield (id, base64 words) of each block of data: those of the overview come first."""
     n_bytes = 0
-    for i, picture in enumerate(pictures):
-        heat = picture.heat.coloured(*limits)
-        n_bytes += len(picture.thumb) + len(heat) + sum(map(len, _crops(picture)))
-        yield f"small{i}", _base64(picture.thumb, heat)
-    left = 0.75 * max_bytes - n_bytes  # base64 makes four bytes of three
-    limit = fair_limit([len(picture.full) for picture in pictures], left)
-    for i, picture in enumerate(pictures):
-        full = squeezed(picture.full, limit, image_format)
-        yield f"large{i}", _base64(full, *_crops(picture))
+    for i, record in enumerate(records):
+        heat_map = record.heat_map.colored(*limits)
+        n_bytes += len(record.thumb) + len(heat_map) + sum(map(len, _crops(record)))
+        yield f"small{i}", _base64(record.thumb, heat_map)
+    budget = 0.75 * max_bytes - n_bytes  # base64 turns three bytes into four
+    limit = fair_limit([len(record.full) for record in records], budget)
+    for i, record in enumerate(records):
+        full = compress(record.full, limit, image_format)
+        yield f"large{i}", _base64(full, *_crops(record))
 
 
-def _crops(picture):
-    return [crop.encoded for spot in picture.spots for crop in (spot["here"], spot["good"])]
+def _crops(record):
+    return [crop.encoded for spot in record.spots for crop in (spot["here"], spot["good"])]
 
 
-def _words(picture):
-    """What the page's scripts know of a picture."""
-    height, width = picture.frame
+def _entries(record):
+    """What the page's scripts are given about an image."""
+    height, width = record.shape
     spots = [
         {
             "peak": spot["peak"],
             "distance": spot["distance"],
             "name": spot["name"],
-            "here": [*spot["here"].frame, *spot["here"].box],
-            "good": [*spot["good"].frame, *spot["good"].box],
+            "here": [*spot["here"].shape, *spot["here"].box],
+            "good": [*spot["good"].shape, *spot["good"].box],
         }
-        for spot in picture.spots
+        for spot in record.spots
     ]
     return {
-        "name": picture.name,
-        "score": picture.decision,
-        "label": picture.label,
+        "name": record.name,
+        "score": record.decision,
+        "label": record.label,
         "height": height,
         "width": width,
-        "regions": picture.regions,
-        "n_regions": picture.n_regions,
+        "regions": record.regions,
+        "n_regions": record.n_regions,
         "spots": spots,
     }
 
 
 def _source(template, name):
     text, _, _ = template.environment.loader.get_source(template.environment, name)
-    # Browsers hash a script after they have turned the ends of its lines into \n.
+    # Browsers normalize the line ends of a script to \n before they hash it.
     return text.replace("\r\n", "\n")
 
 
@@ -107,5 +107,5 @@ def _hash(text):
 
 
 def _base64(*parts):
-    """Words for a block of data; the last one says that it is whole."""
+    """Words for a block of data; the last one marks the end, so that a cut file is noticed."""
     return " ".join([*(b64encode(part).decode() for part in parts), "."])

@@ -1,67 +1,74 @@
-"""write: from an estimator and images to a report on disk."""
+"""write: score images and save a report on them."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 from sklearn.utils import gen_batches
 from tqdm import tqdm
 
-from skanomaly._files import check_target
-from skanomaly._heat_maps import limits_of_good
-from skanomaly._images import check_images, titles
-from skanomaly._validation import read_labels
-from skanomaly.pipeline import decisions_and_maps, outermost
+from skanomaly.images import check_images, limits_of_good, titles
+from skanomaly.io import check_writable
 from skanomaly.regions import map_regions
-from skanomaly.report._reasons import Reasons
-from skanomaly.report._report import Report
+from skanomaly.report._builder import Report
+from skanomaly.report._explanations import Explainer
+from skanomaly.utils.targets import read_labels
+from skanomaly.utils.unwrapping import image_threshold, innermost, outermost, scores_and_maps
 
 
 def write(
-    path,
-    estimator,
-    X,
-    y=None,
+    path: str | Path,
+    estimator: Any,
+    X: Any,
+    y: Any = None,
     *,
-    names=None,
-    good=None,
-    good_names=None,
-    n_peaks=1,
-    threshold=None,
-    title="Inspection report",
-    batch_size=64,
-    verbose=0,
-    **report_kw,
-):
-    """Score images and save the report on them as one HTML file.
+    names: Sequence[str] | None = None,
+    good: Any = None,
+    good_names: Sequence[str] | None = None,
+    n_peaks: int = 1,
+    threshold: float | None = None,
+    title: str = "Inspection report",
+    batch_size: int = 64,
+    verbose: int = 0,
+    **report_kw: Any,
+) -> Path:
+    """Score images and save a report on them as one HTML file.
+
+    Images are scored in batches, and the features of each image are computed once.
 
     Parameters
     ----------
     path : str or Path
-        The file to write; one that is there already is replaced. Its folder exists.
+        The file to write, in an existing folder; an existing file is replaced.
     estimator : fitted detector, or a Pipeline, search or HeldOutThreshold around one
         It takes images.
     X : list of paths, arrays or PIL images, or array of shape (n, H, W[, C])
-        An empty list makes a report that says so.
+        An empty list makes an empty report.
     y : array of shape (n,), masks of shape (n, H, W) or a list of (H, W), or None, default=None
-        The truth, where it is known: labels +1 good, -1 defect; or masks, True on the defect.
+        Ground truth, if known: labels, +1 good and -1 defect; or masks, True on the defect.
     names : sequence of str or None, default=None
-        What the report calls the images; None: folder and file name, or their places.
+        Names of the images in the report; None: folder and file name, or their places.
     good : list of paths, arrays or PIL images, or array of shape (n, H, W[, C]), default=None
-        The X of the estimator's fit, in the same order. Pictures called or known to be defective
+        The X of the estimator's fit, in the same order. Images predicted or labeled as defective
         are then shown with the good patches nearest to their hot spots.
     good_names : sequence of str or None, default=None
-        What the report calls them.
+        Names of the good images.
     n_peaks : int, default=1
-        Hot spots per image, at most.
+        Maximum number of hot spots per image.
     threshold : float or None, default=None
-        Threshold on the score map, for the regions. None: the estimator's ``map_offset_``; where
-        it has none, the report lists no regions.
+        Threshold on score maps for the regions. None: the estimator's ``map_offset_``; without
+        one, the report lists no regions.
     title : str, default="Inspection report"
+        Title of the report.
     batch_size : int, default=64
-        Images scored at a time: their maps are never all in memory.
+        Number of images scored at a time, whose features and score maps are held in memory.
     verbose : int, default=0
-        Above 0 a progress bar is shown.
+        1 shows a progress bar.
     **report_kw
-        Passed to :class:`Report`: ``note``, limits of colours, sizes. The colours' limits come
-        from the held-out maps of a :class:`~skanomaly.model_selection.HeldOutThreshold`, so that
-        a colour means the same score in all its reports; other estimators': from the maps of X.
+        Passed to :class:`Report`, such as ``note``, ``vmin`` and ``vmax``. By default the limits
+        of the colors are computed from the held-out maps of a
+        :class:`~skanomaly.model_selection.HeldOutThreshold`, so that a color means the same score
+        in all its reports; for other estimators, from the maps of X.
 
     Returns
     -------
@@ -70,13 +77,16 @@ def write(
     Raises
     ------
     OSError
-        The file cannot be written; where this can be known before, nothing is scored.
+        The file cannot be written. Most causes are found before any image is scored.
     ValueError
-        An image cannot be read, or y, names or `good` do not fit.
+        An image cannot be read; y or names do not fit X; or `good` is not the X of the estimator's
+        fit.
     TypeError
-        `good` is given and the detector keeps no good patches.
+        `good` is given and the detector does not keep good patches.
+    NotFittedError
+        The estimator is not fitted, or has no threshold.
     ImportError
-        jinja2 is not there.
+        jinja2 is not installed.
 
     Examples
     --------
@@ -92,7 +102,7 @@ def write(
     ...     path.name
     'batch.html'
     """
-    check_target(path)
+    check_writable(path)
     threshold = outermost(estimator, "map_offset_") if threshold is None else threshold
     limits = _limits(estimator)
     report = Report(**{"title": title, "map_threshold": threshold, **limits, **report_kw})
@@ -100,39 +110,40 @@ def write(
         return report.save(path)
     images = check_images(X)
     names, labels = titles(images, names), read_labels(y, len(images))
-    reasons = None if good is None else Reasons(estimator, good, good_names, n_peaks)
-    with tqdm(total=len(images), desc="pictures", disable=not verbose) as bar:
+    labels = [None] * len(images) if labels is None else labels
+    explainer = None
+    if good is not None:
+        explainer = Explainer(estimator, good, good_names=good_names, n_peaks=n_peaks)
+    with tqdm(total=len(images), desc="images", disable=not verbose) as bar:
         for part in gen_batches(len(images), batch_size):
-            places = range(part.start, part.stop)
-            _add(report, places, images, names, labels, estimator, threshold, reasons)
-            bar.update(len(places))
+            batch = [images[i] for i in range(part.start, part.stop)]
+            findings = _inspect(estimator, batch, labels[part], threshold, explainer)
+            for image, name, found in zip(batch, names[part], findings, strict=True):
+                report.add(image, name=name, **found)
+            bar.update(len(batch))
     return report.save(path)
 
 
-def _add(report, places, images, names, labels, estimator, threshold, reasons):
-    """Score a few images and add them to the report."""
-    batch = [images[i] for i in places]
-    truth = [None] * len(batch) if labels is None else [labels[i] for i in places]
-    decisions, maps = decisions_and_maps(estimator, batch)
-    regions = [[] for _ in batch]
+def _inspect(estimator, images, labels, threshold, explainer):
+    """Score images; returns for each the keyword arguments of Report.add."""
+    offset = image_threshold(estimator)
+    detector, features = innermost(estimator, images)
+    scores, maps = scores_and_maps(detector, features)
+    decisions = scores - offset
+    regions = [[] for _ in images]
     for region in [] if threshold is None else map_regions(maps, threshold):
         regions[region["image"]].append(region)
-    odd = [k for k in range(len(batch)) if decisions[k] < 0 or truth[k] == -1]
-    neighbours = [[] for _ in batch] if reasons is None else reasons.of(batch, odd)
-    for k, i in enumerate(places):
-        report.add(
-            images[i],
-            maps[k],
-            decisions[k],
-            name=names[i],
-            label=truth[k],
-            regions=regions[k],
-            neighbours=neighbours[k],
-        )
+    nearest_good = [[] for _ in images]
+    if explainer is not None:
+        defective = [i for i in range(len(images)) if decisions[i] < 0 or labels[i] == -1]
+        nearest_good = explainer.explain(features, defective)
+    keys = "score_map", "decision", "label", "regions", "nearest_good"
+    columns = zip(maps, decisions, labels, regions, nearest_good, strict=True)
+    return [dict(zip(keys, values, strict=True)) for values in columns]
 
 
 def _limits(estimator):
-    """Limits of the colours from held-out good images, where the estimator has them."""
+    """Limits of the colors from held-out good images, if the estimator has them."""
     maxima, threshold = (outermost(estimator, name) for name in ("oof_map_maxima_", "map_offset_"))
     if maxima is None or threshold is None:
         return {}

@@ -1,74 +1,74 @@
 "use strict";
-/* The overview: a card for each picture, sorted, filtered, and filled when it comes into sight. */
+/* The overview: a card for each image, sorted and filtered, and filled when it comes near the window. */
 
-const grid = $("#pictures");
+const grid = $("#images");
 const filters = { text: "", show: "all", low: -Infinity, high: Infinity };
 const order = { by: "score", isReversed: false };
 const collator = new Intl.Collator(undefined, { numeric: true, sensitivity: "base" });
-let shown = []; // pictures that pass the filters, in their order
-let current = 0; // place in shown of the card that the keys move from
+let shown = []; // images that pass the filters, sorted
+let current = 0; // index in shown of the card from which the keys move
 
 const RANK = { defect: 0, good: 1, "": 2 };
 const COMPARE = {
   score: (a, b) => a.score - b.score,
   name: (a, b) => collator.compare(a.name, b.name),
   verdict: (a, b) => RANK[a.verdict] - RANK[b.verdict],
-  truth: (a, b) => RANK[a.truth] - RANK[b.truth],
+  label: (a, b) => RANK[a.label] - RANK[b.label],
 };
 const SHOWS = {
   all: () => true,
-  defect: (picture) => picture.verdict === "defect",
-  good: (picture) => picture.verdict === "good",
-  missed: (picture) => mistake(picture) === "missed",
-  alarm: (picture) => mistake(picture) === "false alarm",
+  defect: (image) => image.verdict === "defect",
+  good: (image) => image.verdict === "good",
+  missed: (image) => mistake(image) === "missed",
+  alarm: (image) => mistake(image) === "false alarm",
 };
 
-function isShown(picture) {
+function isShown(image) {
   return (
-    SHOWS[filters.show](picture) &&
-    picture.score >= filters.low &&
-    picture.score <= filters.high &&
-    filters.text.split(/\s+/).every((word) => picture.name.toLowerCase().includes(word))
+    SHOWS[filters.show](image) &&
+    image.score >= filters.low &&
+    image.score <= filters.high &&
+    filters.text.split(/\s+/).every((word) => image.name.toLowerCase().includes(word))
   );
 }
 
-function makeCard(picture) {
-  const wide = picture.width / picture.height;
+function makeCard(image) {
+  const aspect = image.width / image.height;
   const frame = make("span", { class: "frame" });
-  frame.style.width = `${100 * Math.min(1, wide)}%`;
-  frame.style.height = `${100 * Math.min(1, 1 / wide)}%`;
-  const wrong = mistake(picture);
+  frame.style.width = `${100 * Math.min(1, aspect)}%`;
+  frame.style.height = `${100 * Math.min(1, 1 / aspect)}%`;
+  const wrong = mistake(image);
   const caption = make(
     "span",
     { class: "caption" },
-    make("span", { class: "name", title: picture.name }, picture.name),
-    make("span", { class: "verdict" }, picture.verdict),
-    make("span", { class: "truth" }, wrong || (picture.truth ? `truth: ${picture.truth}` : "")),
-    make("span", { class: "score" }, scoreText(picture.score)),
+    make("span", { class: "name", title: image.name }, image.name),
+    make("span", { class: "verdict" }, image.verdict),
+    make("span", { class: "label" }, wrong || (image.label ? `label: ${image.label}` : "")),
+    make("span", { class: "score" }, scoreText(image.score)),
   );
-  const words = [picture.name, `verdict ${picture.verdict}`, `score ${scoreText(picture.score)}`];
-  if (picture.truth) words.push(`truth ${picture.truth}`);
+  const words = [image.name, `verdict ${image.verdict}`, `score ${scoreText(image.score)}`];
+  if (image.label) words.push(`label ${image.label}`);
   const button = make(
     "button",
     { type: "button", class: "open", tabindex: "-1", "aria-label": words.join(", ") },
     make("span", { class: "tile" }, frame),
     caption,
   );
-  button.addEventListener("click", () => openViewer(shown.indexOf(picture)));
-  button.addEventListener("focus", () => setCurrent(shown.indexOf(picture)));
-  const card = make("li", { class: "card", "data-verdict": picture.verdict }, button);
+  button.addEventListener("click", () => openViewer(shown.indexOf(image)));
+  button.addEventListener("focus", () => setCurrent(shown.indexOf(image)));
+  const card = make("li", { class: "card", "data-verdict": image.verdict }, button);
   if (wrong) card.dataset.mistake = wrong;
-  card.picture = picture;
+  card.image = image;
   return card;
 }
 
-/* Images are made when their card comes near the window, and then stay. */
+/* Decode the images of a card; they then stay in memory. */
 async function fillCard(card) {
-  const { index } = card.picture;
-  const [thumb, heat] = await wordsOf(`small${index}`);
+  const { index } = card.image;
+  const [thumb, heat] = await readWords(`small${index}`);
   $(".frame", card).append(
-    make("img", { class: "thumb", alt: "", src: addressOf(thumb, DATA.mime) }),
-    make("img", { class: "heat", alt: "", src: addressOf(heat, "image/png") }),
+    make("img", { class: "thumb", alt: "", src: toObjectUrl(thumb, DATA.mime) }),
+    make("img", { class: "heat", alt: "", src: toObjectUrl(heat, "image/png") }),
   );
 }
 
@@ -96,19 +96,19 @@ function focusCard(place) {
   card?.scrollIntoView({ block: "nearest" });
 }
 
-/* Sort, filter and show anew; the card that was current stays it where it is still there. */
+/* Sort, filter and show again; the current card stays current if it is still shown. */
 function refresh() {
   const was = shown[current];
   was?.card.firstChild.setAttribute("tabindex", "-1");
   const sign = order.isReversed ? -1 : 1;
   const compare = COMPARE[order.by];
-  shown = PICTURES.filter(isShown).sort(
+  shown = IMAGES.filter(isShown).sort(
     (a, b) => sign * compare(a, b) || COMPARE.score(a, b) || a.index - b.index,
   );
-  grid.replaceChildren(...shown.map((picture) => picture.card));
+  grid.replaceChildren(...shown.map((image) => image.card));
   setCurrent(Math.max(0, shown.indexOf(was)));
-  const n = PICTURES.length;
-  const all = n === 1 ? "1 picture" : `${n} pictures`;
+  const n = IMAGES.length;
+  const all = n === 1 ? "1 image" : `${n} images`;
   $("#status").textContent = shown.length === n ? all : `${shown.length} of ${all}`;
   $("#reset").hidden = shown.length === n;
   $("#nothing").hidden = shown.length > 0;
@@ -146,9 +146,9 @@ function nColumns() {
 }
 
 function startGrid() {
-  for (const picture of PICTURES) {
-    picture.card = makeCard(picture);
-    nearby.observe(picture.card);
+  for (const image of IMAGES) {
+    image.card = makeCard(image);
+    nearby.observe(image.card);
   }
   for (const id of ["search", "show", "low", "high"]) $(`#${id}`).addEventListener("input", readFilters);
   for (const button of $$("#sort button")) {
@@ -166,7 +166,7 @@ function startGrid() {
   }
   for (const bar of $$("#histogram .bar")) {
     bar.addEventListener("click", () => {
-      const grain = 10 ** (DECIMALS + 1); // rounded outwards: no picture of the bar is lost
+      const grain = 10 ** (DECIMALS + 1); // rounded outward, so that no image of the bar is lost
       $("#low").value = Math.floor(bar.dataset.low * grain) / grain;
       $("#high").value = Math.ceil(bar.dataset.high * grain) / grain;
       readFilters();

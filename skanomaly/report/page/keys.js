@@ -1,5 +1,5 @@
 "use strict";
-/* Keys, the theme, and the start of it all. */
+/* Keys, the theme, and the start of the page. */
 
 const help = $("#help");
 const systemTheme = matchMedia("(prefers-color-scheme: dark)");
@@ -19,11 +19,11 @@ function isTyping(target) {
 
 function onGridKey(event) {
   const steps = { ArrowLeft: -1, ArrowRight: 1, k: -1, j: 1, ArrowUp: -nColumns(), ArrowDown: nColumns() };
-  const isOnCard = event.target.closest("#pictures");
+  const isOnCard = event.target.closest("#images");
   const isArrow = event.key.startsWith("Arrow");
   if (event.key in steps && !(isArrow && event.target.matches("input"))) {
     const place = current + steps[event.key];
-    // The first key goes to the current card, the next ones move from it.
+    // The first key focuses the current card, the next ones move from it.
     if (!isOnCard) focusCard(current);
     else if (place >= 0 && place < shown.length) focusCard(place);
     event.preventDefault();
@@ -49,14 +49,14 @@ document.addEventListener("keydown", (event) => {
   if (event.key === "?" && !help.open) help.showModal();
   else if (help.open) return;
   else if (viewer.open) onViewerKey(event);
-  else if (PICTURES.length) onGridKey(event);
+  else if (IMAGES.length) onGridKey(event);
 });
 
-/* A file that was cut off while it was copied: say so, rather than show empty frames. */
+/* A file that was cut off while it was copied: report it instead of showing empty frames. */
 addEventListener("unhandledrejection", (event) => {
-  event.preventDefault(); // no entry in the console: it is said here
+  event.preventDefault(); // it is shown on the page instead of the console
   viewer?.close();
-  $("#trouble").textContent = `${event.reason.message} Copy or write the report again.`;
+  $("#trouble").textContent = `${event.reason.message} Copy the file or write the report again.`;
   $("#trouble").hidden = false;
 });
 
@@ -68,7 +68,7 @@ $("#theme").addEventListener("click", () => {
 systemTheme.addEventListener("change", showTheme);
 showTheme();
 
-if (PICTURES.length) {
+if (IMAGES.length) {
   for (const slider of $$(".opacity")) slider.addEventListener("input", () => setOpacity(slider.value));
   setOpacity(80);
   startGrid();

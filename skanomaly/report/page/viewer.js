@@ -1,103 +1,103 @@
 "use strict";
-/* One picture in full: with its score map, its regions, and the good patches it is compared with. */
+/* The full view of an image: its heat map, its regions and the good patches nearest to its hot spots. */
 
 const viewer = $("#viewer");
 const looks = { mode: "overlay", withMap: "overlay", hasBoxes: true };
-let place = 0; // in shown, of the open picture
-let addresses = []; // of the open picture's images; given back when another is opened
+let place = 0; // index of the open image in shown
+let urls = []; // object URLs of the open image, revoked when another one is opened
 
 function openViewer(which) {
   place = which;
   if (!viewer.open) viewer.showModal();
-  showPicture();
+  showImage();
 }
 
 function step(by) {
   if (!shown[place + by]) return;
   place += by;
-  showPicture();
+  showImage();
 }
 
-function forget() {
-  for (const address of addresses) URL.revokeObjectURL(address);
-  addresses = [];
+function revokeUrls() {
+  for (const url of urls) URL.revokeObjectURL(url);
+  urls = [];
 }
 
-async function showPicture() {
-  const picture = shown[place];
-  $("#viewer-name").textContent = picture.name;
-  const wrong = mistake(picture);
+async function showImage() {
+  const image = shown[place];
+  $("#viewer-name").textContent = image.name;
+  const wrong = mistake(image);
   $("#viewer-verdict").replaceChildren(
-    make("span", { class: "verdict", "data-verdict": picture.verdict }, picture.verdict),
-    ` score ${scoreText(picture.score)}`,
-    wrong ? ` · ${wrong}` : picture.truth ? ` · truth: ${picture.truth}` : "",
+    make("span", { class: "verdict", "data-verdict": image.verdict }, image.verdict),
+    ` score ${scoreText(image.score)}`,
+    wrong ? ` · ${wrong}` : image.label ? ` · label: ${image.label}` : "",
   );
   $("#place").textContent = `${place + 1} / ${shown.length}`;
   $("#previous").disabled = place === 0;
   $("#next").disabled = place === shown.length - 1;
   $("#stage").setAttribute("aria-busy", "true");
-  const blocks = [wordsOf(`small${picture.index}`), wordsOf(`large${picture.index}`)];
+  const blocks = [readWords(`small${image.index}`), readWords(`large${image.index}`)];
   const [[, heat], [full, ...crops]] = await Promise.all(blocks);
-  if (picture !== shown[place]) return; // the next one was asked for meanwhile
-  forget();
+  if (image !== shown[place]) return; // another image has been opened meanwhile
+  revokeUrls();
   const words = [full, ...crops];
-  addresses = [...words.map((word) => addressOf(word, DATA.mime)), addressOf(heat, "image/png")];
-  drawStage(picture, addresses[0], addresses.at(-1));
-  drawFacts(picture, addresses.slice(1, -1));
+  urls = [...words.map((word) => toObjectUrl(word, DATA.mime)), toObjectUrl(heat, "image/png")];
+  drawStage(image, urls[0], urls.at(-1));
+  drawFacts(image, urls.slice(1, -1));
   $("#stage").setAttribute("aria-busy", "false");
 }
 
-function imageOf(address, width, height, name) {
-  return makeSvg("image", { href: address, width, height, preserveAspectRatio: "none", class: name });
+function makeSvgImage(url, width, height, name) {
+  return makeSvg("image", { href: url, width, height, preserveAspectRatio: "none", class: name });
 }
 
-function boxOf([top, left, bottom, right], name) {
+function makeBox([top, left, bottom, right], name) {
   const box = { x: left, y: top, width: right - left, height: bottom - top };
   return makeSvg("g", { class: name }, makeSvg("rect", { ...box, class: "halo" }), makeSvg("rect", box));
 }
 
-/* Two panels lie in the stage; which are seen is a matter of style. */
-function drawStage(picture, full, heat) {
-  const { width, height, regions } = picture;
+/* The stage always has two panels; the style sheet shows one of them or both. */
+function drawStage(image, full, heat) {
+  const { width, height, regions } = image;
   const panel = (name, label, ...layers) =>
     makeSvg(
       "svg",
       { viewBox: `0 0 ${width} ${height}`, class: name, role: "img", "aria-label": label },
-      imageOf(full, width, height, "full"),
+      makeSvgImage(full, width, height, "full"),
       ...layers,
-      makeSvg("g", { class: "boxes" }, ...regions.map((region, i) => regionMark(picture, region, i))),
+      makeSvg("g", { class: "boxes" }, ...regions.map((region, i) => markRegion(image, region, i))),
     );
   $("#stage").replaceChildren(
-    panel("plain-panel", `${picture.name}, the picture`),
-    panel("heat-panel", `${picture.name}, under its heat map`, imageOf(heat, width, height, "heat")),
+    panel("plain-panel", `${image.name}, image`),
+    panel("heat-panel", `${image.name}, under its heat map`, makeSvgImage(heat, width, height, "heat")),
   );
 }
 
-function regionMark(picture, region, i) {
-  const size = Math.max(picture.width, picture.height) / 32;
+function markRegion(image, region, i) {
+  const size = Math.max(image.width, image.height) / 32;
   const [top, left, bottom] = region.box;
-  const y = top > 1.3 * size ? top - 0.35 * size : Math.min(bottom + size, picture.height);
-  const mark = boxOf(region.box, "region");
+  const y = top > 1.3 * size ? top - 0.35 * size : Math.min(bottom + size, image.height);
+  const mark = makeBox(region.box, "region");
   mark.dataset.region = i;
   if (i < 9) mark.append(makeSvg("text", { x: left, y, "font-size": size }, String(i + 1)));
   return mark;
 }
 
-function drawFacts(picture, crops) {
+function drawFacts(image, crops) {
   const parts = [];
-  if (picture.regions.length) parts.push(make("h3", {}, "Where, in pixels"), regionTable(picture));
-  const nLeft = picture.n_regions - picture.regions.length;
+  if (image.regions.length) parts.push(make("h3", {}, "Regions, in pixels"), makeRegionTable(image));
+  const nLeft = image.n_regions - image.regions.length;
   if (nLeft > 0) parts.push(make("p", { class: "muted more" }, `and ${nLeft} more with lower peaks`));
-  if (picture.spots.length) parts.push(make("h3", {}, "Compared with"));
-  picture.spots.forEach((spot, i) => parts.push(spotOf(spot, crops[2 * i], crops[2 * i + 1])));
-  parts.push(make("p", { class: "muted" }, `${picture.width} × ${picture.height} pixels`));
+  if (image.spots.length) parts.push(make("h3", {}, "Nearest good patches"));
+  image.spots.forEach((spot, i) => parts.push(makeSpot(spot, crops[2 * i], crops[2 * i + 1])));
+  parts.push(make("p", { class: "muted" }, `${image.width} × ${image.height} pixels`));
   $("#facts").replaceChildren(...parts);
 }
 
-function regionTable(picture) {
+function makeRegionTable(image) {
   const head = ["", "x", "y", "Area", "Peak"].map((text) => make("th", { scope: "col" }, text));
   head[0].append(make("span", { class: "unseen" }, "Region"));
-  const rows = picture.regions.map((region, i) => {
+  const rows = image.regions.map((region, i) => {
     const [top, left, bottom, right] = region.box;
     const cells = [`${left}–${right - 1}`, `${top}–${bottom - 1}`, region.area, numberText(region.peak)];
     const row = make(
@@ -116,30 +116,30 @@ function regionTable(picture) {
   return make(
     "table",
     { class: "regions" },
-    make("caption", { class: "unseen" }, "Regions of the heat map above its threshold"),
+    make("caption", { class: "unseen" }, "Regions of the score map above the threshold"),
     make("thead", {}, make("tr", {}, ...head)),
     make("tbody", {}, ...rows),
   );
 }
 
-function spotOf(spot, here, good) {
+function makeSpot(spot, here, good) {
   return make(
     "div",
     { class: "spot" },
-    cropOf(spot.here, here, "This spot", `score ${numberText(spot.peak)}`, "here"),
-    cropOf(spot.good, good, "Nearest good piece", `in picture ${spot.name}, distance ${numberText(spot.distance)}`, "good"),
+    makeCrop(spot.here, here, "Hot spot", `score ${numberText(spot.peak)}`, "here"),
+    makeCrop(spot.good, good, "Nearest good patch", `in image ${spot.name}, distance ${numberText(spot.distance)}`, "good"),
   );
 }
 
-function cropOf([height, width, ...box], address, title, text, name) {
+function makeCrop([height, width, ...box], url, title, text, name) {
   return make(
     "figure",
     {},
     makeSvg(
       "svg",
       { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `${title}, ${text}` },
-      imageOf(address, width, height, "full"),
-      boxOf(box, name),
+      makeSvgImage(url, width, height, "full"),
+      makeBox(box, name),
     ),
     make("figcaption", {}, make("strong", {}, title), make("span", { title: text }, text)),
   );
@@ -169,9 +169,9 @@ function startViewer() {
   $("#next").addEventListener("click", () => step(1));
   $("#close").addEventListener("click", () => viewer.close());
   viewer.addEventListener("close", () => {
-    forget();
+    revokeUrls();
     $("#stage").replaceChildren();
-    focusCard(place); // the browser goes back to the card that was opened first
+    focusCard(place); // the browser would focus the card that was opened first
   });
   setMode(looks.mode);
   setBoxes(true);

@@ -1,0 +1,339 @@
+"""BaseDetector: the contract of a detector, written once."""
+
+from numbers import Integral, Real
+
+import numpy as np
+from sklearn.base import BaseEstimator
+from sklearn.utils.metaestimators import available_if
+from sklearn.utils.validation import check_is_fitted
+
+from skanomaly.base._threshold_mixin import ThresholdMixin
+from skanomaly.base._transient import TransientStateMixin
+from skanomaly.caching import recall_batches, training_key
+from skanomaly.exceptions import MemoryLimitError
+from skanomaly.feature_maps import FeatureMaps
+from skanomaly.utils.memory_budget import check_memory
+from skanomaly.utils.targets import good_images
+from skanomaly.utils.threads import limit_blas_threads
+from skanomaly.utils.validation import (
+    Interval,
+    StrOptions,
+    check_array_input,
+    check_layers,
+    fitting,
+)
+
+
+class BaseDetector(TransientStateMixin, ThresholdMixin, BaseEstimator):
+    """Base class of detectors on features.
+
+    A child writes ``__init__``, which only assigns, and two hooks:
+
+    - ``_fit(X)`` learns from FeatureMaps of good images, batch by batch in
+      ``for batch in X.batches()`` or at once from ``X.arrays()``. Learned state ends in ``_``.
+    - ``_score_maps(X)`` gets stored FeatureMaps of a few images and returns scores of their
+      patches, (b, h, w), high for a defect, on a grid over the network's input.
+
+    Optional hooks:
+
+    - ``_score_images(X, score_maps)`` returns the scores (b,) of the images by the method's paper,
+      high for a defect; by default the maximum of each score map.
+    - ``_training_scores(X)`` returns the scores (n,) of the training images from which the
+      threshold is taken, low for a defect; by default those of ``score_samples``.
+    - ``_partial_fit(X)`` learns from further images; with it there is a ``partial_fit``.
+    - ``_forecast(layer_shapes, n_images)`` returns the bytes that a fit will hold beside the
+      features, as a dict by what they are for.
+
+    Parameters
+    ----------
+    image_score : {"paper", "map_max"}
+        Score of an image: the paper's, or the maximum of its smoothed score map.
+    sigma : float
+        Standard deviation of the Gaussian that smooths the score map, in pixels of the network's
+        input.
+    contamination : float in (0, 0.5], or None
+        Share of the training images that fall below the threshold. None: no threshold is set.
+    verbose : int
+        1 shows progress bars.
+
+    Attributes
+    ----------
+    offset_ : float
+        Threshold on ``score_samples``; not there with ``contamination=None``.
+    learned_from_ : ndarray of shape (n,), bool
+        False for the images of ``fit`` that y marks as defects.
+    layer_shapes_ : dict of str to tuple (h, w, C)
+    image_fit_ : ImageFit
+        How the images of fit were brought to the network's input.
+    n_features_in_ : int
+        Channels of all layers.
+    fit_digest_ : str or None
+        Digest of all that the fit depended on, under which scores are cached; None where the
+        features came without a cache, or ``random_state`` is not an int.
+    """
+
+    # Parameters that the hooks do not look at: scores cached under one value serve the others.
+    # A parameter that is not named here is part of every key of the cache.
+    _unused_by_hooks: tuple[str, ...] = ()
+    # False: the paper's scores of images do not depend on the score maps, which are then not made.
+    _image_scores_need_maps = True
+    # What the user may change where a fit would not fit into memory_limit.
+    _memory_advice = "fewer images; an extractor with memory_limit, which streams its features"
+
+    _parameter_constraints = {
+        "image_score": [StrOptions({"paper", "map_max"})],
+        "sigma": [Interval(Real, 0, None, closed="left")],
+        "contamination": [Interval(Real, 0, 0.5, closed="right"), None],
+        "random_state": ["random_state"],
+        "verbose": ["verbose"],
+    }
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.three_d_array = True
+        # y is +1 and -1, or not looked at; scikit-learn's own checks would pass 0/1, which a fit
+        # refuses.
+        tags.target_tags.positive_only = True
+        return tags
+
+    @fitting()
+    def fit(self, X, y=None):
+        """Learn from good images.
+
+        Parameters
+        ----------
+        X : FeatureMaps of shape (n,), or array of shape (n, h, w, d) or (n, d)
+            Features of good images. A row of a 2-D array is an image of one patch.
+        y : array of shape (n,), masks, or None, default=None
+            Labels, +1 good and -1 defect, or masks: images marked as defects are left out, so
+            that a search may refit on all it was given.
+
+        Returns
+        -------
+        self : object
+
+        Raises
+        ------
+        ValueError
+            X is empty, holds NaN, or is images instead of features; y is coded otherwise, as
+            0/1, marks every image as a defect, or has another length than X.
+        MemoryLimitError
+            The fit would not fit into ``memory_limit``. It is a MemoryError and a ValueError.
+        """
+        maps = self._training_maps(X, y)
+        self._check_memory(maps)
+        self._fit(maps)
+        self.fit_digest_ = self._digest_of_fit(maps)
+        self._set_offset(maps)
+        return self
+
+    @available_if(lambda self: hasattr(self, "_partial_fit"))
+    @fitting(incremental=True)
+    def partial_fit(self, X, y=None):
+        """Learn from further good images, in addition to those before.
+
+        Parameters
+        ----------
+        X, y : as in fit
+
+        Returns
+        -------
+        self : object
+
+        Raises
+        ------
+        ValueError
+            As in ``fit``; or the features differ in kind from those before. The detector is then
+            as it was.
+
+        Notes
+        -----
+        ``offset_`` comes from the images of this call alone, the others being gone: let the last
+        call see enough of them, or take the threshold from held-out images. The learned state is
+        copied, so that a call that fails changes nothing.
+        """
+        if not hasattr(self, "layer_shapes_"):
+            maps = self._training_maps(X, y)
+            self._fit(maps)
+        else:
+            maps = self._check_X(X, reset=False)
+            self.learned_from_ = good_images(y, len(maps))
+            maps = maps[self.learned_from_]
+            self._partial_fit(maps)
+        self.fit_digest_ = None  # it would depend on more than this call
+        self._set_offset(maps)
+        return self
+
+    def set_threshold(self, X, y=None, *, contamination=None):
+        """Set the threshold ``offset_`` from the scores of good images.
+
+        Parameters
+        ----------
+        X, y : as in fit
+            At best images that were not fitted on.
+        contamination : float in (0, 0.5], or None, default=None
+            Share of these images that fall below the threshold; None: the parameter of that name.
+
+        Returns
+        -------
+        self : object
+
+        Raises
+        ------
+        ValueError
+            No contamination is given, here or as parameter; or as in ``fit``.
+        """
+        check_is_fitted(self)
+        share = self.contamination if contamination is None else contamination
+        if share is None or not 0 < share <= 0.5:
+            raise ValueError(
+                f"expected contamination in (0, 0.5], the share of good images below the "
+                f"threshold, got {share!r}; pass set_threshold(X, contamination=0.01)"
+            )
+        scores = self.score_samples(X)
+        self.offset_ = np.percentile(scores[good_images(y, len(scores))], 100 * share)
+        return self
+
+    def score_samples_and_map(self, X):
+        """Scores and anomaly maps in one pass over the images.
+
+        Parameters
+        ----------
+        X : as in fit
+
+        Returns
+        -------
+        scores : ndarray of shape (n,), float64
+            As from ``score_samples``: the lower, the more abnormal.
+        maps : ndarray of shape (n, H, W), float32, or list of n arrays (H, W)
+            As from ``score_map``: the higher, the more abnormal.
+        """
+        check_is_fitted(self)
+        X = self._check_X(X, reset=False)
+        scores, maps = [], []
+        for frames, raw in self._raw_scores(X):
+            with limit_blas_threads():
+                scores.append(self._final_scores(X, **raw))
+                maps += [
+                    X.image_fit.to_frame(one, frame, self.sigma)
+                    for one, frame in zip(raw["score_maps"], frames, strict=True)
+                ]
+        alike = len({one.shape for one in maps}) == 1
+        return np.concatenate(scores), np.stack(maps) if alike else maps
+
+    def score_samples(self, X):
+        """Score of each image: the lower, the more abnormal.
+
+        Parameters
+        ----------
+        X : as in fit
+
+        Returns
+        -------
+        ndarray of shape (n,), float64
+        """
+        check_is_fitted(self)
+        return self._scores(self._check_X(X, reset=False))
+
+    # --- hooks with a default -----------------------------------------------------------------
+
+    def _score_images(self, X, score_maps):
+        """(b,) scores of stored FeatureMaps of a few images, high for a defect."""
+        return score_maps.max(axis=(1, 2))
+
+    def _training_scores(self, X):
+        """(n,) scores of the training images, low for a defect: the threshold's quantile is theirs.
+
+        In-sample scores, as scikit-learn's detectors have it. A memory bank knows its own images
+        too well: for a promise on unseen parts take the threshold from held-out images.
+        """
+        return self._scores(X)
+
+    def _forecast(self, layer_shapes, n_images):
+        """Bytes that a fit holds at its widest beside the features, by what they are for."""
+        raise NotImplementedError(f"{type(self).__name__} has no forecast of its memory")
+
+    # --- from the hooks to the public methods -------------------------------------------------
+
+    def _scores(self, X):
+        """(n,) float64, low for a defect."""
+        needs_maps = self.image_score == "map_max" or self._image_scores_need_maps
+        raw = (one for _, one in self._raw_scores(X, with_maps=needs_maps))
+        return np.concatenate([self._final_scores(X, **one) for one in raw])
+
+    def _raw_scores(self, X, with_maps=True):
+        """Frames (b, 2) and the hooks' scores of a few images at a time, from X's cache if any.
+
+        Yields dicts of ``score_maps`` (b, h, w) and, for the paper's, ``image_scores`` (b,).
+        """
+
+        def compute(batch):
+            raw = {}
+            with limit_blas_threads():
+                if with_maps:
+                    raw["score_maps"] = self._score_maps(batch)
+                if self.image_score == "paper":
+                    maps = raw.get("score_maps")
+                    raw["image_scores"] = self._score_images(batch, maps)
+            return raw
+
+        settings = None
+        if self.fit_digest_ is not None:
+            kinds = with_maps, self.image_score == "paper"
+            settings = "scores", kinds, self.fit_digest_, self._settings()
+        return recall_batches(X, settings, compute)
+
+    def _final_scores(self, X, score_maps=None, image_scores=None):
+        """(b,) float64, low for a defect: the one place where the sign turns."""
+        if self.image_score == "map_max":
+            image_scores = X.image_fit.smooth(score_maps, self.sigma).max(axis=(1, 2))
+        return -image_scores.astype(np.float64)
+
+    def _set_offset(self, X):
+        if self.contamination is not None:
+            self.offset_ = np.percentile(self._training_scores(X), 100 * self.contamination)
+
+    def _settings(self):
+        """The parameters that scores may depend on."""
+        parameters = self.get_params(deep=False)
+        return {k: v for k, v in sorted(parameters.items()) if k not in self._unused_by_hooks}
+
+    def _digest_of_fit(self, X):
+        """Digest of what a fit depends on; None where it would come out differently again."""
+        if not isinstance(getattr(self, "random_state", 0), Integral):
+            return None
+        return training_key(X, (type(self).__module__, type(self).__qualname__, self._settings()))
+
+    def _check_memory(self, X):
+        """Refuse a fit that memory_limit does not allow, before anything is computed."""
+        if "memory_limit" in self.get_params(deep=False):
+            needs = {"features": X.nbytes, **self._forecast(X.layer_shapes, len(X))}
+            check_memory(needs, self.memory_limit, self._memory_advice)
+
+    def _fits_memory(self, X, **changed):
+        """Whether memory_limit allows a fit with this changed in its forecast."""
+        needs = {"features": X.nbytes, **self._forecast(X.layer_shapes, len(X), **changed)}
+        try:
+            check_memory(needs, self.memory_limit, self._memory_advice)
+        except MemoryLimitError:
+            return False
+        return True
+
+    def _training_maps(self, X, y):
+        """FeatureMaps of the good images of X; sets learned_from_."""
+        maps = self._check_X(X, reset=True)
+        self.learned_from_ = good_images(y, len(maps))
+        return maps[self.learned_from_]
+
+    def _check_X(self, X, *, reset):
+        """X as FeatureMaps; its kind must be that of fit."""
+        if not isinstance(X, FeatureMaps):
+            X = FeatureMaps({"features": check_array_input(self, X, reset=reset)})
+        elif len(X) == 0:
+            raise ValueError("expected the features of at least one image, got none")
+        if reset:
+            self.layer_shapes_, self.image_fit_ = dict(X.layer_shapes), X.image_fit
+            self.n_features_in_ = sum(shape[2] for shape in X.layer_shapes.values())
+        else:
+            check_layers(self.layer_shapes_, X.layer_shapes)
+        return X

@@ -1,0 +1,227 @@
+"""BaseExtractor: images in, FeatureMaps out."""
+
+from numbers import Integral
+from pathlib import Path
+
+import joblib
+import numpy as np
+from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.utils.validation import check_is_fitted
+from tqdm.auto import tqdm
+
+from skanomaly.base._transient import TransientStateMixin
+from skanomaly.caching import CachedFeatureMaps, image_keys
+from skanomaly.feature_maps import FeatureMaps
+from skanomaly.images import (
+    RESIZE_MODES,
+    ImageFit,
+    ImageSubset,
+    channels_of,
+    check_images,
+    load_batches,
+)
+from skanomaly.io import digest, open_cache
+from skanomaly.utils.memory_budget import parse_memory
+from skanomaly.utils.targets import good_images
+from skanomaly.utils.threads import count_threads
+from skanomaly.utils.validation import IMAGE_SIZE, Interval, StrOptions, fitting
+
+N_READERS = 2  # threads that read images where n_jobs is None
+
+
+class BaseExtractor(
+    TransientStateMixin, TransformerMixin, BaseEstimator, auto_wrap_output_keys=None
+):
+    """Base class of extractors: images in, FeatureMaps out, stored, streamed or cached.
+
+    A child writes ``__init__``, which only assigns, and one hook:
+
+    - ``_features(batch)`` gets images (b, H, W, C) float32 in [0, 1] at the input's size and
+      returns their maps, a dict of str to ndarray of shape (b, h, w, C) float32. An image's maps
+      must not depend on the other images of the batch.
+
+    Optional hooks:
+
+    - ``_fit(images)`` learns from good images, a collection with ``len`` and integer indices;
+      :func:`skanomaly.images.load_batches` reads it. It may set ``n_channels_in_``, the channels
+      that images must have, and ``layer_shapes_``, {layer: (h, w, C)}; what it leaves out is found
+      from the first image and from a blank one.
+    - ``_identity()`` returns a digest of all that an image's features depend on beside the image,
+      under which they are cached; by default of the parameters and the learned arrays.
+
+    Parameters
+    ----------
+    image_size : int or (int, int)
+        Height and width in pixels that images are brought to.
+    resize : {"stretch", "pad", "crop"}
+        How: changing the aspect ratio, padding the shorter side, or cropping the longer one.
+    memory_limit : int, str such as "2GB", or None
+        Features that would take more than a quarter of it are streamed instead of stored.
+    cache : str, Path, joblib.Memory or None
+        Folder in which each image's features are kept.
+    verbose : int
+        1 shows a progress bar.
+
+    Attributes
+    ----------
+    n_channels_in_ : int
+        Channels of the images; gray images count as RGB.
+    layer_shapes_ : dict of str to tuple (h, w, C)
+    """
+
+    # Parameters that change no feature; any other one is part of the cache's keys.
+    _unused_by_features: tuple[str, ...] = (
+        "batch_size", "cache", "memory_limit", "n_jobs", "verbose",
+    )  # fmt: skip
+    _needs_images = True  # False: a fit may do without images
+
+    _parameter_constraints = {
+        "image_size": IMAGE_SIZE,
+        "resize": [StrOptions(set(RESIZE_MODES))],
+        "memory_limit": [None, str, Interval(Integral, 1, None, closed="left")],
+        "cache": [None, str, Path, joblib.Memory],
+        "n_jobs": [None, Integral],
+        "random_state": ["random_state"],
+        "verbose": ["verbose"],
+    }
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.two_d_array = False
+        tags.input_tags.three_d_array = True
+        return tags
+
+    @property
+    def image_fit(self):
+        """How images are brought to the input's size, an ImageFit."""
+        return ImageFit.from_size(self.image_size, self.resize)
+
+    @fitting()
+    def fit(self, X, y=None):
+        """Learn from good images.
+
+        Parameters
+        ----------
+        X : list of paths, arrays or PIL images, or array of shape (n, H, W[, C])
+        y : array of shape (n,), masks, or None, default=None
+            Labels, +1 good and -1 defect, or masks: images marked as defects are left out.
+
+        Returns
+        -------
+        self : object
+
+        Raises
+        ------
+        ValueError
+            An image cannot be read, the message names it; y is coded otherwise, as 0/1, marks
+            every image as a defect, or has another length than X.
+        """
+        images = None if X is None and not self._needs_images else check_images(X)
+        open_cache(self.cache, create=True)
+        if images is not None:
+            is_good = good_images(y, len(images))
+            if not is_good.all():
+                images = ImageSubset(images, np.flatnonzero(is_good))
+        self._fit(images)
+        if not hasattr(self, "n_channels_in_"):
+            self.n_channels_in_ = channels_of(images)
+        if not hasattr(self, "layer_shapes_"):
+            self.layer_shapes_ = self._find_shapes()
+        return self
+
+    def transform(self, X):
+        """Features of images.
+
+        Parameters
+        ----------
+        X : list of paths, arrays or PIL images, or array of shape (n, H, W[, C])
+            uint8, uint16, or floats in [0, 1]; sizes may differ.
+
+        Returns
+        -------
+        FeatureMaps of shape (n,)
+            Held in memory, unless they would take more than a quarter of ``memory_limit``: then
+            computed whenever they are asked for. With a ``cache``: computed once, when first
+            asked for, and then read from it. The values are the same.
+
+        Raises
+        ------
+        ValueError
+            An image cannot be read, holds NaN, or has another number of channels than in fit.
+            The message names it.
+        """
+        check_is_fitted(self)
+        images = check_images(X)
+        shapes, fit = self.layer_shapes_, self.image_fit
+        cache = open_cache(self.cache)
+        if cache is not None:
+            identity = digest(type(self).__module__, type(self).__qualname__, self._identity())
+            keys = [digest(identity, key) for key in image_keys(images)]
+            maps = FeatureMaps.streamed(images, self._stream, shapes, fit)
+            return CachedFeatureMaps.of(maps, keys, cache)
+        if self.would_stream(shapes, len(images)):
+            return FeatureMaps.streamed(images, self._stream, shapes, fit)
+        layers = {
+            name: np.empty((len(images), *shape), dtype=np.float32)
+            for name, shape in shapes.items()
+        }
+        frames, done = [], 0
+        for piece in self._stream(images, self._batch_size()):
+            for name, maps in piece.arrays().items():
+                layers[name][done : done + len(piece)] = maps
+            frames.append(piece.frames)
+            done += len(piece)
+        return FeatureMaps(layers, np.concatenate(frames), fit)
+
+    def would_stream(self, layer_shapes, n_images):
+        """Whether so many images' features are too much for ``memory_limit`` to be held.
+
+        Parameters
+        ----------
+        layer_shapes : dict of str to tuple (h, w, C)
+        n_images : int
+
+        Returns
+        -------
+        bool
+        """
+        n_bytes = 4 * n_images * sum(h * w * c for h, w, c in layer_shapes.values())
+        limit = parse_memory(self.memory_limit)
+        # A quarter of the budget for features leaves the rest to the detector that learns them.
+        return limit is not None and n_bytes > limit / 4
+
+    # --- hooks with a default -----------------------------------------------------------------
+
+    def _fit(self, images):
+        """Learn from good images: nothing."""
+
+    def _identity(self):
+        """Digest of all that an image's features depend on beside the image."""
+        parameters = self.get_params(deep=False)
+        used = {k: v for k, v in sorted(parameters.items()) if k not in self._unused_by_features}
+        learned = {k: v for k, v in sorted(vars(self).items()) if k.endswith("_")}
+        return digest(used, learned)
+
+    def _batch_size(self):
+        """Images read at a time."""
+        return getattr(self, "batch_size", 16)
+
+    # --- from the hooks to the public methods -------------------------------------------------
+
+    def _find_shapes(self):
+        """{layer: (h, w, C)}, seen on a blank image."""
+        size = self.image_fit
+        blank = np.zeros((1, size.height, size.width, self.n_channels_in_), dtype=np.float32)
+        return {name: tuple(maps.shape[1:]) for name, maps in self._features(blank).items()}
+
+    def _stream(self, images, batch_size, indices=None):
+        """Stored FeatureMaps of consecutive batches of images; of all, or those named."""
+        n_images = len(images) if indices is None else len(indices)
+        n_threads = count_threads(getattr(self, "n_jobs", None), N_READERS)
+        batches = load_batches(
+            images, self.image_fit, self.n_channels_in_, batch_size, indices, n_threads
+        )
+        with tqdm(total=n_images, desc="features", disable=not self.verbose) as bar:
+            for batch, frames in batches:
+                yield FeatureMaps(self._features(batch), frames, self.image_fit)
+                bar.update(len(batch))

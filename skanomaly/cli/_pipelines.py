@@ -1,0 +1,70 @@
+"""From names on the command line to pipelines, with the defaults of the command line."""
+
+from skanomaly import registry
+from skanomaly.feature_extraction import FeatureExtractor, FilterBank
+from skanomaly.model_selection import HeldOutThreshold
+from skanomaly.pipeline import Pipeline
+
+SPADE_NEIGHBORS = 50
+
+
+def detector_defaults(n_images):
+    """{class: parameters} of detectors whose defaults differ on the command line.
+
+    A class that is missing here has its own defaults.
+    """
+    return {
+        "PatchCore": {"coreset_ratio": 0.02, "image_score": "map_max"},
+        # A model of a fold has fewer images to choose from than the final one.
+        "SPADE": {"n_neighbors": max(1, min(SPADE_NEIGHBORS, n_images)), "image_score": "map_max"},
+    }
+
+
+def make_features(name, weights, random_state):
+    """A FilterBank, or a network by its name in torchvision."""
+    if name == "filter_bank":
+        if weights is not None:
+            raise ValueError(
+                "weights are those of a network, got weights for filter_bank; choose a network as "
+                "features, such as resnet18, or leave weights out"
+            )
+        return FilterBank(random_state=random_state)
+    options = {} if weights is None else {"weights": weights}
+    return FeatureExtractor(name, random_state=random_state, **options)
+
+
+def make_detector(name, random_state, n_images):
+    """The detector of a name in the registry.
+
+    ``n_images`` is the smallest number of good images that it will be fitted on.
+    """
+    detector = registry.find_detector(name).load()()
+    parameters = detector_defaults(n_images).get(type(detector).__name__, {})
+    if "random_state" in detector.get_params(deep=False):
+        parameters = {**parameters, "random_state": random_state}
+    return detector.set_params(**parameters)
+
+
+def make_pipeline(features, detector):
+    """Pipeline of features and detector; features None: the detector takes images."""
+    steps = [("detector", detector)]
+    return Pipeline(steps if features is None else [("features", features), *steps])
+
+
+def with_threshold(pipe, target_fpr, folds, random_state):
+    """The pipeline with a threshold from held-out good images."""
+    return HeldOutThreshold(pipe, target_fpr=target_fpr, cv=folds, random_state=random_state)
+
+
+def fit_model(model, images, *, bars):
+    """Fit a pipeline with a threshold; progress bars are shown now, but not by the saved model."""
+    detector = model.estimator.named_steps["detector"]
+    # A detector that takes images may train for minutes in each fold; the others are fast.
+    is_slow = "features" not in model.estimator.named_steps
+    has_bars = is_slow and "verbose" in detector.get_params(deep=False)
+    inner = ["detector__verbose"] if has_bars else []
+    model.set_params(verbose=int(bars), **{f"estimator__{key}": int(bars) for key in inner})
+    model.fit(images)
+    model.set_params(verbose=0, **{f"estimator__{key}": 0 for key in inner})
+    model.estimator_.set_params(**dict.fromkeys(inner, 0))
+    return model

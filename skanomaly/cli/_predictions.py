@@ -1,0 +1,60 @@
+"""Predictions of a few images at a time: their score maps are never all in memory."""
+
+from typing import NamedTuple
+
+import numpy as np
+from sklearn.utils import gen_batches
+
+from skanomaly.cli._printing import progress
+from skanomaly.images import limits_of_good
+from skanomaly.regions import map_regions
+from skanomaly.utils.unwrapping import innermost, scores_and_maps
+
+CHUNK = 64  # images scored at a time
+
+
+class Prediction(NamedTuple):
+    """What a detector finds in an image."""
+
+    image: str
+    decision: float  # below 0: defect
+    score_map: np.ndarray  # (H, W), high for a defect
+    regions: list  # of dict, as from map_regions, above the detector's threshold on maps
+    nearest_good: list  # of dict, as Report.add expects them; empty without an explainer
+
+    @property
+    def verdict(self):
+        return "defect" if self.decision < 0 else "good"
+
+
+def predict(model, images, options, explainer=None):
+    """Yield lists of a few Predictions; the features of each image are computed once.
+
+    With an explainer, a :class:`skanomaly.report.Explainer`, defects have their nearest good
+    patches.
+    """
+    with progress(options, len(images), "images") as bar:
+        for part in gen_batches(len(images), CHUNK):
+            predictions = _predict_chunk(model, images[part], explainer)
+            yield predictions
+            bar.update(len(predictions))
+
+
+def _predict_chunk(model, images, explainer):
+    detector, features = innermost(model, images)
+    scores, maps = scores_and_maps(detector, features)
+    decisions = (scores - model.offset_).tolist()
+    regions = [[] for _ in images]
+    for region in map_regions(maps, model.map_offset_):
+        regions[region.pop("image")].append(region)
+    nearest_good = [[] for _ in images]
+    if explainer is not None:
+        defective = [i for i, decision in enumerate(decisions) if decision < 0]
+        nearest_good = explainer.explain(features, defective)
+    columns = zip(images, decisions, maps, regions, nearest_good, strict=True)
+    return [Prediction(*values) for values in columns]
+
+
+def color_limits(model):
+    """Scores of the first and the last color, the same for all images of a detector."""
+    return limits_of_good(model.oof_map_maxima_, model.map_offset_)

@@ -1,0 +1,114 @@
+"""Greedy selection in rounds that look at few of the rows.
+
+Every row has the squared distance to the nearest of the rows selected when it was last looked at.
+Rows selected since can only lower it, so it is an upper bound of the current distance. A round
+takes the rows with the largest bounds, the members, and updates them; then it selects among them
+for as long as the farthest member is farther than the bound of any other row.
+"""
+
+import numpy as np
+from sklearn.utils import gen_even_slices
+
+from skanomaly.coreset import _greedy_kernels as _kernels
+from skanomaly.utils.distances import principal_axes, short_vectors
+
+_ROUND_ROWS = 8_000  # members of a round; 4,000 to 16,000 are equally fast
+_ROUND_PICKS = 1_000  # at most, so that a round stays short whatever the data
+_ROUNDING = 4e-6  # float32 rounding error of a bound, relative to the squared lengths in it
+
+
+class BoundedSelection:
+    """The rows selected so far, and bounds on the distance of every row to them.
+
+    Parameters
+    ----------
+    rows : ndarray of shape (n, d), float32
+    n_samples : int
+        How many rows are selected at most.
+    start : int
+        Index of the first row selected.
+
+    Attributes
+    ----------
+    picks : ndarray of shape (n_samples,), int64
+        Indices of the rows selected, of which the first ``n_picks`` are set.
+    """
+
+    def __init__(self, rows, n_samples, start):
+        n_tiles = -(-n_samples // _kernels.BLOCK) * _kernels.TILES
+        tiles = _aligned((n_tiles, _kernels.N_SHORT + 1, _kernels.LANES))
+        tiles[:, _kernels.N_SHORT] = _kernels.EMPTY
+        self.picks = np.empty(n_samples, dtype=np.int64)
+        self.rows, self.short = rows, _bound_vectors(rows)
+        # The rows selected once more: contiguous, and as the columns of tiles.
+        self.picked = _aligned((n_samples, rows.shape[1])), tiles
+        self.d = np.empty(len(rows), dtype=np.float32)  # (n,) squared distances, upper bounds
+        self.seen = np.ones(len(rows), dtype=np.int64)  # (n,) how many picks d takes into account
+        self.n_picks = 1
+        _kernels.start_distances(rows, start, self.d)
+        _kernels.append_pick(start, 0, rows, self.short, self.picks, *self.picked)
+
+    def candidates(self, floor):
+        """Members of the next round, ascending, and the threshold that bounds all other rows."""
+        d, threshold = self.d, floor
+        if len(d) > _ROUND_ROWS:
+            threshold = max(floor, np.partition(d, -_ROUND_ROWS)[-_ROUND_ROWS])
+        members = np.flatnonzero(d > threshold)
+        if len(members) == 0 and threshold > floor:
+            # All of them tie. The lowest indices win, so the first ones are enough for a round.
+            members = np.flatnonzero(d == threshold)[:_ROUND_ROWS]
+            threshold = np.nextafter(threshold, np.float32(-np.inf))
+        return members, threshold
+
+    def update(self, members, threshold, pool, n_tasks):
+        """Compare members with the picks they have not seen, while they exceed the threshold."""
+        tasks = [
+            pool.submit(
+                _kernels.update_distances,
+                members[part],
+                self.d,
+                self.seen,
+                threshold,
+                self.n_picks,
+                self.rows,
+                self.short,
+                *self.picked,
+            )
+            for part in gen_even_slices(len(members), min(len(members), n_tasks))
+        ]
+        for task in tasks:
+            task.result()
+
+    def select(self, members, threshold):
+        """Select among updated members while one exceeds the threshold."""
+        self.n_picks = _kernels.select_among(
+            members,
+            self.d,
+            self.seen,
+            threshold,
+            self.n_picks,
+            min(self.n_picks + _ROUND_PICKS, len(self.picks)),
+            self.rows,
+            self.short,
+            self.picks,
+            *self.picked,
+        )
+
+
+def _bound_vectors(rows):
+    """Short vectors of rows, each followed by its squared length: (n, N_SHORT + 1)."""
+    n_short = _kernels.N_SHORT
+    mean, axes = principal_axes(rows, min(n_short - 1, rows.shape[1]))
+    vectors = np.zeros((len(rows), n_short + 1), dtype=np.float32)
+    vectors[:, : axes.shape[1] + 1] = short_vectors(rows, mean, axes)
+    # Squared lengths made a little smaller keep the bound below the distance despite rounding.
+    vectors[:, n_short] = np.einsum("ij,ij->i", vectors, vectors) * np.float32(1 - _ROUNDING)
+    return vectors
+
+
+def _aligned(shape):
+    """Zeros that start at a cache line: a vector register is then loaded from one line."""
+    size = int(np.prod(shape))
+    memory = np.zeros(size + 16, dtype=np.float32)
+    first = -memory.ctypes.data % 64 // 4
+    return memory[first : first + size].reshape(shape)

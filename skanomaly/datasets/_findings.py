@@ -1,0 +1,137 @@
+"""Findings of a check of a data set, as records and as text."""
+
+from collections import Counter
+from typing import NamedTuple
+
+SEVERITIES = ("error", "warning", "note")
+
+# The order and the headings of the report.
+KINDS = {
+    "unreadable": "images that cannot be read",
+    "contradiction": "the same pixels, labeled good and defective",
+    "duplicate": "the same pixels in several images",
+    "near_duplicate": "several images of the same object",
+    "defect_without_mask": "defective images without a mask",
+    "mask_without_image": "masks without an image",
+    "unreadable_mask": "masks that cannot be read",
+    "mask_size": "masks of another size than their image",
+    "empty_mask": "masks of defective images that mark no defect",
+    "full_mask": "masks that mark every pixel as a defect",
+    "mask_of_good_image": "good images whose mask marks a defect",
+    "mask_not_binary": "masks that are not black and white",
+    "mixed_modes": "images with different channels or data types",
+    "mixed_sizes": "images of different sizes",
+    "even_image": "images with almost no contrast",
+    "unusual_good_image": "good images that differ from the good training images",
+}
+
+_EXAMPLES = 3
+_NAMES_SHOWN = 4
+
+
+class Finding(NamedTuple):
+    """One finding.
+
+    Attributes
+    ----------
+    kind : str
+        As in the text of the report, such as "duplicate".
+    severity : {"error", "warning", "note"}
+    names : list of str
+        Names of the images or files, such as "train/good/007.png".
+    message : str
+        What was found.
+    """
+
+    kind: str
+    severity: str
+    names: list
+    message: str
+
+
+class DatasetReport:
+    """Result of :func:`check_dataset`, which prints as text.
+
+    Attributes
+    ----------
+    name : str
+        Name of the data set.
+    findings : list of Finding
+        Named tuples ``(kind, severity, names, message)``, errors first.
+    n_images : dict of str to int
+        Number of images in each part: "train", "test" and, if there are any, "validation" and
+        "train_defects".
+    groups : dict of str to ndarray of shape (n,), int
+        For each part, a number for each image: images with the same number, in any part, show the
+        same object. They can be passed as `groups` to splitters.
+    not_checked : list of str
+        What could not be checked, and why.
+    """
+
+    def __init__(self, name, findings, n_images, groups, not_checked):
+        place = {kind: i for i, kind in enumerate(KINDS)}
+        self.name = name
+        self.findings = sorted(
+            findings, key=lambda f: (SEVERITIES.index(f.severity), place[f.kind])
+        )
+        self.n_images = n_images
+        self.groups = groups
+        self.not_checked = not_checked
+
+    @property
+    def counts(self):
+        """Number of findings of each severity."""
+        found = Counter(finding.severity for finding in self.findings)
+        return {severity: found[severity] for severity in SEVERITIES}
+
+    def of_kind(self, kind):
+        """Findings of one kind.
+
+        Parameters
+        ----------
+        kind : str
+            As in the text of the report: "duplicate", "near_duplicate", "unreadable" and others.
+
+        Returns
+        -------
+        findings : list of Finding
+
+        Raises
+        ------
+        ValueError
+            If the kind is unknown.
+        """
+        if kind not in KINDS:
+            raise ValueError(f"kind must be one of {list(KINDS)}, got {kind!r}.")
+        return [finding for finding in self.findings if finding.kind == kind]
+
+    def __repr__(self):
+        parts = ", ".join(f"{n} {part}" for part, n in self.n_images.items())
+        counts = ", ".join(_plural(n, severity) for severity, n in self.counts.items())
+        lines = [f"{self.name}: checked {sum(self.n_images.values())} images ({parts}): {counts}"]
+        headings = dict.fromkeys((f.severity, f.kind) for f in self.findings)
+        for severity, kind in headings:
+            found = [f for f in self.findings if (f.severity, f.kind) == (severity, kind)]
+            files = {name for finding in found for name in finding.names}
+            lines.append(f"{severity:<8}{kind}: {KINDS[kind]} ({len(found)}; {self._where(files)})")
+            for finding in found[:_EXAMPLES]:
+                lines += [f"          {finding.message}", f"            {_shorten(finding.names)}"]
+            if len(found) > _EXAMPLES:
+                lines.append(f"          and {len(found) - _EXAMPLES} more")
+        return "\n".join([*lines, *(f"not checked: {text}" for text in self.not_checked)])
+
+    def _where(self, files):
+        """Number of files in each part, such as "2 train, 1 test"; "3 files" for masks."""
+        parts = Counter(name.partition("/")[0] for name in files)
+        if set(parts) <= set(self.n_images):
+            return ", ".join(f"{parts[part]} {part}" for part in self.n_images if part in parts)
+        return f"{len(files)} files"
+
+
+def _plural(n, word):
+    return f"{n} {word}" + "s" * (n != 1)
+
+
+def _shorten(names):
+    more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
+    return ", ".join(names[:_NAMES_SHOWN]) + more

@@ -1,0 +1,102 @@
+"""PatchCore's memory bank: rows chosen from all patches, and where each comes from."""
+
+import numpy as np
+
+from skanomaly.coreset import greedy_order
+
+ORIGIN_BYTES = 8  # per row of the bank: two int32
+
+
+def choose_bank(X, patches_of, projection, rng, n_rows, **options):
+    """Patches in the order in which the greedy coreset takes them.
+
+    Parameters
+    ----------
+    X : FeatureMaps of shape (n,)
+    patches_of : callable
+        FeatureMaps of b images in, (b * h * w, D) out.
+    projection : RandomProjection
+        In whose few dimensions the patches are chosen.
+    rng : RandomState
+        Draws the projection and the first patch.
+    n_rows : int
+    **options : dict
+        Passed to :func:`skanomaly.coreset.greedy_order`.
+
+    Returns
+    -------
+    dict
+        As from :func:`gather`.
+    """
+    first = patches_of(X[0])  # (h * w, D)
+    projection.fit(first.shape[1], origin=first[0])
+    projected, done = None, 0
+    for batch in X.batches():
+        rows = projection.transform(patches_of(batch))  # (b * h * w, n_projections)
+        if projected is None:
+            n_patches = len(X) * len(rows) // len(batch)
+            projected = np.empty((n_patches, rows.shape[1]), dtype=np.float32)
+        projected[done : done + len(rows)] = rows
+        done += len(rows)
+    order = greedy_order(projected, n_rows, random_state=rng, **options)
+    del projected  # the bank's rows need its memory
+    return gather(X, order, patches_of, first.shape[1])
+
+
+def gather(X, order, patches_of, n_features):
+    """Rows of all patches by number, in one pass: never all of them in memory.
+
+    Parameters
+    ----------
+    X : FeatureMaps of shape (n,)
+    order : ndarray of shape (m,), int
+        Numbers of patches, counted over images, then rows, then columns.
+    patches_of : callable
+        FeatureMaps of b images in, (b * h * w, n_features) out.
+    n_features : int
+
+    Returns
+    -------
+    dict
+        ``bank``, (m, n_features) float32; ``origin``, (m, 2) int32, image and cell; and
+        ``frames``, (n, 2) int32, of all images, which streamed features tell only here.
+    """
+    bank = np.empty((len(order), n_features), dtype=np.float32)
+    by_number, frames = np.argsort(order), []
+    first = done = 0
+    for batch in X.batches():
+        patches = patches_of(batch)
+        end = np.searchsorted(order, first + len(patches), sorter=by_number)
+        bank[by_number[done:end]] = patches[order[by_number[done:end]] - first]
+        frames.append(batch.frames)
+        first, done = first + len(patches), end
+    origin = np.column_stack(np.divmod(order, first // len(X)))
+    frames = np.concatenate(frames)
+    return {"bank": bank, "origin": origin.astype(np.int32), "frames": frames.astype(np.int32)}
+
+
+def among_all(learned_from, origin, frames):
+    """Origins and frames of the images learned from, counted among all images given to fit.
+
+    Parameters
+    ----------
+    learned_from : ndarray of shape (n,), bool
+    origin : ndarray of shape (m, 2), int32
+        Place among the images learned from, and cell.
+    frames : ndarray of shape (n_learned, 2), int32
+
+    Returns
+    -------
+    origin : ndarray of shape (m, 2), int32
+    frames : ndarray of shape (n, 2), int32
+        (0, 0) for images that were left out.
+    """
+    rows = np.flatnonzero(learned_from)
+    all_frames = np.zeros((len(learned_from), 2), dtype=np.int32)
+    all_frames[rows] = frames
+    return np.column_stack([rows[origin[:, 0]], origin[:, 1]]).astype(np.int32), all_frames
+
+
+def first_rows(array, n_rows):
+    """An array's first rows, in memory of their own: nothing longer is held for them."""
+    return array if array.base is None and len(array) == n_rows else array[:n_rows].copy()

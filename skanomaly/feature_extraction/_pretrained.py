@@ -1,0 +1,255 @@
+"""FeatureExtractor: the inner layers of a pretrained network as features."""
+
+import threading
+from numbers import Integral
+from pathlib import Path
+
+import torch
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_is_fitted
+
+from skanomaly.base import BaseExtractor
+from skanomaly.feature_extraction import backbones
+from skanomaly.feature_extraction._axis_order import LAYOUTS, measure_layouts
+from skanomaly.feature_extraction._inference import InferenceNetwork
+from skanomaly.io import digest
+from skanomaly.utils.device import resolve_device
+from skanomaly.utils.networks import from_arrays, to_arrays
+from skanomaly.utils.validation import Interval, StrOptions
+
+# Of the threads that use an unpickled extractor first: one of them rebuilds the network.
+_ONE_REBUILDS = threading.RLock()
+
+
+class FeatureExtractor(BaseExtractor):
+    """Feature maps of a torchvision backbone or a torch module.
+
+    Parameters
+    ----------
+    backbone : str or torch.nn.Module, default="wide_resnet50_2"
+        Any of torchvision's classification networks by name. A module is copied whenever the
+        extractor is cloned; it must be traceable by torch.fx.
+    layers : list of str, or str, default=None
+        Names of the layers, as torchvision's ``get_graph_node_names`` has them. None: the ends
+        of the stages at strides 8 and 16 or, of a vision transformer, two blocks in its middle,
+        as :data:`skanomaly.feature_extraction.backbones.BACKBONES` has them.
+    weights : str, Path or None, default="DEFAULT"
+        One of torchvision's weights by name ("DEFAULT", "IMAGENET1K_V1", ...), loaded from its
+        cache or the internet; a local file with the network's state dict; or None: random.
+        The papers' figures are for "IMAGENET1K_V1", which is not always "DEFAULT".
+    layout : {"auto", "NCHW", "NHWC", "tokens"}, default="auto"
+        Order of the axes of the layers' outputs: maps (b, C, h, w), maps (b, h, w, C), or tokens
+        (b, n, C), of which the last ones are the image's patches row by row. "auto" measures it,
+        layer by layer. Name it where fit says that it cannot be told.
+    image_size : int or (int, int), default=224
+        Height and width in pixels that images are brought to. A vision transformer takes square
+        ones, multiples of its patches' side; a module may take a single size.
+    resize : {"stretch", "pad", "crop"}, default="stretch"
+        How: changing the aspect ratio, padding the shorter side, or cropping the longer one.
+        Score maps undo it.
+    dtype : {"float32", "bfloat16", "auto"}, default="float32"
+        Precision of the network; "auto" takes bfloat16 where the processor multiplies it in
+        hardware. Features are float32 either way.
+    device : str, default="auto"
+        "cpu", "cuda", ...; "auto" takes a GPU where there is one.
+    batch_size : int, default=16
+        Images read, and on a GPU computed, at a time. Features do not depend on it.
+    n_jobs : int or None, default=None
+        Threads that read images, as in scikit-learn: -1 for all processors, None for two.
+    memory_limit : int, str such as "2GB", or None, default=None
+        Features that would take more than a quarter of it are streamed instead of stored.
+    cache : str, Path, joblib.Memory or None, default=None
+        Folder in which each image's features are kept, under a digest of the image and of all
+        that the features depend on, and with them what detectors learn and predict: a search over
+        many settings, or another run, computes each of them once. Nothing is ever deleted.
+    random_state : int, RandomState instance or None, default=None
+        Of random weights.
+    verbose : int, default=0
+        1 shows a progress bar.
+
+    Attributes
+    ----------
+    layers_ : tuple of str
+    layouts_ : dict of str to {"NCHW", "NHWC", "tokens"}
+        Order of the axes in which the network itself returns each layer.
+    layer_shapes_ : dict of str to tuple (h, w, C)
+    weights_ : dict of str to ndarray
+        Of the trimmed network, batch normalization folded in. A pickle carries them.
+    weights_fingerprint_ : str
+        SHA-256 of ``weights_``.
+    architecture_digest_ : str
+        Digest of the trimmed network's code and parts, without its weights.
+    n_channels_in_ : int
+        Channels of the images; gray images are repeated to three.
+
+    See Also
+    --------
+    FilterBank : Features with no weights.
+
+    Notes
+    -----
+    Images are scaled to [0, 1] and, where there are three channels, normalized by the mean and
+    standard deviation of the images that the backbone was trained on; for a module, ImageNet's.
+
+    A fitted extractor may be used by several threads at a time. Its pickle carries ``weights_``
+    and rebuilds the network on first use. A module given as ``backbone`` is a parameter, from
+    which a clone is fitted anew, so that a pickle carries it as well.
+
+    Examples
+    --------
+    >>> from skanomaly import FeatureExtractor
+    >>> from skanomaly.datasets import make_textures
+    >>> images = make_textures(2, size=(64, 64), random_state=0)
+    >>> extractor = FeatureExtractor("squeezenet1_1", weights=None, image_size=64, random_state=0)
+    >>> extractor.fit_transform(images)
+    FeatureMaps(2 images, stored: features.7 (7, 7, 256), features.12 (3, 3, 512))
+    """
+
+    _needs_images = False
+    _transient = ("_network",)
+
+    _parameter_constraints = {
+        **BaseExtractor._parameter_constraints,
+        "backbone": [str, torch.nn.Module],
+        "layers": [None, str, "array-like"],
+        "weights": [None, str, Path],
+        "layout": [StrOptions({"auto", *LAYOUTS})],
+        "dtype": [StrOptions({"float32", "bfloat16", "auto"})],
+        "device": [str],
+        "batch_size": [Interval(Integral, 1, None, closed="left")],
+    }
+
+    def __init__(
+        self,
+        backbone="wide_resnet50_2",
+        *,
+        layers=None,
+        weights="DEFAULT",
+        layout="auto",
+        image_size=224,
+        resize="stretch",
+        dtype="float32",
+        device="auto",
+        batch_size=16,
+        n_jobs=None,
+        memory_limit=None,
+        cache=None,
+        random_state=None,
+        verbose=0,
+    ):
+        self.backbone = backbone
+        self.layers = layers
+        self.weights = weights
+        self.layout = layout
+        self.image_size = image_size
+        self.resize = resize
+        self.dtype = dtype
+        self.device = device
+        self.batch_size = batch_size
+        self.n_jobs = n_jobs
+        self.memory_limit = memory_limit
+        self.cache = cache
+        self.random_state = random_state
+        self.verbose = verbose
+
+    def fit(self, X=None, y=None):
+        """Load the network; the images are not looked at.
+
+        Parameters
+        ----------
+        X : images, or None
+            Not used.
+        y : Ignored
+            Not used, present for API consistency by convention.
+
+        Returns
+        -------
+        self : object
+
+        Raises
+        ------
+        WeightsError
+            The weights can neither be found nor fetched, or the file is none; the message names
+            the file, the folder and the ways out. It is an OSError and a ValueError.
+        ValueError
+            Unknown backbone, layer or device; a size that the network does not take; a layer that
+            has no maps, or whose layout cannot be told.
+        """
+        return super().fit(X)
+
+    def _fit(self, images):
+        device = resolve_device(
+            self.device
+        )  # first: a wrong one is known before weights are fetched
+        known = backbones.describe_backbone(self.backbone)
+        self.layers_ = self._chosen_layers()
+        seed = check_random_state(self.random_state).randint(2**31)
+        network = backbones.load_network(self.backbone, self.weights, seed, self._size())
+        self.n_channels_in_ = backbones.input_channels(network)
+        trimmed = backbones.trim(network, self.layers_)
+        # Before the convolutions are packed, which is for images of one size.
+        if self.layout == "auto":
+            self.layouts_ = measure_layouts(
+                trimmed, self._size(), self.n_channels_in_, known.layout
+            )
+        else:
+            self.layouts_ = dict.fromkeys(self.layers_, self.layout)
+        self.weights_ = to_arrays(trimmed)
+        self.weights_fingerprint_ = backbones.fingerprint(self.weights_)
+        self.architecture_digest_ = digest(trimmed.code, str(trimmed))
+        self._network = self._ready(trimmed, device)
+        self.layer_shapes_ = self._network.layer_shapes
+
+    def _identity(self):
+        network = self.architecture_digest_, self.weights_fingerprint_, self.layers_
+        # Devices, precisions and packing differ in the last digits.
+        place = self._ready_network().place
+        known = backbones.describe_backbone(self.backbone)
+        shapes = self.layouts_, self.layer_shapes_, self.image_fit
+        return digest(network, shapes, known.mean, known.std, place)
+
+    def _features(self, batch):
+        """(b, height, width, C) float32 in [0, 1] -> {layer: (b, h, w, C) float32}."""
+        return self._ready_network()(batch)
+
+    def _chosen_layers(self):
+        """Names of the layers, the backbone's default ones where none are given."""
+        layers = self.layers
+        if layers is None:
+            if not isinstance(self.backbone, str):
+                raise ValueError("layers must be named where backbone is a torch.nn.Module")
+            layers = backbones.find_backbone(self.backbone).layers
+        return (layers,) if isinstance(layers, str) else tuple(layers)
+
+    def _size(self):
+        """Height and width of the network's input."""
+        return self.image_fit.height, self.image_fit.width
+
+    def _ready_network(self):
+        """The network at work, rebuilt from weights_ on first use by one of the threads."""
+        network = self._network
+        if network is None:
+            check_is_fitted(self)
+            with _ONE_REBUILDS:
+                network = self._network  # of the thread that was first
+                if network is None:
+                    network = self._network = self._rebuilt()
+        return network
+
+    def _rebuilt(self):
+        # The weights that it is loaded with are random, or a module's present ones: weights_ count.
+        whole = backbones.load_network(self.backbone, None, seed=0, image_size=self._size())
+        trimmed = from_arrays(backbones.trim(whole, self.layers_), self.weights_)
+        return self._ready(trimmed, resolve_device(self.device))
+
+    def _ready(self, trimmed, device):
+        known = backbones.describe_backbone(self.backbone)
+        return InferenceNetwork(
+            trimmed,
+            self.layouts_,
+            self._size(),
+            self.n_channels_in_,
+            known,
+            device=device,
+            dtype=self.dtype,
+        )

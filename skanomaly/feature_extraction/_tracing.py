@@ -1,0 +1,84 @@
+"""A network cut down to the layers that are wanted, by tracing it with torch.fx."""
+
+import math
+import threading
+
+import torch
+import torchvision
+from torch.fx import GraphModule
+from torch.fx.experimental.optimization import fuse
+from torchvision.models.feature_extraction import NodePathTracer
+
+# torch.fx replaces methods of torch.nn.Module while it traces. Two traces at a time would put them
+# back in the wrong order, after which no module of the process can be called.
+_ONE_TRACE = threading.RLock()
+# As torchvision's own create_feature_extractor traces: its operators are not looked into.
+_LEAVES = tuple(
+    kind
+    for kind in vars(torchvision.ops).values()
+    if isinstance(kind, type) and issubclass(kind, torch.nn.Module)
+)
+
+
+class ThreadTracer(NodePathTracer):
+    """A tracer that leaves alone what other threads do with their modules meanwhile."""
+
+    def __init__(self):
+        super().__init__(autowrap_modules=(math, torchvision.ops), leaf_modules=_LEAVES)
+        self.thread = threading.get_ident()
+
+    def call_module(self, m, forward, args, kwargs):
+        if threading.get_ident() != self.thread:
+            return forward(*args, **kwargs)
+        return super().call_module(m, forward, args, kwargs)
+
+    def getattr(self, attr, attr_val, parameter_proxy_cache):
+        if threading.get_ident() != self.thread:
+            return attr_val
+        return super().getattr(attr, attr_val, parameter_proxy_cache)
+
+
+def trim(network, layers):
+    """Network that returns the outputs of some layers and holds nothing after the last of them.
+
+    Batch normalization is folded into the convolution before it. May be called by several threads
+    at a time, and while other threads compute.
+
+    Parameters
+    ----------
+    network : torch.nn.Module
+        In evaluation mode. It is left as it is.
+    layers : sequence of str
+        Names as torchvision's ``get_graph_node_names`` has them, or of a module that holds several.
+
+    Returns
+    -------
+    torch.fx.GraphModule
+        Images (b, C, H, W) in, {layer: output} out, in the order in which they are computed.
+
+    Raises
+    ------
+    ValueError
+        A layer is not in the network.
+    """
+    with _ONE_TRACE:
+        tracer = ThreadTracer()
+        graph = tracer.trace(network)
+    ends = {}  # the last node of each layer, in the order of the nodes
+    for node, name in tracer.node_to_qualname.items():
+        for layer in layers:
+            if name == layer or name.startswith(f"{layer}."):
+                ends.pop(layer, None)
+                ends[layer] = node
+    missing = [layer for layer in layers if layer not in ends]
+    if missing:
+        raise ValueError(
+            f"layers={tuple(layers)}: not all are in the network, {missing} are missing; "
+            "torchvision.models.feature_extraction.get_graph_node_names lists its layers"
+        )
+    whole = GraphModule(network, graph)
+    output = next(node for node in whole.graph.nodes if node.op == "output")
+    output.args = (ends,)
+    whole.graph.eliminate_dead_code()
+    # A module made from a graph holds the parts that the graph names, and no others.
+    return fuse(GraphModule(whole, whole.graph), no_trace=True).eval()

@@ -1,0 +1,128 @@
+"""Metrics over the pixels of all images: AUROC, average precision and maximal F1."""
+
+from typing import Any
+
+from skanomaly.metrics._inputs import check_pairs, split_pixels
+from skanomaly.metrics._sweep import average_precision, f1_max, roc_auc, sweep
+
+
+def pixel_roc_auc_score(masks: Any, maps: Any) -> float:
+    """Area under the ROC curve over the pixels of all images.
+
+    The probability that a randomly drawn defect pixel has a higher score than a randomly drawn good
+    pixel of any image; a tie counts one half. The value is exact: `sklearn.metrics.roc_auc_score`
+    on the raveled pixels returns the same, but takes many times as long.
+
+    Parameters
+    ----------
+    masks : array of shape (n, H, W), or list of n arrays (H, W)
+        The truth: bool, 0/1 or 0/255, nonzero on the defect. In a list, sizes may differ, and
+        None stands for a good image.
+    maps : array of shape (n, H, W), or list of n arrays (H, W)
+        Finite scores, high = defect, each map of the size of its mask. Float32 maps are compared as
+        float32, all others as float64.
+
+    Returns
+    -------
+    float
+        In [0, 1]; 0.5 for an uninformative map, 1.0 for a perfect one.
+
+    Raises
+    ------
+    ValueError
+        If the numbers or shapes of masks and maps differ, a map is not finite, or there are only
+        good or only defect pixels.
+
+    See Also
+    --------
+    aupro_score : Gives the same weight to every defect region, large or small.
+    image_roc_auc_score : The same over images.
+
+    Examples
+    --------
+    >>> from skanomaly.metrics import pixel_roc_auc_score
+    >>> mask = [[0, 0], [1, 1]]
+    >>> scores = [[0.1, 0.4], [0.3, 0.8]]  # three of four pairs are in order; 0.3 < 0.4
+    >>> pixel_roc_auc_score([mask], [scores])
+    0.75
+    """
+    return roc_auc(_sweep_pixels(masks, maps))
+
+
+def pixel_average_precision_score(masks: Any, maps: Any) -> float:
+    """Average precision, the area under the precision-recall curve, over the pixels of all images.
+
+    The sum over thresholds of the increase in recall times the precision, without interpolation, as
+    `sklearn.metrics.average_precision_score` computes it on the raveled pixels. As defects are a
+    small fraction of all pixels, it is more sensitive to false positives than the AUROC.
+
+    Parameters
+    ----------
+    masks, maps
+        As in `pixel_roc_auc_score`.
+
+    Returns
+    -------
+    float
+        In (0, 1]; the fraction of defect pixels for an uninformative map, 1.0 for a perfect one.
+
+    Raises
+    ------
+    ValueError
+        As `pixel_roc_auc_score`.
+
+    Examples
+    --------
+    >>> from skanomaly.metrics import pixel_average_precision_score
+    >>> mask = [[0, 0], [1, 1]]
+    >>> scores = [[0.1, 0.4], [0.3, 0.8]]  # precision 1/1 at 0.8 and 2/3 at 0.3
+    >>> round(pixel_average_precision_score([mask], [scores]), 4)
+    0.8333
+    """
+    return average_precision(_sweep_pixels(masks, maps))
+
+
+def f1_max_score(
+    masks: Any, maps: Any, *, return_threshold: bool = False
+) -> float | tuple[float, float]:
+    """Maximal F1 over the pixels of all images: the highest F1 that a single threshold reaches.
+
+    F1 is the harmonic mean of precision and recall. The threshold is chosen with the masks on which
+    it is evaluated, so the value is optimistically biased. It compares detectors; it must not be
+    used to choose the threshold of a detector.
+
+    Parameters
+    ----------
+    masks, maps
+        As in `pixel_roc_auc_score`.
+    return_threshold : bool, default=False
+        Whether to return the threshold as well.
+
+    Returns
+    -------
+    f1 : float
+        In (0, 1].
+    threshold : float
+        Only if `return_threshold`: the highest score for which ``map >= threshold`` reaches this
+        F1.
+
+    Raises
+    ------
+    ValueError
+        As `pixel_roc_auc_score`.
+
+    Examples
+    --------
+    >>> from skanomaly.metrics import f1_max_score
+    >>> mask = [[0, 0], [1, 1]]
+    >>> scores = [[0.1, 0.4], [0.3, 0.8]]
+    >>> f1_max_score([mask], [scores], return_threshold=True)
+    (0.8, 0.3)
+    """
+    f1, threshold = f1_max(_sweep_pixels(masks, maps))
+    return (f1, threshold) if return_threshold else f1
+
+
+def _sweep_pixels(masks, maps):
+    """The sweep in which every defect pixel has weight 1."""
+    return sweep(*split_pixels(check_pairs(masks, maps)))

@@ -1,0 +1,165 @@
+"""The per-region overlap (PRO) curve and the area under it: regions of any size weigh the same.
+
+A region is a connected component of the defect pixels of one image. The per-region overlap at a
+threshold is the fraction of the pixels of a region with a score >= threshold, averaged over all
+regions of all images. So it is a recall in which a defect pixel has weight 1 / size of its region.
+"""
+
+from typing import Any
+
+import numpy as np
+from scipy import ndimage
+
+from skanomaly.metrics._inputs import check_pairs, split_pixels
+from skanomaly.metrics._sweep import sweep
+from skanomaly.utils.validation import check_max_fpr
+
+_TOUCH = np.ones((3, 3), dtype=bool)  # 8 neighbors
+
+
+def pro_curve(
+    masks: Any, maps: Any, *, max_fpr: float = 1.0
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Per-region overlap against the false positive rate.
+
+    Parameters
+    ----------
+    masks, maps
+        As in `pixel_roc_auc_score`.
+    max_fpr : float in (0, 1], default=1.0
+        Where the curve ends. If that is within a segment, the last point is interpolated linearly
+        and has the threshold of the point before it.
+
+    Returns
+    -------
+    fpr : array of shape (n_points,), float64
+        Fraction of the good pixels of all images with a score >= threshold; ascending from 0.
+    pro : array of shape (n_points,), float64
+        Mean over all regions of the fraction of their pixels with a score >= threshold; ascending
+        from 0.
+    thresholds : array of shape (n_points,), dtype of the maps
+        Descending from infinity. Where the curve is horizontal, only the two end points are
+        returned.
+
+    Raises
+    ------
+    ValueError
+        As `pixel_roc_auc_score`; or if `max_fpr` is out of range.
+
+    Notes
+    -----
+    The curve is exact: every score is a threshold. Regions are 8-connected. The good pixels of
+    defective images count as good pixels.
+
+    References
+    ----------
+    Bergmann et al., "Uninformed Students: Student-Teacher Anomaly Detection with Discriminative
+    Latent Embeddings", CVPR 2020.
+
+    Examples
+    --------
+    >>> from skanomaly.metrics import pro_curve
+    >>> mask = [[1, 0, 0], [0, 0, 0], [0, 1, 1]]  # two regions: one pixel, two pixels
+    >>> scores = [[9, 1, 1], [1, 5, 1], [1, 9, 3]]
+    >>> fpr, pro, thresholds = pro_curve([mask], [scores])
+    >>> fpr.round(3).tolist()
+    [0.0, 0.0, 0.167, 0.167, 1.0]
+    >>> pro.tolist()
+    [0.0, 0.75, 0.75, 1.0, 1.0]
+    >>> thresholds.tolist()
+    [inf, 9.0, 5.0, 3.0, 1.0]
+    """
+    max_fpr = check_max_fpr(max_fpr)
+    pairs = check_pairs(masks, maps)
+    good, defect = split_pixels(pairs)
+    weights = np.concatenate([pixel_weights(mask) for mask, _ in pairs if mask is not None])
+    fpr, pro, thresholds = _corners(sweep(good, defect, weights))
+    return _cut(fpr, pro, thresholds, max_fpr)
+
+
+def aupro_score(masks: Any, maps: Any, *, max_fpr: float = 0.3) -> float:
+    """Area under the PRO curve up to a false positive rate, divided by that rate.
+
+    The value is exact: every score is a threshold. It is 1.0 for a perfect map and max_fpr / 2 for
+    an uninformative one.
+
+    Parameters
+    ----------
+    masks, maps
+        As in `pixel_roc_auc_score`.
+    max_fpr : float in (0, 1], default=0.3
+        The false positive rate up to which the area is computed. 0.3 is usual in the literature;
+        0.05 is closer to what is acceptable in production.
+
+    Returns
+    -------
+    float
+        In [0, 1].
+
+    Raises
+    ------
+    ValueError
+        As `pixel_roc_auc_score`; or if `max_fpr` is out of range.
+
+    See Also
+    --------
+    pro_curve : The curve, its conventions and the reference.
+    StreamingPixelMetrics : The same for data larger than memory, with an error bound.
+
+    Examples
+    --------
+    >>> from skanomaly.metrics import aupro_score
+    >>> mask = [[1, 0, 0], [0, 0, 0], [0, 1, 1]]  # two regions: one pixel, two pixels
+    >>> scores = [[9, 1, 1], [1, 5, 1], [1, 9, 3]]  # overlap 3/4 up to fpr 1/6, then 1
+    >>> round(aupro_score([mask], [scores], max_fpr=1.0), 6)  # 1 - 1/4 * 1/6
+    0.958333
+    """
+    fpr, pro, _ = pro_curve(masks, maps, max_fpr=max_fpr)
+    area = np.sum(np.diff(fpr) * (pro[1:] + pro[:-1])) / 2
+    return min(float(area / max_fpr), 1.0)  # rounding may exceed 1 in the last bit
+
+
+def pixel_weights(mask):
+    """1 / size of the region of every defect pixel, in the order of ``map[mask]``."""
+    box = _bounding_box(mask)
+    labels, _ = ndimage.label(box, structure=_TOUCH)
+    regions = labels[box]  # (n_defect_pixels,) 1, 2, ...
+    return 1.0 / np.bincount(regions)[regions]
+
+
+def _bounding_box(mask):
+    """The smallest rectangle of the mask with all its True pixels, which is faster to label."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    return mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+
+
+def _corners(s):
+    """Corners (fpr, pro, thresholds) of the complete curve."""
+    n_good, overlap = s.n_good, np.cumsum(s.gains)
+    # At each score of a defect pixel the curve rises from a corner "before" to a corner "after".
+    # The threshold of the corner before is the lowest good score above.
+    fp = _between(0, n_good - s.n_up_to, n_good - s.n_below, n_good)
+    pro = _between(0.0, np.append(0.0, overlap[:-1]), overlap, overlap[-1]) / overlap[-1]
+    thresholds = _between(np.inf, s.above, s.thresholds, s.lowest)
+    # If there is no good score in between, a corner repeats the last one, except its threshold.
+    new = np.append(True, (np.diff(fp) > 0) | (np.diff(pro) > 0))
+    return fp[new] / n_good, pro[new], thresholds[new].astype(s.above.dtype)
+
+
+def _between(start, before, after, end):
+    """start, before[0], after[0], before[1], after[1], ..., end in one array."""
+    return np.concatenate([[start], np.column_stack([before, after]).ravel(), [end]])
+
+
+def _cut(fpr, pro, thresholds, max_fpr):
+    """The curve up to `max_fpr`, where it ends in a linearly interpolated point."""
+    n = np.searchsorted(fpr, max_fpr, side="right")  # fpr[n - 1] <= max_fpr < fpr[n], if any
+    if fpr[n - 1] == max_fpr:
+        return fpr[:n], pro[:n], thresholds[:n]
+    share = (max_fpr - fpr[n - 1]) / (fpr[n] - fpr[n - 1])
+    close = pro[n - 1] + share * (pro[n] - pro[n - 1])
+    return (
+        np.append(fpr[:n], max_fpr),
+        np.append(pro[:n], close),
+        np.append(thresholds[:n], thresholds[n - 1]),
+    )

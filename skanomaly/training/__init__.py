@@ -1,0 +1,16 @@
+"""Training of networks: the one loop, its configuration, augmentation and synthetic defects."""
+
+from skanomaly.training._augmentation import (
+    AUGMENTATIONS,
+    IDENTITIES,
+    augment,
+    inverse,
+    matrices,
+    warp,
+)
+from skanomaly.training._config import TrainingConfig
+from skanomaly.training._loop import fit
+from skanomaly.training._synthetic_stains import check_stains, stain
+
+# Public names; the others are shared with the other sub-packages.
+__all__ = ["TrainingConfig", "augment", "fit", "stain"]

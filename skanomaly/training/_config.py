@@ -1,0 +1,86 @@
+"""TrainingConfig: how a network is trained, in one frozen object."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from skanomaly.utils.device import resolve_device
+
+DTYPES = ("float32", "bfloat16", "auto")
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How a network is trained.
+
+    Parameters
+    ----------
+    n_epochs : int
+    batch_size : int, default=32
+        For whoever makes the batches.
+    learning_rate : float, default=1e-3
+        Of the optimizer that is made where none is given.
+    device : str, default="auto"
+        "cpu", "cuda", ...; "auto" takes a GPU where there is one.
+    dtype : {"float32", "bfloat16", "auto"}, default="float32"
+        Precision of the forward pass, with weights in float32; "auto" takes bfloat16 on a GPU
+        that has it.
+    checkpoint : str, Path or None, default=None
+        File written after every epoch, from which an interrupted training of the same identity
+        resumes.
+    identity : str, default=""
+        Digest of all that the training depends on; a checkpoint of another identity is refused.
+    random_state : int, default=0
+        For whoever draws initial weights and batches.
+    patience : int or None, default=None
+        Epochs without a better validation after which training stops early; None: never.
+    name : str, default="training"
+        Shown by the progress bar.
+    advice : str, default="lower the learning rate"
+        What to change if the loss becomes NaN, for the error's message.
+    verbose : int, default=0
+        1 shows a progress bar with the loss.
+
+    Raises
+    ------
+    ValueError
+        A number is out of its range, or the dtype or the device is unknown.
+    """
+
+    n_epochs: int
+    batch_size: int = 32
+    learning_rate: float = 1e-3
+    device: str = "auto"
+    dtype: str = "float32"
+    checkpoint: str | Path | None = None
+    identity: str = ""
+    random_state: int = 0
+    patience: int | None = None
+    name: str = "training"
+    advice: str = "lower the learning rate"
+    verbose: int = 0
+
+    def __post_init__(self):
+        smallest = {"n_epochs": 0, "batch_size": 1, "patience": 1}
+        for name, least in smallest.items():
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ValueError(f"{name} must be at least {least}, got {value!r}")
+        if not self.learning_rate > 0:
+            raise ValueError(f"learning_rate must be positive, got {self.learning_rate!r}")
+        if self.dtype not in DTYPES:
+            raise ValueError(f"dtype must be one of {DTYPES}, got {self.dtype!r}")
+        resolve_device(self.device)
+
+    @property
+    def torch_device(self):
+        """The device as torch has it."""
+        return resolve_device(self.device)
+
+    def autocast(self):
+        """Context in which a forward pass runs in the configured precision."""
+        device = self.torch_device
+        has_bfloat16 = device.type == "cuda" and torch.cuda.is_bf16_supported()
+        enabled = self.dtype == "bfloat16" or (self.dtype == "auto" and has_bfloat16)
+        return torch.autocast(device.type, torch.bfloat16, enabled=enabled)

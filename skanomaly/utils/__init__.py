@@ -1,0 +1,1 @@
+"""What every sub-package may use: input validation, targets, devices, threads, memory budgets."""

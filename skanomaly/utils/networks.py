@@ -1,0 +1,33 @@
+"""torch modules as arrays and back, and seeded initial weights."""
+
+import threading
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+
+__all__ = ["from_arrays", "seeded", "to_arrays"]
+
+_ONE_AT_A_TIME = threading.RLock()  # of the threads that draw from torch's global generator
+
+
+@contextmanager
+def seeded(seed):
+    """Draw torch's random numbers from a seed, and leave the caller's generators as they were."""
+    # All threads draw from the same generator.
+    with _ONE_AT_A_TIME, torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        yield
+
+
+def to_arrays(network):
+    """The network's tensors as {name: ndarray}, copied from whatever device they are on."""
+    state = network.state_dict()
+    return {name: tensor.detach().cpu().numpy().copy() for name, tensor in state.items()}
+
+
+def from_arrays(network, arrays):
+    """Load arrays, as from to_arrays, into a network of the same architecture; returns it."""
+    tensors = {name: torch.from_numpy(np.array(a)) for name, a in arrays.items()}
+    network.load_state_dict(tensors)
+    return network

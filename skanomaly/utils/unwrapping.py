@@ -1,0 +1,123 @@
+"""From a Pipeline, a search or a wrapper to the detector inside it."""
+
+from sklearn.exceptions import NotFittedError
+from sklearn.frozen import FrozenEstimator
+from sklearn.pipeline import Pipeline
+from sklearn.utils.validation import check_is_fitted
+
+__all__ = [
+    "check_nearest_good",
+    "decisions_and_maps",
+    "image_threshold",
+    "innermost",
+    "inside",
+    "outermost",
+    "places_of_good_images",
+    "scores_and_maps",
+    "without_threshold",
+]
+
+
+def scores_and_maps(estimator, X):
+    """``score_samples`` and ``score_map`` of the detector within, its features computed once."""
+    detector, X = innermost(estimator, X)
+    if hasattr(detector, "score_samples_and_map"):
+        return detector.score_samples_and_map(X)
+    return detector.score_samples(X), detector.score_map(X)
+
+
+def decisions_and_maps(estimator, X):
+    """``decision_function`` and ``score_map``, the features computed once."""
+    offset = image_threshold(estimator)
+    scores, maps = scores_and_maps(estimator, X)
+    return scores - offset, maps
+
+
+def image_threshold(estimator):
+    """The threshold on ``score_samples``, ``offset_``, of the outermost that has one."""
+    offset = outermost(estimator, "offset_")
+    if offset is None:
+        check_is_fitted(estimator)
+        raise NotFittedError(
+            f"expected a threshold on the scores, but this {type(estimator).__name__} was fitted "
+            "without one; call set_threshold of the detector with good images, or fit the "
+            "estimator in a HeldOutThreshold"
+        )
+    return offset
+
+
+def innermost(estimator, X):
+    """The detector within, and X as the steps before it transform it."""
+    while (inner := inside(estimator)) is not None:
+        if isinstance(estimator, Pipeline):
+            check_is_fitted(estimator)
+            X = estimator[:-1].transform(X) if len(estimator) > 1 else X
+        estimator = inner
+    if not hasattr(estimator, "score_map"):
+        raise TypeError(
+            f"expected a fitted detector with score maps, or a Pipeline or search around one, "
+            f"got {type(estimator).__name__}; an unfitted search must be fitted first"
+        )
+    return estimator, X
+
+
+def inside(estimator):
+    """What an estimator is wrapped around; None for a detector itself."""
+    if isinstance(estimator, Pipeline):
+        return estimator[-1]
+    if isinstance(estimator, FrozenEstimator):
+        return estimator.estimator
+    for name in ("estimator_", "best_estimator_"):  # a fitted HeldOutThreshold; a fitted search
+        if hasattr(estimator, name):
+            return getattr(estimator, name)
+    return None
+
+
+def check_nearest_good(estimator):
+    """The detector within, if it keeps good patches; TypeError if it does not."""
+    while (inner := inside(estimator)) is not None:
+        estimator = inner
+    if not hasattr(estimator, "nearest_good"):
+        check_is_fitted(estimator)
+        raise TypeError(
+            f"expected a detector that keeps good patches, PatchCore or SPADE, got "
+            f"{type(estimator).__name__}; the regions that it finds are in score_regions"
+        )
+    return estimator
+
+
+def outermost(estimator, name, default=None):
+    """The attribute of the outermost estimator that has one of this name."""
+    while estimator is not None:
+        if hasattr(estimator, name):
+            return getattr(estimator, name)
+        estimator = inside(estimator)
+    return default
+
+
+def places_of_good_images(estimator):
+    """Places of the good images in the X of fit, for each estimator that left others out.
+
+    From the inside out: an array gives the places in X of the images that the next estimator
+    inside was fitted on.
+    """
+    places = []
+    while estimator is not None:
+        if isinstance(estimator, FrozenEstimator):
+            places = []  # the estimator inside was fitted on images of its own
+        elif hasattr(estimator, "good_images_"):
+            places.append(estimator.good_images_)
+        estimator = inside(estimator)
+    return places[::-1]
+
+
+def without_threshold(estimator):
+    """An unfitted detector, or Pipeline that ends in one, set to fit without a threshold.
+
+    For models whose scores alone are of use; other estimators are returned as they are.
+    """
+    detector = estimator.steps[-1][1] if isinstance(estimator, Pipeline) else estimator
+    is_ours = hasattr(detector, "set_threshold")
+    if is_ours and "contamination" in detector.get_params(deep=False):  # none of a FrozenEstimator
+        detector.set_params(contamination=None)
+    return estimator
