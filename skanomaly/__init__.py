@@ -12,7 +12,7 @@ from skanomaly.registry import DETECTORS, EXTRACTORS
 __version__ = "0.1.0"
 
 # public name -> module that defines it
-_PUBLIC = {entry.name: entry.module for entry in (*DETECTORS, *EXTRACTORS)} | {
+_PUBLIC = {entry.name: entry.package for entry in (*DETECTORS, *EXTRACTORS)} | {
     "FeatureMaps": "skanomaly.feature_maps",
     "Pipeline": "skanomaly.pipeline",
     "estimate_memory": "skanomaly.forecast",
@@ -34,6 +34,7 @@ _SUBMODULES = (
     "exceptions",
     "feature_extraction",
     "feature_maps",
+    "forecast",
     "images",
     "io",
     "metrics",

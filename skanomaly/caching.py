@@ -4,6 +4,8 @@ Extractors with a parameter ``cache`` return CachedFeatureMaps, and the base cla
 computes scores through :func:`recall_batches`. A detector itself need not know of any cache.
 """
 
+from numbers import Integral
+
 import numpy as np
 from sklearn.utils import gen_batches
 
@@ -37,7 +39,11 @@ class CachedFeatureMaps(FeatureMaps):
     def of(cls, maps, keys, cache):
         """FeatureMaps, streamed or stored, whose images have these keys in a cache."""
         cached = cls.__new__(cls)
-        cached.__dict__.update(maps.__dict__, _keys=np.asarray(keys), cache=cache)
+        n_held = len(maps._frames if maps.is_stored else maps._images)
+        keys = np.asarray(keys)
+        all_keys = np.empty(n_held, dtype=keys.dtype)  # maps may be some of those held
+        all_keys[maps._rows] = keys
+        cached.__dict__.update(maps.__dict__, _keys=all_keys, cache=cache)
         return cached
 
     @property
@@ -83,6 +89,36 @@ def image_keys(images, indices=None):
     return [digest(image_content(images[i], name_in(images, i))) for i in indices]
 
 
+def is_repeatable(estimator):
+    """Whether a fit would come out the same again: every random_state in it is an int."""
+    return all(
+        isinstance(value, Integral)
+        for name, value in estimator.get_params(deep=True).items()
+        if name == "random_state" or name.endswith("__random_state")
+    )
+
+
+def code_identity(kind):
+    """What tells a class from others: its name and, outside of skanomaly, the code of its methods.
+
+    The classes of skanomaly are told apart by its version, which is part of every digest.
+    """
+    code = []
+    for one in kind.__mro__:
+        if one.__module__.split(".")[0] in ("skanomaly", "sklearn", "builtins"):
+            continue
+        for name, method in sorted(vars(one).items()):
+            if hasattr(method, "__code__"):
+                code.append((name, _constants(method.__code__)))
+    return kind.__module__, kind.__qualname__, code
+
+
+def _constants(code):
+    """A function's instructions, names and constants, those of functions within it included."""
+    inner = [_constants(c) if hasattr(c, "co_code") else repr(c) for c in code.co_consts]
+    return code.co_code, code.co_names, inner
+
+
 def training_key(X, settings):
     """Digest of settings and of all images of X; None without a cache, or without settings."""
     if settings is None or not isinstance(X, CachedFeatureMaps):
@@ -96,9 +132,9 @@ def recall_longest(X, settings, name, n_rows, n_ahead, compute):
     Parameters
     ----------
     X : FeatureMaps
-    settings : object or None
-        All that the choice depends on beside the images' features and its length; None: unknown,
-        so that nothing is kept.
+    settings : callable
+        Returns all that the choice depends on beside the images' features and its length; or
+        None: it does not repeat itself, so that nothing is kept.
     name : str
         Of the array that holds the rows.
     n_rows : int
@@ -114,9 +150,9 @@ def recall_longest(X, settings, name, n_rows, n_ahead, compute):
     key : str or None
         Digest of all that a row depends on beside its place; None without a cache.
     """
-    if settings is None or not isinstance(X, CachedFeatureMaps):
+    if not isinstance(X, CachedFeatureMaps) or (found := settings()) is None:
         return compute(n_rows), None
-    key = training_key(X, settings)
+    key = training_key(X, (name, found))
     found = X.cache.load(key) if key in X.cache else {name: ()}
     if len(found[name]) < n_rows:
         found = compute(max(n_rows, n_ahead()))

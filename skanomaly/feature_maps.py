@@ -9,7 +9,7 @@ import numpy as np
 from sklearn.utils import gen_batches
 
 from skanomaly.embedding import join
-from skanomaly.images import ImageFit
+from skanomaly.images import ImageFit, ImageSubset
 
 __all__ = ["FeatureMaps", "concatenate"]
 
@@ -37,6 +37,9 @@ class FeatureMaps:
     layer_shapes : dict of str to tuple (h, w, C)
     frames : ndarray of shape (n, 2), or None
         None while the features are streamed: an image's frame is known once it is read.
+    scratch : object or None
+        What one hook of a detector leaves with a batch for the next one; neither indexed nor
+        pickled.
 
     Notes
     -----
@@ -63,7 +66,7 @@ class FeatureMaps:
         n_images = lengths.pop()
         grid = next(iter(layers.values())).shape[1:3]
         self._layers = layers
-        self._images = self._extract = None
+        self._images = self._extract = self.scratch = None
         self._rows = np.arange(n_images)
         self._frames = np.tile(grid, (n_images, 1)) if frames is None else np.asarray(frames)
         self.layer_shapes = {name: maps.shape[1:] for name, maps in layers.items()}
@@ -77,7 +80,8 @@ class FeatureMaps:
         ----------
         images : sequence of images
         extract : callable
-            ``extract(images, batch_size)`` yields stored FeatureMaps of consecutive batches. To
+            ``extract(images, batch_size)`` yields stored FeatureMaps of consecutive batches; with
+            a third argument, places in `images`, of these images alone, which a cache asks for. To
             be pickled it must be a function of a module, a bound method, or a partial of these.
         layer_shapes : dict of str to tuple (h, w, C)
         image_fit : ImageFit
@@ -87,7 +91,7 @@ class FeatureMaps:
         FeatureMaps of shape (n,)
         """
         maps = cls.__new__(cls)
-        maps._layers = maps._frames = None
+        maps._layers = maps._frames = maps.scratch = None
         maps._images, maps._extract = images, extract
         maps._rows = np.arange(len(images))
         maps.layer_shapes, maps.image_fit = dict(layer_shapes), image_fit
@@ -124,7 +128,7 @@ class FeatureMaps:
         if isinstance(key, (int, np.integer)):
             key = [key]
         chosen = object.__new__(type(self))
-        chosen.__dict__.update(self.__dict__, _rows=self._rows[key])
+        chosen.__dict__.update(self.__dict__, _rows=self._rows[key], scratch=None)
         return chosen
 
     def __iter__(self):
@@ -141,8 +145,9 @@ class FeatureMaps:
         if self.is_stored:
             state["_layers"], state["_frames"] = self.arrays(), self.frames
         else:
-            state["_images"] = self._chosen_images()
-        state["_rows"] = np.arange(len(self))
+            images = self._chosen_images()
+            state["_images"] = images if images is self._images else list(images)
+        state["_rows"], state["scratch"] = np.arange(len(self)), None
         return state
 
     def arrays(self):
@@ -191,7 +196,7 @@ class FeatureMaps:
         """The images whose features are streamed; the collection itself where all are chosen."""
         if np.array_equal(self._rows, np.arange(len(self._images))):
             return self._images
-        return [self._images[i] for i in self._rows]
+        return ImageSubset(self._images, self._rows)
 
 
 def concatenate(pieces: Sequence[FeatureMaps]) -> FeatureMaps:

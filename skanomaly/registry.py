@@ -18,53 +18,43 @@ class Entry(NamedTuple):
     name : str
         Of the class.
     module : str
-        Public module that the class is imported from.
+        That defines the class, below ``skanomaly``.
     takes : {"features", "images"}
     needs_torch : bool
         Whether importing the class imports torch.
-    method : str
-        One line on what it learns, for tables.
-    command_name : str or None, default=None
-        Name on the command line; None: the class's name in lower case.
     """
 
     name: str
     module: str
     takes: str
     needs_torch: bool
-    method: str
-    command_name: str | None = None
+
+    @property
+    def package(self):
+        """The sub-package in which the class is public, as "skanomaly.detectors"."""
+        return f"skanomaly.{self.module.split('.')[0]}"
 
     @property
     def command(self):
-        """The name on the command line."""
-        return self.command_name or self.name.lower()
+        """The name on the command line: that of the module."""
+        return self.module.rpartition(".")[2].lstrip("_")
 
     def load(self):
         """The class."""
-        return getattr(importlib.import_module(self.module), self.name)
+        return getattr(importlib.import_module(f"skanomaly.{self.module}"), self.name)
 
 
 DETECTORS = (
-    Entry("PatchCore", "skanomaly.detectors", "features", False, "a coreset of all good patches"),
-    Entry("PaDiM", "skanomaly.detectors", "features", False, "a Gaussian at each position"),
-    Entry("SPADE", "skanomaly.detectors", "features", False, "nothing: it keeps the good images"),
-    Entry("RegAD", "skanomaly.detectors", "images", True, "a Gaussian from augmented images"),
-    Entry(
-        "GlobalLocal",
-        "skanomaly.detectors",
-        "images",
-        True,
-        "patches from their surroundings",
-        command_name="global_local",
-    ),
+    Entry("PatchCore", "detectors._patchcore", "features", False),
+    Entry("PaDiM", "detectors._padim", "features", False),
+    Entry("SPADE", "detectors._spade", "features", False),
+    Entry("RegAD", "detectors.regad", "images", True),
+    Entry("GlobalLocal", "detectors.global_local", "images", True),
 )
 EXTRACTORS = (
-    Entry("FilterBank", "skanomaly.feature_extraction", "images", True, "filters of good images"),
-    Entry(
-        "FeatureExtractor", "skanomaly.feature_extraction", "images", True, "nothing: pretrained"
-    ),
-    Entry("RegistrationNetwork", "skanomaly.detectors", "images", True, "maps that match"),
+    Entry("FilterBank", "feature_extraction", "images", True),
+    Entry("FeatureExtractor", "feature_extraction", "images", True),
+    Entry("RegistrationNetwork", "detectors.regad", "images", True),
 )
 
 

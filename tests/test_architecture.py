@@ -1,6 +1,8 @@
 """Who may import whom, and how large things may be. The table is the one in docs/design.md."""
 
 import ast
+import inspect
+import re
 import subprocess
 import sys
 
@@ -193,7 +195,7 @@ def test_the_registry_is_right(entry):
         assert issubclass(kind, BaseExtractor)
     if entry.needs_torch:
         return
-    code = f"import sys; from {entry.module} import {entry.name}; print('torch' in sys.modules)"
+    code = f"import sys; from {entry.package} import {entry.name}; print('torch' in sys.modules)"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert found.stdout.strip() == "False", found.stderr
 
@@ -201,3 +203,31 @@ def test_the_registry_is_right(entry):
 def test_unknown_names_are_attribute_errors():
     with pytest.raises(AttributeError, match="no attribute 'PatchCor'"):
         _ = skanomaly.PatchCor
+
+
+def public_functions():
+    """(name, function) of all that users may call, methods of estimators left out."""
+    for name in skanomaly.__all__:
+        thing = getattr(skanomaly, name)
+        if inspect.isfunction(thing):
+            yield name, thing
+        elif inspect.ismodule(thing):
+            for inner in getattr(thing, "__all__", ()):
+                if inspect.isfunction(getattr(thing, inner)):
+                    yield f"{name}.{inner}", getattr(thing, inner)
+
+
+@pytest.mark.parametrize("function", [pytest.param(f, id=name) for name, f in public_functions()])
+def test_public_functions_are_annotated(function):
+    signature = inspect.signature(function)
+    assert signature.return_annotation is not inspect.Signature.empty
+    for name, parameter in signature.parameters.items():
+        assert parameter.annotation is not inspect.Parameter.empty, name
+
+
+def test_shared_parameters_are_documented_in_all_classes():
+    for entry in (*DETECTORS, *EXTRACTORS):
+        text = entry.load().__doc__
+        assert not re.search(r"^ *<\w+>$", text, flags=re.MULTILINE), entry.name
+        for name in inspect.signature(entry.load()).parameters:
+            assert re.search(rf"^    (\w+, )*{name}(, \w+)* : ", text, flags=re.MULTILINE), name

@@ -72,6 +72,84 @@ def test_a_parameter_that_a_hook_reads_is_part_of_the_cache_keys(tmp_path):
     np.testing.assert_allclose(detector.score_samples(X), scores[1], rtol=1e-5)
 
 
+class ScaledBySigma(PaDiM):
+    """A child whose hook reads what its parent declares as unused."""
+
+    def _score_maps(self, X):
+        return self.sigma * super()._score_maps(X)
+
+
+class OwnPatches(PatchCore):
+    def _patches(self, X):
+        return 3 * super()._patches(X)
+
+
+def same_with_and_without_cache(detector, tmp_path, **later):
+    """A detector's scores on cached and on plain features, parameters set after fit."""
+    bank = FilterBank(image_size=64, random_state=0).fit(images())
+    plain = bank.transform(images())
+    cached = bank.set_params(cache=tmp_path).fit(images()).transform(images())
+    expected = clone(detector).fit(plain).set_params(**later).score_samples(plain)
+    found = clone(detector).fit(cached).set_params(**later).score_samples(cached)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    return found
+
+
+def test_a_child_does_not_inherit_what_its_parent_declares(tmp_path):
+    scores = [
+        same_with_and_without_cache(
+            ScaledBySigma(sigma=s, n_components=5, random_state=0), tmp_path
+        )
+        for s in (1.0, 8.0)
+    ]
+    assert not np.allclose(*scores)
+
+
+def test_children_and_parameters_have_banks_of_their_own_in_the_cache(tmp_path):
+    for kind in (PatchCore, OwnPatches):
+        for patch_size in (1, 3):
+            detector = kind(patch_size=patch_size, random_state=0)
+            same_with_and_without_cache(detector, tmp_path)
+    for later in ({"patch_size": 1}, {"n_neighbors": 3}, {"n_reweight": 2}, {"sigma": 1.0}):
+        same_with_and_without_cache(PatchCore(random_state=0), tmp_path, **later)
+
+
+def test_a_fit_that_does_not_repeat_itself_is_not_cached(tmp_path):
+    X = FilterBank(image_size=64, random_state=0, cache=tmp_path).fit_transform(images())
+    assert Blurred().fit(X).fit_digest_ is not None
+    assert PaDiM(random_state=None).fit(X).fit_digest_ is None
+
+    class Nested(Blurred):
+        def __init__(self, inner=None, *, sigma=1.0, image_score="paper", contamination=0.1):
+            super().__init__(sigma=sigma, image_score=image_score, contamination=contamination)
+            self.inner = inner
+            del self.verbose
+
+    assert Nested(PaDiM(random_state=0)).fit(X).fit_digest_ is not None
+    assert Nested(PaDiM()).fit(X).fit_digest_ is None
+
+
+def test_another_version_of_a_class_does_not_read_the_scores_of_this_one(tmp_path):
+    X = FilterBank(image_size=64, random_state=0, cache=tmp_path).fit_transform(images())
+    before = Blurred().fit(X).score_samples(X)
+    edited = type("Blurred", (Blurred,), {"__module__": __name__, "__init__": Blurred.__init__})
+    edited._score_maps = lambda self, X: 7 * Blurred._score_maps(self, X)
+    np.testing.assert_allclose(edited().fit(X).score_samples(X), 7 * before, rtol=1e-5)
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_streamed_features_are_those_of_the_fit_they_come_from(tmp_path, cached):
+    settings = {"cache": tmp_path} if cached else {"memory_limit": "1KB"}
+    bank = FilterBank(image_size=64, random_state=0, **settings).fit(images())
+    plain = FilterBank(image_size=64, random_state=0).fit(images()).transform(images(2))
+    X = bank.transform(images(2))
+    bank.fit(255 - images(6, seed=4)).set_params(resize="crop")
+    np.testing.assert_array_equal(X.arrays()["energies"], plain.arrays()["energies"])
+    again = FilterBank(image_size=64, random_state=0, **settings).fit(images())
+    found = again.transform(images(2)).arrays()["energies"]
+    np.testing.assert_array_equal(found, plain.arrays()["energies"])
+
+
 @pytest.mark.parametrize("place", [0, 2500, 4999])
 @pytest.mark.parametrize("wrap", [lambda a: a, lambda a: {"w": [a]}, lambda a: (1, a)], ids="adt")
 def test_digests_tell_long_arrays_apart(place, wrap):
@@ -212,6 +290,30 @@ def test_what_attributes_hold_comes_back_as_well():
     assert detector.fit(maps(9)).seen_ == [9]
 
 
+class Ridge(Blurred):
+    """A parameter whose name ends as that of an attribute does."""
+
+    def __init__(self, *, lambda_=2.0, image_score="paper", sigma=1.0, contamination=0.1):
+        super().__init__(image_score=image_score, sigma=sigma, contamination=contamination)
+        del self.verbose
+        self.lambda_ = lambda_
+
+    def _score_maps(self, X):
+        return self.lambda_ * super()._score_maps(X)
+
+
+def test_a_parameter_may_end_in_an_underscore():
+    assert Ridge(lambda_=3.0).fit(maps()).get_params()["lambda_"] == 3.0
+
+
+def test_a_frozen_detector_gets_a_threshold():
+    from sklearn.frozen import FrozenEstimator
+
+    detector = PatchCore(random_state=0).fit(maps())
+    model = HeldOutThreshold(FrozenEstimator(detector), target_fpr=0.1, cv=2).fit(maps(20, 1))
+    assert model.offset_ < 0 and detector.contamination == 0.01
+
+
 # --- images or features -------------------------------------------------------------------------
 
 
@@ -249,6 +351,39 @@ def test_a_network_gives_the_same_features_by_name_and_as_a_module():
     X = images(2)
     for name, expected in by_name.transform(X).arrays().items():
         np.testing.assert_allclose(as_module.transform(X).arrays()[name], expected, atol=1e-5)
+
+
+def test_layers_in_another_order_are_refused():
+    layers = {"a": maps().arrays()["f"], "b": maps(seed=2).arrays()["f"]}
+    detector = PaDiM(random_state=0).fit(FeatureMaps(layers))
+    with pytest.raises(ValueError, match="expected features with layers"):
+        detector.predict(FeatureMaps(dict(reversed(layers.items()))))
+
+
+def test_parameters_set_after_fit_do_not_change_what_an_extractor_has_learned():
+    bank = FilterBank(image_size=64, random_state=0).fit(images(size=(72, 96)))
+    expected = bank.transform(images(2, size=(72, 96))).arrays()["energies"]
+    bank.set_params(image_size=128, resize="crop")
+    found = bank.transform(images(2, size=(72, 96))).arrays()["energies"]
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_the_way_to_search_the_bank_may_be_set_after_fit():
+    detector = PatchCore(random_state=0, coreset_ratio=0.5).fit(maps(12))
+    detector.score_samples(maps(2))
+    detector.set_params(neighbors="pynndescent")
+    restored = pickle.loads(pickle.dumps(detector))
+    np.testing.assert_array_equal(detector.score_samples(maps(2)), restored.score_samples(maps(2)))
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_a_bad_image_of_a_slice_is_named_by_its_place_in_the_whole(tmp_path, cached):
+    settings = {"cache": tmp_path} if cached else {"memory_limit": "1KB"}
+    good = list(images())
+    bank = FilterBank(image_size=64, random_state=0, **settings).fit(good)
+    X = bank.transform([*good, np.full((64, 64, 3), np.nan)])
+    with pytest.raises(ValueError, match="image 6: holds NaN"):
+        X[3:].arrays()
 
 
 # --- what travels -------------------------------------------------------------------------------

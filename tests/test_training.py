@@ -222,10 +222,44 @@ def test_a_checkpoint_of_another_identity_is_refused(tmp_path):
     for content in (b"", b"no checkpoint"):
         path.write_bytes(content)
         with pytest.raises(ValueError, match=r"checkpoint\.pt: not a checkpoint"):
-            training.fit(other, step, batches, config(1, checkpoint=path))
+            training.fit(other, step, batches, config(1, checkpoint=path, identity="ours"))
     torch.save([1, 2], path)
     with pytest.raises(ValueError, match="another training"):
-        training.fit(other, step, batches, config(1, checkpoint=path))
+        training.fit(other, step, batches, config(1, checkpoint=path, identity="ours"))
+
+
+def test_what_cannot_be_trained_is_refused(tmp_path):
+    network, step = regression()
+    with pytest.raises(ValueError, match="a checkpoint needs an identity"):
+        config(1, checkpoint=tmp_path / "checkpoint.pt")
+    with pytest.raises(ValueError, match="expected batches, got none in epoch 1"):
+        training.fit(network, step, lambda epoch: [], config(1))
+    with pytest.raises(ValueError, match="pass validate, too"):
+        training.fit(network, step, batches, config(1, patience=2))
+
+
+def test_a_validation_that_is_not_finite_keeps_the_last_good_state():
+    network, step = regression()
+    losses = iter([2.0, float("nan")])
+    with pytest.raises(TrainingError, match="the validation is nan in epoch 2") as info:
+        training.fit(network, step, batches, config(3), validate=lambda: next(losses))
+    assert info.value.history["validation"] == [2.0]
+
+
+def test_what_layers_draw_repeats_itself():
+    def trained():
+        network = torch.nn.Sequential(torch.nn.Dropout(0.5), torch.nn.Linear(4, 1))
+        with torch.no_grad():
+            network[1].weight.fill_(0.5)
+            network[1].bias.zero_()
+        rows = torch.ones(8, 4)
+        step = lambda batch: (network(rows) - 1).square().mean()  # noqa: E731
+        state = torch.get_rng_state()
+        losses = training.fit(network, step, lambda epoch: [0, 1], config(2))["loss"]
+        assert torch.equal(torch.get_rng_state(), state)
+        return losses
+
+    assert trained() == trained()
 
 
 # --- divergence and early stopping ------------------------------------------------------------

@@ -5,8 +5,8 @@ thresholds, labels, streaming, caching and pickling follow from these. See docs/
 """
 
 from skanomaly.base._detector import BaseDetector
+from skanomaly.base._extractor import BaseExtractor
 from skanomaly.base._image_detector import PIXELS, BaseImageDetector
-from skanomaly.base._image_extractor import BaseExtractor
 from skanomaly.base._threshold_mixin import ThresholdMixin
 
 __all__ = ["BaseDetector", "BaseExtractor", "BaseImageDetector", "ThresholdMixin"]

@@ -1,6 +1,6 @@
 """BaseDetector: the contract of a detector, written once."""
 
-from numbers import Integral, Real
+from numbers import Real
 
 import numpy as np
 from sklearn.base import BaseEstimator
@@ -9,7 +9,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from skanomaly.base._threshold_mixin import ThresholdMixin
 from skanomaly.base._transient import TransientStateMixin
-from skanomaly.caching import recall_batches, training_key
+from skanomaly.caching import code_identity, is_repeatable, recall_batches, training_key
 from skanomaly.exceptions import MemoryLimitError
 from skanomaly.feature_maps import FeatureMaps
 from skanomaly.utils.memory_budget import check_memory
@@ -73,7 +73,8 @@ class BaseDetector(TransientStateMixin, ThresholdMixin, BaseEstimator):
     """
 
     # Parameters that the hooks do not look at: scores cached under one value serve the others.
-    # A parameter that is not named here is part of every key of the cache.
+    # A parameter that is not named here is part of every key of the cache; so are all of a child
+    # that does not declare its own.
     _unused_by_hooks: tuple[str, ...] = ()
     # False: the paper's scores of images do not depend on the score maps, which are then not made.
     _image_scores_need_maps = True
@@ -123,7 +124,7 @@ class BaseDetector(TransientStateMixin, ThresholdMixin, BaseEstimator):
         maps = self._training_maps(X, y)
         self._check_memory(maps)
         self._fit(maps)
-        self.fit_digest_ = self._digest_of_fit(maps)
+        self.fit_digest_ = training_key(maps, self._fit_settings())
         self._set_offset(maps)
         return self
 
@@ -134,7 +135,7 @@ class BaseDetector(TransientStateMixin, ThresholdMixin, BaseEstimator):
 
         Parameters
         ----------
-        X, y : as in fit
+        X, y : as in ``fit``
 
         Returns
         -------
@@ -169,7 +170,7 @@ class BaseDetector(TransientStateMixin, ThresholdMixin, BaseEstimator):
 
         Parameters
         ----------
-        X, y : as in fit
+        X, y : as in ``fit``
             At best images that were not fitted on.
         contamination : float in (0, 0.5], or None, default=None
             Share of these images that fall below the threshold; None: the parameter of that name.
@@ -185,13 +186,14 @@ class BaseDetector(TransientStateMixin, ThresholdMixin, BaseEstimator):
         """
         check_is_fitted(self)
         share = self.contamination if contamination is None else contamination
-        if share is None or not 0 < share <= 0.5:
+        if not isinstance(share, Real) or not 0 < share <= 0.5:
             raise ValueError(
                 f"expected contamination in (0, 0.5], the share of good images below the "
                 f"threshold, got {share!r}; pass set_threshold(X, contamination=0.01)"
             )
-        scores = self.score_samples(X)
-        self.offset_ = np.percentile(scores[good_images(y, len(scores))], 100 * share)
+        maps = self._check_X(X, reset=False)
+        scores = self._scores(maps[good_images(y, len(maps))])
+        self.offset_ = np.percentile(scores, 100 * share)
         return self
 
     def score_samples_and_map(self, X):
@@ -199,7 +201,8 @@ class BaseDetector(TransientStateMixin, ThresholdMixin, BaseEstimator):
 
         Parameters
         ----------
-        X : as in fit
+        X : FeatureMaps, array of shape (n, h, w, d) or (n, d), or images
+            What ``fit`` takes.
 
         Returns
         -------
@@ -212,8 +215,8 @@ class BaseDetector(TransientStateMixin, ThresholdMixin, BaseEstimator):
         X = self._check_X(X, reset=False)
         scores, maps = [], []
         for frames, raw in self._raw_scores(X):
+            scores.append(self._final_scores(X, **raw))
             with limit_blas_threads():
-                scores.append(self._final_scores(X, **raw))
                 maps += [
                     X.image_fit.to_frame(one, frame, self.sigma)
                     for one, frame in zip(raw["score_maps"], frames, strict=True)
@@ -226,7 +229,8 @@ class BaseDetector(TransientStateMixin, ThresholdMixin, BaseEstimator):
 
         Parameters
         ----------
-        X : as in fit
+        X : FeatureMaps, array of shape (n, h, w, d) or (n, d), or images
+            What ``fit`` takes.
 
         Returns
         -------
@@ -286,27 +290,34 @@ class BaseDetector(TransientStateMixin, ThresholdMixin, BaseEstimator):
     def _final_scores(self, X, score_maps=None, image_scores=None):
         """(b,) float64, low for a defect: the one place where the sign turns."""
         if self.image_score == "map_max":
-            image_scores = X.image_fit.smooth(score_maps, self.sigma).max(axis=(1, 2))
+            with limit_blas_threads():
+                image_scores = X.image_fit.smooth(score_maps, self.sigma).max(axis=(1, 2))
         return -image_scores.astype(np.float64)
 
     def _set_offset(self, X):
         if self.contamination is not None:
-            self.offset_ = np.percentile(self._training_scores(X), 100 * self.contamination)
+            with limit_blas_threads():
+                scores = self._training_scores(X)
+            self.offset_ = np.percentile(scores, 100 * self.contamination)
 
     def _settings(self):
         """The parameters that scores may depend on."""
+        # A declaration is about the hooks of its own class: a child's may read more.
+        unused = vars(type(self)).get("_unused_by_hooks", ())
         parameters = self.get_params(deep=False)
-        return {k: v for k, v in sorted(parameters.items()) if k not in self._unused_by_hooks}
+        return {k: v for k, v in sorted(parameters.items()) if k not in unused}
 
-    def _digest_of_fit(self, X):
-        """Digest of what a fit depends on; None where it would come out differently again."""
-        if not isinstance(getattr(self, "random_state", 0), Integral):
+    def _fit_settings(self, without=()):
+        """What a fit depends on beside the images; None where it does not repeat itself."""
+        if not is_repeatable(self):
             return None
-        return training_key(X, (type(self).__module__, type(self).__qualname__, self._settings()))
+        settings = {k: v for k, v in self._settings().items() if k not in without}
+        return code_identity(type(self)), settings
 
     def _check_memory(self, X):
         """Refuse a fit that memory_limit does not allow, before anything is computed."""
-        if "memory_limit" in self.get_params(deep=False):
+        has_forecast = type(self)._forecast is not BaseDetector._forecast
+        if has_forecast and "memory_limit" in self.get_params(deep=False):
             needs = {"features": X.nbytes, **self._forecast(X.layer_shapes, len(X))}
             check_memory(needs, self.memory_limit, self._memory_advice)
 

@@ -7,7 +7,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from skanomaly.base._detector import BaseDetector
-from skanomaly.feature_maps import FeatureMaps, concatenate
+from skanomaly.feature_maps import BATCH_SIZE, FeatureMaps
 from skanomaly.images import (
     RESIZE_MODES,
     ImageFit,
@@ -18,11 +18,10 @@ from skanomaly.images import (
 )
 from skanomaly.utils.memory_budget import available_memory
 from skanomaly.utils.targets import good_images
-from skanomaly.utils.threads import count_threads
+from skanomaly.utils.threads import N_READERS, count_threads
 from skanomaly.utils.validation import IMAGE_SIZE, StrOptions
 
 PIXELS = "pixels"  # the layer that the images themselves are
-N_READERS = 2  # threads that read images where n_jobs is None
 
 
 class BaseImageDetector(BaseDetector):
@@ -109,7 +108,7 @@ class BaseImageDetector(BaseDetector):
         n_bytes = 4 * size.height * size.width * (n_channels or 3) * len(images)
         budget = available_memory()
         if budget is None or n_bytes <= budget / 2:
-            maps = concatenate(list(self._reader(n_channels, is_shown=True)(images, 16)))
+            maps = _hold(self._reader(n_channels, is_shown=True)(images, BATCH_SIZE), len(images))
             self.n_channels_in_ = maps.layer_shapes[PIXELS][2]
         else:
             self.n_channels_in_ = n_channels or channels_of(images)
@@ -143,6 +142,19 @@ class BaseImageDetector(BaseDetector):
 
     def _pixel_shape(self):
         return {PIXELS: (self.image_fit_.height, self.image_fit_.width, self.n_channels_in_)}
+
+
+def _hold(batches, n_images):
+    """Stored FeatureMaps of all batches, never in memory twice."""
+    pixels, frames, done = None, [], 0
+    for batch in batches:
+        some = batch.arrays()[PIXELS]  # (b, H, W, C)
+        if pixels is None:
+            pixels = np.empty((n_images, *some.shape[1:]), dtype=np.float32)
+        pixels[done : done + len(some)] = some
+        frames.append(batch.frames)
+        done += len(some)
+    return FeatureMaps({PIXELS: pixels}, np.concatenate(frames), batch.image_fit)
 
 
 def _read_pixels(image_fit, n_channels, n_threads, verbose, images, batch_size):

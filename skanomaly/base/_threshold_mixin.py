@@ -18,7 +18,8 @@ class ThresholdMixin(OutlierMixin):
 
         Parameters
         ----------
-        X : as in fit
+        X : FeatureMaps, array of shape (n, h, w, d) or (n, d), or images
+            What ``fit`` takes.
 
         Returns
         -------
@@ -32,7 +33,8 @@ class ThresholdMixin(OutlierMixin):
 
         Parameters
         ----------
-        X : as in fit
+        X : FeatureMaps, array of shape (n, h, w, d) or (n, d), or images
+            What ``fit`` takes.
 
         Returns
         -------
@@ -56,7 +58,8 @@ class ThresholdMixin(OutlierMixin):
 
         Parameters
         ----------
-        X : as in fit
+        X : FeatureMaps, array of shape (n, h, w, d) or (n, d), or images
+            What ``fit`` takes.
 
         Returns
         -------
@@ -69,7 +72,7 @@ class ThresholdMixin(OutlierMixin):
 
         Parameters
         ----------
-        X, y : as in fit
+        X, y : as in ``fit``
         **kwargs : dict
             Passed to ``fit``.
 

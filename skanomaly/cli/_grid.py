@@ -24,7 +24,7 @@ class Grid:
     target_fpr: float = 0.01
     random_state: int = 0
     grid: dict = field(default_factory=dict)
-    path: Path = None
+    path: Path | None = None
 
     @property
     def n_candidates(self):

@@ -1,22 +1,18 @@
-"""Detectors: features or images in; verdicts, scores and anomaly maps out."""
+"""Detectors: features or images in; verdicts, scores and anomaly maps out.
 
-from skanomaly.detectors._padim import PaDiM
-from skanomaly.detectors._patchcore import PatchCore
-from skanomaly.detectors._spade import SPADE
+The classes are those of the registry, each loaded on first use: some need torch, others do not.
+"""
 
-__all__ = ["SPADE", "PaDiM", "PatchCore", "GlobalLocal", "RegAD", "RegistrationNetwork"]
+from typing import Any
 
-# Loaded on first use: they need torch, the others do not.
-_TRAINED = {
-    "GlobalLocal": "skanomaly.detectors.global_local",
-    "RegAD": "skanomaly.detectors.regad",
-    "RegistrationNetwork": "skanomaly.detectors.regad",
-}
+from skanomaly.registry import DETECTORS, EXTRACTORS
+
+_ENTRIES = {entry.name: entry for entry in (*DETECTORS, *EXTRACTORS) if entry.package == __name__}
+
+__all__ = list(_ENTRIES)
 
 
-def __getattr__(name):
-    if name in _TRAINED:
-        import importlib
-
-        return getattr(importlib.import_module(_TRAINED[name]), name)
-    raise AttributeError(f"module 'skanomaly.detectors' has no attribute {name!r}")
+def __getattr__(name: str) -> Any:
+    if name in _ENTRIES:
+        return _ENTRIES[name].load()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -5,6 +5,7 @@ from numbers import Integral
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
+from skanomaly.embedding import finest_grid
 from skanomaly.regions import as_table, separate_peaks
 from skanomaly.utils.threads import limit_blas_threads
 
@@ -26,11 +27,10 @@ _COLUMNS = {
 class HotSpotsMixin:
     """Mixin of the detectors that keep good patches; comes before BaseDetector.
 
-    A child's ``_fit`` sets ``memory_frames_``, the frames (n, 2) of all images of the X of fit, and
-    it has two hooks. ``_patch_grid()`` returns the rows and columns of patches in an image.
-    ``_nearest_patches(X, images, cells)`` returns, for k patches of stored FeatureMaps, the
+    A child's ``_fit`` sets ``memory_frames_``, the frames (n, 2) of all images of the X of fit. Its
+    hook ``_nearest_patches(X, images, cells)`` returns, for k patches of stored FeatureMaps, the
     distance to the nearest good patch (k,), its image's place in the X of fit (k,), and its cell
-    (k, 2).
+    (k, 2). ``_patch_grid`` is the finest grid where the child does not say otherwise.
     """
 
     def nearest_good(self, X, *, n_peaks=1, as_frame=False):
@@ -38,7 +38,8 @@ class HotSpotsMixin:
 
         Parameters
         ----------
-        X : as in fit
+        X : FeatureMaps, or array of shape (n, h, w, d) or (n, d)
+            What ``fit`` takes.
         n_peaks : int, default=1
             Hot spots per image, at most.
         as_frame : bool, default=False
@@ -89,6 +90,10 @@ class HotSpotsMixin:
             records += self._nearest_of(piece, n_peaks, done)
             done += len(piece)
         return as_table(records, _COLUMNS, as_frame)
+
+    def _patch_grid(self):
+        """Rows and columns of patches in an image."""
+        return finest_grid(self.layer_shapes_)
 
     def _nearest_of(self, X, n_peaks, first):
         """Records of a few images, which are numbered from the first one's number."""

@@ -46,14 +46,11 @@ class PaDiM(BaseDetector):
     image_score : {"paper", "map_max"}, default="map_max"
         Score of an image: the maximum of M over its positions (the paper's), or of its smoothed
         score map, as the paper's published results have it.
-    sigma : float, default=4.0
-        Smoothing of the score map, in pixels of the extractor's input.
-    contamination : float in (0, 0.5], default=0.01
-        Share of the training images that fall below the threshold.
+    <sigma>
+    <contamination>
     random_state : int, RandomState instance or None, default=None
         Draws the channels.
-    verbose : int, default=0
-        1 shows progress bars.
+    <verbose>
 
     Attributes
     ----------

@@ -7,6 +7,7 @@ s*          max over the image's patches of |patch - m*|                        
 s           (1 - softmax of |patch* - m*| among m*'s b neighbors in M) * s*       (eq. 7)
 """
 
+import math
 from functools import partial
 from numbers import Integral, Real
 
@@ -27,6 +28,7 @@ from skanomaly.utils.validation import Interval, StrOptions
 
 CORESET_ROW_BYTES = 220  # estimate: what the greedy search holds beside each projected row
 AHEAD_RATIO = 0.1  # with a cache, banks up to this ratio are chosen at once
+_NOT_OF_THE_BANK = ("coreset_ratio", "n_neighbors", "n_reweight", "neighbors")  # parameters
 AHEAD_NEIGHBORS = 9  # with a cache, distances to so many neighbors are measured at once
 
 
@@ -50,24 +52,18 @@ class PatchCore(HotSpotsMixin, BaseDetector):
         Side, in cells, of the neighborhood over which each layer is averaged; odd, 1: none.
     image_score : {"paper", "map_max"}, default="paper"
         Score of an image: the paper's, or the maximum of its smoothed score map.
-    sigma : float, default=4.0
-        Smoothing of the score map, in pixels of the extractor's input.
-    contamination : float in (0, 0.5], default=0.01
-        Share of the training images that fall below the threshold.
+    <sigma>
+    <contamination>
     device : str, default="cpu"
         Where the coreset is chosen and the bank is searched: "cpu", "cuda", or "auto" for a GPU
         where there is one. On a GPU patches equally far up to rounding may be chosen in another
         order.
     n_jobs : int or None, default=None
         Threads of both; -1 for all processors, None for as many as numba is set to.
-    memory_limit : int, str such as "2GB", or None, default=None
-        Budget of a fit and of the search, stored features included; None: the memory that is
-        available. A fit that would exceed it is refused before it starts. Scores do not depend on
-        it.
+    <bank_memory_limit>
     random_state : int, RandomState instance or None, default=None
         Draws the projection and the first patch.
-    verbose : int, default=0
-        1 shows progress bars.
+    <verbose>
 
     Attributes
     ----------
@@ -169,16 +165,14 @@ class PatchCore(HotSpotsMixin, BaseDetector):
         check_odd(self.patch_size)
         rng = check_random_state(self.random_state)
         self.index_seed_ = rng.randint(2**31)
-        height, width = finest_grid(X.layer_shapes)
-        n_patches = len(X) * height * width
+        n_patches = len(X) * math.prod(finest_grid(X.layer_shapes))
         n_rows = max(1, int(self.coreset_ratio * n_patches))
         choose = partial(
             choose_bank, X, self._patches, RandomProjection(self.n_projections, rng), rng,
             device=self.device, n_jobs=self.n_jobs, verbose=self.verbose,
         )  # fmt: skip
         # With a cache: the bank of a ratio is the beginning of every larger one's.
-        settings = "bank", self.n_projections, self.patch_size, self.random_state
-        settings = settings if isinstance(self.random_state, Integral) else None
+        settings = partial(self._fit_settings, without=_NOT_OF_THE_BANK)
         n_ahead = partial(self._bank_ahead, X, n_patches)
         found, key = recall_longest(X, settings, "bank", n_rows, n_ahead, choose)
         self.memory_bank_ = first_rows(found["bank"], n_rows)
@@ -215,14 +209,16 @@ class PatchCore(HotSpotsMixin, BaseDetector):
             # Kept for a search over n_neighbors: the distances of the fewer are among the more.
             n_neighbors = max(n_neighbors, min(AHEAD_NEIGHBORS, len(self.memory_bank_)))
             settings = "distances", n_neighbors, self.neighbors, self.patch_size, self.bank_digest_
-        shape = len(X), *finest_grid(self.layer_shapes_), n_neighbors
+        shape = *finest_grid(self.layer_shapes_), n_neighbors
 
         def measure(batch):
-            distances, _ = self._bank_index().kneighbors(self._patches(batch), n_neighbors)
-            return {"distances": distances.reshape(len(batch), *shape[1:])}
+            patches = self._patches(batch)
+            distances, nearest = self._bank_index().kneighbors(patches, n_neighbors)
+            batch.scratch = patches, nearest[:, 0]  # for _score_images
+            return {"distances": distances.reshape(len(batch), *shape)}
 
-        distances = recall_images(X, settings, measure)["distances"]  # (b, h, w, n_neighbors)
-        return distances[..., : self.n_neighbors].mean(axis=3)
+        found = measure(X) if settings is None else recall_images(X, settings, measure)
+        return found["distances"][..., : self.n_neighbors].mean(axis=3)  # (b, h, w)
 
     def _score_images(self, X, score_maps):
         scores = score_maps.max(axis=(1, 2))  # s*
@@ -231,19 +227,16 @@ class PatchCore(HotSpotsMixin, BaseDetector):
         index = self._bank_index()
         n_cells = score_maps.shape[1] * score_maps.shape[2]
         worst = score_maps.reshape(len(X), -1).argmax(axis=1) + n_cells * np.arange(len(X))
-        patches = self._patches(X)[worst]  # (b, D)
-        _, nearest = index.kneighbors(patches)  # m* of each
-        nearest = self.memory_bank_[nearest[:, 0]]
+        patches, nearest = X.scratch or (self._patches(X), None)  # of _score_maps
+        patches = patches[worst]  # (b, D)
+        nearest = index.kneighbors(patches)[1][:, 0] if nearest is None else nearest[worst]
+        nearest = self.memory_bank_[nearest]  # m* of each
         # Eq. 7: near 1 where m* is a rare patch of the bank, 1 - 1/b where it is a common one.
         n_around = min(self.n_reweight, len(self.memory_bank_))
         _, around = index.kneighbors(nearest, n_around)
-        gaps = patches[:, None, :] - self.memory_bank_[around]  # (b, n_around, D)
-        distances = np.linalg.norm(gaps, axis=2)
+        distances = np.linalg.norm(patches[:, None] - self.memory_bank_[around], axis=2)
         own = np.linalg.norm(patches - nearest, axis=1)
         return scores * (1 - np.exp(own - logsumexp(distances, axis=1)))
-
-    def _patch_grid(self):
-        return finest_grid(self.layer_shapes_)
 
     def _nearest_patches(self, X, images, cells):
         height, width = self._patch_grid()
@@ -254,9 +247,8 @@ class PatchCore(HotSpotsMixin, BaseDetector):
 
     def _bank_index(self):
         """The search structure over the bank, built on first use."""
-        if self._index is None:
-            self._index = PatchIndex(
-                self.neighbors, device=self.device, memory_limit=self.memory_limit,
-                n_jobs=self.n_jobs, random_state=self.index_seed_,
-            ).fit(self.memory_bank_)  # fmt: skip
-        return self._index
+        if self._index is not None and self._index.method != self.neighbors:
+            self._index = None  # of a parameter that was set since
+        options = {"device": self.device, "memory_limit": self.memory_limit, "n_jobs": self.n_jobs}
+        index = PatchIndex(self.neighbors, random_state=self.index_seed_, **options)
+        return self._rebuilt("_index", lambda: index.fit(self.memory_bank_))

@@ -45,16 +45,10 @@ class SPADE(HotSpotsMixin, BaseDetector):
         How the good images' features are kept; "float16" rounds them, in half the memory.
     image_score : {"paper", "map_max"}, default="paper"
         Score of an image: the paper's, or the maximum of its smoothed score map.
-    sigma : float, default=4.0
-        Smoothing of the score map, in pixels of the extractor's input.
-    contamination : float in (0, 0.5], default=0.01
-        Share of the training images that fall below the threshold.
-    memory_limit : int, str such as "2GB", or None, default=None
-        Budget of a fit and of the search, stored features included; None: the memory that is
-        available. A fit that would exceed it is refused before it starts. Scores do not depend on
-        it.
-    verbose : int, default=0
-        1 shows progress bars.
+    <sigma>
+    <contamination>
+    <bank_memory_limit>
+    <verbose>
 
     Attributes
     ----------
@@ -114,10 +108,7 @@ class SPADE(HotSpotsMixin, BaseDetector):
     )
 
     _parameter_constraints = {
-        name: constraint
-        for name, constraint in BaseDetector._parameter_constraints.items()
-        if name != "random_state"
-    } | {
+        **BaseDetector._parameter_constraints,
         "n_neighbors": [Interval(Integral, 1, None, closed="left")],
         "n_gallery_neighbors": [Interval(Integral, 1, None, closed="left")],
         "layers": [None, str, "array-like"],
@@ -275,10 +266,9 @@ class SPADE(HotSpotsMixin, BaseDetector):
 
     def _indexes(self):
         """The search structures over images and, by layer, galleries, built on first use."""
-        if self._search is None:
-            limit = self.memory_limit
-            galleries = {
-                n: GalleryIndex(memory_limit=limit).fit(m) for n, m in self.memory_.items()
-            }
-            self._search = PatchIndex(memory_limit=limit).fit(self.pooled_), galleries
-        return self._search
+        return self._rebuilt("_search", self._build_indexes)
+
+    def _build_indexes(self):
+        limit = self.memory_limit
+        galleries = {n: GalleryIndex(memory_limit=limit).fit(m) for n, m in self.memory_.items()}
+        return PatchIndex(memory_limit=limit).fit(self.pooled_), galleries

@@ -18,6 +18,9 @@ from skanomaly.utils.validation import check_decisions
 class _DefectCurve:
     """Mixin that comes before a display of scikit-learn's: input, sign and labels of the axes."""
 
+    _AXES: tuple[str, str]
+    ax_: Any
+
     @classmethod
     def from_estimator(
         cls, estimator: Any, X: Any, y: Any, *, name: str | None = None, **display_kw: Any
@@ -88,7 +91,8 @@ class _DefectCurve:
                 "the curve needs good and defective images; expected y with both classes, got "
                 f"{'no y' if labels is None else 'only one class'}"
             )
-        return super().from_predictions(labels, -decisions, pos_label=-1, name=name, **display_kw)
+        display: Any = super()  # scikit-learn's
+        return display.from_predictions(labels, -decisions, pos_label=-1, name=name, **display_kw)
 
     def plot(self, ax: Any = None, **plot_kw: Any) -> Self:
         """Draw; several displays may share one axes.
@@ -104,7 +108,8 @@ class _DefectCurve:
         -------
         self : the same class
         """
-        super().plot(ax, **plot_kw)
+        display: Any = super()  # scikit-learn's
+        display.plot(ax, **plot_kw)
         x_label, y_label = self._AXES
         self.ax_.set(xlabel=x_label, ylabel=y_label)
         return self

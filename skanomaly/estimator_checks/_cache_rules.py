@@ -13,12 +13,13 @@ from skanomaly.feature_maps import FeatureMaps
 from skanomaly.io import Cache, digest
 
 CACHE_RULES = RuleBook()
+_OF_THE_MACHINE = ("checkpoint", "device", "n_jobs")  # files and devices that may not be there
 rule = CACHE_RULES.rule
 
 
 @rule(
     "take the parameter out of _unused_by_hooks, or do not read it in _fit, _score_maps and "
-    "_score_images"
+    "_score_images; name its values in _parameter_constraints"
 )
 def check_unused_parameters(detector, samples):
     good, X = samples.good(samples.n_training), samples.mixed(4)
@@ -26,7 +27,8 @@ def check_unused_parameters(detector, samples):
     one = clone(detector).fit(good)
     X = one._check_X(X, reset=False).store()
     expected = _hooks(one, X)
-    for name in detector._unused_by_hooks:
+    for name in vars(type(detector)).get("_unused_by_hooks", ()):
+        tried = False
         for value in other_values(detector, name):
             changed = clone(detector).set_params(**{name: value})
             if not _fits(changed, good):
@@ -37,7 +39,10 @@ def check_unused_parameters(detector, samples):
             one.set_params(**{name: value})
             same(_hooks(one, X), expected, f"{what}, set after fit")
             one.set_params(**{name: value_before})
+            tried = True
             break
+        known = name in _OF_THE_MACHINE
+        assert tried or known, f"{name} is declared as unused, and no other value of it is known"
 
 
 @rule(

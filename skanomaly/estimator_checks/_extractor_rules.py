@@ -33,6 +33,8 @@ def check_parameters(extractor, samples):
     before = extractor.get_params(deep=False)
     after = fitted(extractor, samples).get_params(deep=False)
     assert list(before) == list(after), f"fit changed the parameters' names to {list(after)}"
+    for name, value in seeded_clone(extractor).get_params(deep=False).items():
+        assert repr(after[name]) == repr(value), f"fit changed {name} to {after[name]!r}"
 
 
 @rule(
@@ -107,6 +109,16 @@ def check_streaming(extractor, samples):
     few = pickle.loads(pickle.dumps(streamed[[3]]))
     assert len(few) == 1, "a pickled slice has other images"
     same(arrays(few), {k: v[[3]] for k, v in expected.items()}, "a pickled slice", rtol=1e-5)
+
+
+@rule("read parameters and learned state when images come, not through a shared object later")
+def check_later_fits(extractor, samples):
+    X, others = samples.mixed(3), samples.mixed(6, seed=5)
+    extractor = fitted(extractor, samples, memory_limit="10KB")
+    expected = arrays(extractor.transform(X))
+    streamed = extractor.transform(X)
+    extractor.fit(others)
+    same(arrays(streamed), expected, "streamed features after another fit", rtol=1e-5)
 
 
 @rule("keep arrays, or objects that pickle; name what is rebuilt on first use in _transient")

@@ -53,15 +53,12 @@ class FilterBank(BaseExtractor):
         and twice as many secondary filters.
     image_size : int or (int, int), default=224
         Height and width in pixels that images are brought to; multiples of 8, at least 64.
-    resize : {"stretch", "pad", "crop"}, default="stretch"
-        How: changing the aspect ratio, padding the shorter side, or cropping the longer one.
-        Score maps undo it.
+    <resize>
     n_jobs : int or None, default=None
         Images read, and images computed, at a time, as in scikit-learn: -1 for all processors.
         None: two are read, and as many computed as torch has threads. Features do not depend on
         it.
-    memory_limit : int, str such as "2GB", or None, default=None
-        Features that would take more than a quarter of it are streamed instead of stored.
+    <extractor_memory_limit>
     cache : str, Path, joblib.Memory or None, default=None
         Folder in which filters and each image's features are kept, under digests of the images
         and of all else that they depend on, and with them what detectors learn and predict:
@@ -69,8 +66,7 @@ class FilterBank(BaseExtractor):
         as ``random_state``, without which the filters differ each time. Nothing is ever deleted.
     random_state : int, RandomState instance or None, default=None
         Draws the patches the filters are learned from.
-    verbose : int, default=0
-        1 shows a progress bar.
+    <verbose>
 
     Attributes
     ----------

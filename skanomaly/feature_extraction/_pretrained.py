@@ -1,6 +1,5 @@
 """FeatureExtractor: the inner layers of a pretrained network as features."""
 
-import threading
 from numbers import Integral
 from pathlib import Path
 
@@ -18,7 +17,6 @@ from skanomaly.utils.networks import from_arrays, to_arrays
 from skanomaly.utils.validation import Interval, StrOptions
 
 # Of the threads that use an unpickled extractor first: one of them rebuilds the network.
-_ONE_REBUILDS = threading.RLock()
 
 
 class FeatureExtractor(BaseExtractor):
@@ -41,12 +39,8 @@ class FeatureExtractor(BaseExtractor):
         Order of the axes of the layers' outputs: maps (b, C, h, w), maps (b, h, w, C), or tokens
         (b, n, C), of which the last ones are the image's patches row by row. "auto" measures it,
         layer by layer. Name it where fit says that it cannot be told.
-    image_size : int or (int, int), default=224
-        Height and width in pixels that images are brought to. A vision transformer takes square
-        ones, multiples of its patches' side; a module may take a single size.
-    resize : {"stretch", "pad", "crop"}, default="stretch"
-        How: changing the aspect ratio, padding the shorter side, or cropping the longer one.
-        Score maps undo it.
+    <image_size>
+    <resize>
     dtype : {"float32", "bfloat16", "auto"}, default="float32"
         Precision of the network; "auto" takes bfloat16 where the processor multiplies it in
         hardware. Features are float32 either way.
@@ -54,18 +48,15 @@ class FeatureExtractor(BaseExtractor):
         "cpu", "cuda", ...; "auto" takes a GPU where there is one.
     batch_size : int, default=16
         Images read, and on a GPU computed, at a time. Features do not depend on it.
-    n_jobs : int or None, default=None
-        Threads that read images, as in scikit-learn: -1 for all processors, None for two.
-    memory_limit : int, str such as "2GB", or None, default=None
-        Features that would take more than a quarter of it are streamed instead of stored.
+    <n_jobs>
+    <extractor_memory_limit>
     cache : str, Path, joblib.Memory or None, default=None
         Folder in which each image's features are kept, under a digest of the image and of all
         that the features depend on, and with them what detectors learn and predict: a search over
         many settings, or another run, computes each of them once. Nothing is ever deleted.
     random_state : int, RandomState instance or None, default=None
         Of random weights.
-    verbose : int, default=0
-        1 shows a progress bar.
+    <verbose>
 
     Attributes
     ----------
@@ -159,8 +150,8 @@ class FeatureExtractor(BaseExtractor):
         ----------
         X : images, or None
             Not used.
-        y : Ignored
-            Not used, present for API consistency by convention.
+        y : array of shape (n,), masks, or None, default=None
+            Not used, but refused where it is coded otherwise than +1 good and -1 defect.
 
         Returns
         -------
@@ -175,7 +166,7 @@ class FeatureExtractor(BaseExtractor):
             Unknown backbone, layer or device; a size that the network does not take; a layer that
             has no maps, or whose layout cannot be told.
         """
-        return super().fit(X)
+        return super().fit(X, y)
 
     def _fit(self, images):
         device = resolve_device(
@@ -227,16 +218,14 @@ class FeatureExtractor(BaseExtractor):
 
     def _ready_network(self):
         """The network at work, rebuilt from weights_ on first use by one of the threads."""
+        check_is_fitted(self)
         network = self._network
-        if network is None:
-            check_is_fitted(self)
-            with _ONE_REBUILDS:
-                network = self._network  # of the thread that was first
-                if network is None:
-                    network = self._network = self._rebuilt()
+        if network is None or network.asked_for != (self.device, self.dtype):
+            self._network = None  # of parameters that were set since
+            network = self._rebuilt("_network", self._build)
         return network
 
-    def _rebuilt(self):
+    def _build(self):
         # The weights that it is loaded with are random, or a module's present ones: weights_ count.
         whole = backbones.load_network(self.backbone, None, seed=0, image_size=self._size())
         trimmed = from_arrays(backbones.trim(whole, self.layers_), self.weights_)
@@ -244,7 +233,7 @@ class FeatureExtractor(BaseExtractor):
 
     def _ready(self, trimmed, device):
         known = backbones.describe_backbone(self.backbone)
-        return InferenceNetwork(
+        network = InferenceNetwork(
             trimmed,
             self.layouts_,
             self._size(),
@@ -253,3 +242,5 @@ class FeatureExtractor(BaseExtractor):
             device=device,
             dtype=self.dtype,
         )
+        network.asked_for = self.device, self.dtype
+        return network

@@ -85,6 +85,8 @@ class ImageSubset:
         return len(self.rows)
 
     def __getitem__(self, i):
+        if isinstance(i, slice):
+            return [self.images[row] for row in self.rows[i]]
         return self.images[self.rows[i]]
 
 

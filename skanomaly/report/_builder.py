@@ -139,7 +139,7 @@ class Report:
         self.max_megabytes = max_megabytes
         self.image_format = image_format
         self.context = context
-        self._records = []
+        self._records: list = []
 
     def __len__(self):
         return len(self._records)

@@ -82,7 +82,7 @@ class Explainer:
         ValueError
             An image cannot be read, or the good images are not the X of the estimator's fit.
         """
-        explanations = [[] for _ in range(len(X))]
+        explanations: list[list] = [[] for _ in range(len(X))]
         chosen = range(len(X)) if chosen is None else chosen
         if len(chosen) == 0:
             return explanations

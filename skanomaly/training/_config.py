@@ -30,9 +30,11 @@ class TrainingConfig:
         File written after every epoch, from which an interrupted training of the same identity
         resumes.
     identity : str, default=""
-        Digest of all that the training depends on; a checkpoint of another identity is refused.
+        Digest of all that the training depends on, needed with a checkpoint; one of another
+        identity is refused.
     random_state : int, default=0
-        For whoever draws initial weights and batches.
+        Seeds torch's generators for each epoch, so that dropout and the like repeat themselves,
+        after a resumption too. For initial weights and batches it is up to the caller.
     patience : int or None, default=None
         Epochs without a better validation after which training stops early; None: never.
     name : str, default="training"
@@ -62,6 +64,11 @@ class TrainingConfig:
     verbose: int = 0
 
     def __post_init__(self):
+        if self.checkpoint is not None and not self.identity:
+            raise ValueError(
+                "a checkpoint needs an identity, a digest of all that the training depends on, so "
+                "that no other training resumes from it; pass identity=skanomaly.io.digest(...)"
+            )
         smallest = {"n_epochs": 0, "batch_size": 1, "patience": 1}
         for name, least in smallest.items():
             value = getattr(self, name)

@@ -1,5 +1,6 @@
 """The one training loop: epochs, optimizers, validation, checkpoints, divergence, progress."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from tqdm.auto import tqdm
 from skanomaly.exceptions import TrainingError
 from skanomaly.io import atomic_file, name_disk_errors
 from skanomaly.training._config import TrainingConfig
+from skanomaly.utils.networks import seeded
 
 
 def fit(
@@ -52,9 +54,11 @@ def fit(
     Raises
     ------
     TrainingError
-        The loss, or a weight, is not finite: the network is as it was after the last good epoch.
+        The loss, the validation or a weight is not finite: the network is as it was after the last
+        good epoch.
     ValueError
-        The checkpoint is of another training.
+        The checkpoint is of another training; an epoch has no batches; or there is patience and
+        no validation.
 
     Examples
     --------
@@ -69,22 +73,28 @@ def fit(
     >>> len(history["loss"]), round(network.weight.item(), 2)
     (200, 3.0)
     """
+    if config.patience is not None and validate is None:
+        raise ValueError("patience counts epochs without a better validation; pass validate, too")
     network.to(config.torch_device)
     if optimizers is None:
         optimizers = torch.optim.Adam(network.parameters(), lr=config.learning_rate)
     optimizers, schedulers = _as_list(optimizers), _as_list(schedulers)
     parts = {"network": [network], "optimizers": optimizers, "schedulers": schedulers}
-    state = {"epoch": 0, "history": {"loss": []}, "best": None}
+    state: dict[str, Any] = {"epoch": 0, "history": {"loss": []}, "best": None}
     if config.checkpoint is not None and Path(config.checkpoint).exists():
         state = _resume(config, parts)
     history = state["history"]
     with tqdm(desc=config.name, unit="batch", disable=not config.verbose) as bar:
         while state["epoch"] < config.n_epochs and not _is_stale(history, config.patience):
             epoch_batches = batches(state["epoch"])
+            if not len(epoch_batches):
+                raise ValueError(f"expected batches, got none in epoch {state['epoch'] + 1}")
             bar.total = bar.n + len(epoch_batches) * (config.n_epochs - state["epoch"])
             last_good = _copy(network)
             try:
-                loss = _train_epoch(network, step, epoch_batches, optimizers, config, bar)
+                with seeded(_seed(config, state["epoch"]), config.torch_device):
+                    loss = _train_epoch(network, step, epoch_batches, optimizers, config, bar)
+                validation = _validate(network, validate)
             except FloatingPointError as error:
                 network.load_state_dict(last_good)
                 network.eval()
@@ -94,9 +104,8 @@ def fit(
                 scheduler.step()
             state["epoch"] += 1
             history["loss"].append(loss)
-            if validate is not None:
-                network.eval()
-                history.setdefault("validation", []).append(float(validate()))
+            if validation is not None:
+                history.setdefault("validation", []).append(validation)
                 if history["validation"][-1] == min(history["validation"]):
                     state["best"] = _copy(network)
             if config.checkpoint is not None:
@@ -130,6 +139,22 @@ def _train_epoch(network, step, batches, optimizers, config, bar):
     if not all(torch.isfinite(v).all() for v in network.state_dict().values()):
         raise FloatingPointError("a weight is not finite")
     return sum(totals) / len(totals)
+
+
+def _validate(network, validate):
+    """The loss to be low, or None; raises FloatingPointError where it is not finite."""
+    if validate is None:
+        return None
+    network.eval()
+    loss = float(validate())
+    if not math.isfinite(loss):
+        raise FloatingPointError(f"the validation is {loss}")
+    return loss
+
+
+def _seed(config, epoch):
+    """Another seed for each epoch, the same one whenever it is trained."""
+    return (config.random_state * 1_000_003 + epoch) % 2**63
 
 
 def _autocast_each(losses, config):

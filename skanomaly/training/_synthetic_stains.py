@@ -52,7 +52,17 @@ def check_stains(stains):
     return STAINS | stains
 
 
-def stain(patches, rng, image_side, n_read, *, axes, irregularity, softness, values):
+def stain(
+    patches: np.ndarray,
+    rng: np.random.Generator,
+    image_side: int,
+    n_read: int,
+    *,
+    axes: tuple[float, float],
+    irregularity: tuple[float, float],
+    softness: tuple[float, float],
+    values: tuple[float, float],
+) -> np.ndarray:
     """Patches with a synthetic stain each.
 
     An ellipse of random axes, center and rotation, whose contour is bent in and out, is filled with

@@ -12,11 +12,21 @@ _ONE_AT_A_TIME = threading.RLock()  # of the threads that draw from torch's glob
 
 
 @contextmanager
-def seeded(seed):
-    """Draw torch's random numbers from a seed, and leave the caller's generators as they were."""
+def seeded(seed, device=None):
+    """Draw torch's random numbers from a seed, and leave the caller's generators as they were.
+
+    Parameters
+    ----------
+    seed : int
+    device : torch.device or None
+        A GPU whose generator is seeded as well.
+    """
+    is_cuda = device is not None and device.type == "cuda"
     # All threads draw from the same generator.
-    with _ONE_AT_A_TIME, torch.random.fork_rng(devices=[]):
+    with _ONE_AT_A_TIME, torch.random.fork_rng(devices=[device] if is_cuda else []):
         torch.default_generator.manual_seed(seed)
+        if is_cuda:
+            torch.cuda.manual_seed(seed)
         yield
 
 

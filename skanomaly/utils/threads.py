@@ -18,6 +18,9 @@ _LOCK = threading.Lock()
 _n_inside, _limiter = 0, None
 
 
+N_READERS = 2  # threads that read images where n_jobs is None
+
+
 def count_threads(n_jobs: int | None, default: int) -> int:
     """Number of threads for the parameter ``n_jobs`` of an estimator.
 

@@ -54,7 +54,7 @@ def fitting(*, nested=False, incremental=False, keep_after=()):
         @functools.wraps(fit)
         def fit_or_restore(self, *args, **kwargs):
             before, attributes = dict(vars(self)), vars(self)
-            for name in before:
+            for name in before.keys() - self.get_params(deep=False).keys():
                 if name.endswith("_") or name in getattr(self, "_transient", ()):
                     del attributes[name]
                     if incremental and name.endswith("_"):
@@ -123,7 +123,7 @@ def _refuse_images(X, who):
 
 def check_layers(expected, got):
     """Raise ValueError unless two {layer: (h, w, C)} agree."""
-    if expected != got:
+    if list(expected.items()) != list(got.items()):  # vectors join layers in their order
         raise ValueError(
             f"expected features with layers {expected}, as in fit, got {got}; "
             "use the extractor the detector was fitted with"

@@ -89,23 +89,16 @@ class GlobalLocal(BaseImageDetector):
     image_size : int or (int, int), default=256
         Height and width in pixels that images are brought to, multiples of 8, and 15 or more
         above the patch; at least 243 for "exact".
-    resize : {"stretch", "pad", "crop"}, default="stretch"
-        How: changing the aspect ratio, padding the shorter side, or cropping the longer one.
-        Score maps undo it.
+    <resize>
     image_score : {"paper", "map_max"}, default="map_max"
         Score of an image: the maximum of its score map as it is ("paper"; the paper itself has no
         scores of images), or smoothed.
-    sigma : float, default=4.0
-        Smoothing of the score map, in pixels of the input.
-    contamination : float in (0, 0.5], or None, default=0.01
-        Share of the training images that fall below the threshold. None: no threshold is set.
+    <sigma>
+    <contamination>
     dtype : {"float32", "bfloat16"}, default="float32"
         Of the networks' convolutions: the second is faster where processors support it.
-    device : str, default="auto"
-        Where the networks are trained and score: "cpu", "cuda", ...; "auto" takes a GPU where
-        there is one.
-    n_jobs : int or None, default=None
-        Threads that read images; -1 for all processors, None for two.
+    <device>
+    <n_jobs>
     checkpoint : str, Path or None, default=None
         Beginning of the names of files written while training, from which the same fit resumes;
         one that differs in the joint training alone takes Local-Net from them. They stay until
@@ -293,8 +286,9 @@ class GlobalLocal(BaseImageDetector):
         images = [pixels[i] for i in np.sort(order[n_held_out:])]  # of shape (H, W, C); views
         self.mean_, scale = channel_moments(images)
         self.scale_ = np.maximum(scale, np.float32(SMALLEST_SCALE))
-        self.teacher_ = self.teacher
-        if self.teacher is None:
+        if self.teacher is not None:
+            self.teacher_ = self.teacher
+        else:
             self.teacher_ = default_teacher(images, self.random_state)
         networks = self._train(images, self._plan(schedule, stains, images))
         self.state_ = to_arrays(networks)
@@ -304,6 +298,10 @@ class GlobalLocal(BaseImageDetector):
             # Networks predict what they were trained on too well to measure their usual errors.
             held_out = pixels[np.sort(order[:n_held_out])]
             self.statistics_ = self._scorer.score_statistics(held_out)
+
+    def _build_scorer(self):
+        networks = from_arrays(self.architecture_.build(), self.state_)
+        return PatchScorer(networks, self.architecture_.grids, self.mean_, self.scale_)
 
     def _patch_grids(self, height, width):
         return patch_grids(self.patch_size, height, width, self.global_mode, self.hole_stride)
@@ -337,12 +335,9 @@ class GlobalLocal(BaseImageDetector):
         )  # fmt: skip
 
     def _score_maps(self, X):
-        if self._scorer is None:
-            networks = from_arrays(self.architecture_.build(), self.state_)
-            grids = self.architecture_.grids
-            self._scorer = PatchScorer(networks, grids, self.mean_, self.scale_)
+        scorer = self._rebuilt("_scorer", self._build_scorer)
         # Where the parameter says now: it may have been set, or "auto" be another device here.
-        scorer = self._scorer.to(resolve_device(self.device))
+        scorer = scorer.to(resolve_device(self.device))
         return scorer.score_maps(X.arrays()[PIXELS], self.statistics_, self.iad_weight)
 
     def _forecast(self, layer_shapes, n_images):

@@ -46,25 +46,19 @@ class RegAD(BaseImageDetector):
     image_score : {"paper", "map_max"}, default="map_max"
         Score of an image: the maximum of M over its positions (the paper's), or of its smoothed
         score map.
-    sigma : float, default=4.0
-        Smoothing of the score map, in pixels of the network's input.
-    contamination : float in (0, 0.5], or None, default=0.01
-        Share of the support that falls below the threshold; None: no threshold is set.
+    <sigma>
+    <contamination>
     image_size : int or (int, int), default=224
         Height and width in pixels that images are brought to. A registration network brings its
         own, and its own ``resize``.
-    resize : {"stretch", "pad", "crop"}, default="stretch"
-        How: changing the aspect ratio, padding the shorter side, or cropping the longer one.
-        Score maps undo it.
+    <resize>
     device : str, default="auto"
         Where a network that is loaded from a file computes: "cpu", "cuda", ...; "auto" takes a GPU
         where there is one. A network that is given as such has its own ``device``.
-    n_jobs : int or None, default=None
-        Threads that read images; -1 for all processors, None for two.
+    <n_jobs>
     random_state : int, RandomState instance or None, default=None
         Draws the FilterBank's patches.
-    verbose : int, default=0
-        1 shows progress bars.
+    <verbose>
 
     Attributes
     ----------

@@ -32,10 +32,9 @@ from skanomaly.io import (
 from skanomaly.utils.device import resolve_device
 from skanomaly.utils.networks import from_arrays, seeded, to_arrays
 from skanomaly.utils.targets import good_images
-from skanomaly.utils.threads import count_threads
+from skanomaly.utils.threads import N_READERS, count_threads
 from skanomaly.utils.validation import Interval, StrOptions, fitting
 
-N_READERS = 2  # threads that read images where n_jobs is None
 _KIND = "RegistrationNetwork"  # what a file says that it is
 _POSITIVE = [Interval(Integral, 1, None, closed="left")]
 # Parameters that neither change what is learned nor go into a file.
@@ -77,13 +76,13 @@ class RegistrationNetwork(BaseExtractor):
     checkpoint : str, Path or None, default=None
         File written after every epoch; a fit with the same parameters, images and groups that
         finds it resumes from there.
-    image_size, resize, memory_limit, cache :
-        As in FeatureExtractor; the last two for ``transform``.
-    device : str, default="auto"
-        Where the network is trained and computes: "cpu", "cuda", ...; "auto" takes a GPU where
-        there is one.
-    n_jobs : int or None, default=None
-        Threads that read images; -1 for all processors, None for two.
+    <image_size>
+    <resize>
+    <extractor_memory_limit>
+    cache : str, Path, joblib.Memory or None, default=None
+        Folder in which each image's features are kept, as in FeatureExtractor.
+    <device>
+    <n_jobs>
     random_state : int, default=0
         Draws new parts of the network, the order of images and their support.
     verbose : int, default=0
@@ -223,7 +222,7 @@ features.12 (3, 3, 512))
         groups = groups[is_good]
         members = members_of(groups, self.validation_group)
         open_cache(self.cache, create=True)
-        self.n_channels_in_ = 3
+        self.n_channels_in_, self.image_fit_ = 3, self.image_fit
         self.stages_ = check_stages(self.backbone, self.stages)
         network, self.layer_shapes_ = self._build(self.weights)
         images = ImageSubset(images, np.flatnonzero(is_good))
@@ -245,7 +244,7 @@ features.12 (3, 3, 512))
             checkpoint=self.checkpoint,
             identity=identity,
             random_state=self.random_state,
-            patience=self.patience,
+            patience=None if held_out is None else self.patience,
             name="registration",
             advice="lower the learning rate; the last good state is kept",
             verbose=self.verbose,
@@ -332,6 +331,7 @@ features.12 (3, 3, 512))
             network = cls(**head["parameters"])
             network.stages_, network.history_ = tuple(network.stages), head["history"]
             network.n_channels_in_, network.state_ = 3, state
+            network.image_fit_ = network.image_fit
             module, network.layer_shapes_ = network._build(None)
             network._network = from_arrays(module, state).eval()
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
@@ -349,10 +349,10 @@ features.12 (3, 3, 512))
 
     def _module(self):
         """The network on its device, rebuilt from state_ on first use."""
-        if self._network is None:  # left out of pickles and copies
-            network, _ = self._build(None)
-            self._network = from_arrays(network, self.state_).eval()
-        return self._network.to(resolve_device(self.device))
+        network = self._rebuilt(
+            "_network", lambda: from_arrays(self._build(None)[0], self.state_).eval()
+        )
+        return network.to(resolve_device(self.device))
 
     def _batches(self, members, epoch):
         rng = np.random.default_rng([self.random_state, epoch])

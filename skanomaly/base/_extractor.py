@@ -10,7 +10,7 @@ from sklearn.utils.validation import check_is_fitted
 from tqdm.auto import tqdm
 
 from skanomaly.base._transient import TransientStateMixin
-from skanomaly.caching import CachedFeatureMaps, image_keys
+from skanomaly.caching import CachedFeatureMaps, code_identity, image_keys
 from skanomaly.feature_maps import FeatureMaps
 from skanomaly.images import (
     RESIZE_MODES,
@@ -23,10 +23,8 @@ from skanomaly.images import (
 from skanomaly.io import digest, open_cache
 from skanomaly.utils.memory_budget import parse_memory
 from skanomaly.utils.targets import good_images
-from skanomaly.utils.threads import count_threads
+from skanomaly.utils.threads import N_READERS, count_threads
 from skanomaly.utils.validation import IMAGE_SIZE, Interval, StrOptions, fitting
-
-N_READERS = 2  # threads that read images where n_jobs is None
 
 
 class BaseExtractor(
@@ -67,6 +65,8 @@ class BaseExtractor(
     n_channels_in_ : int
         Channels of the images; gray images count as RGB.
     layer_shapes_ : dict of str to tuple (h, w, C)
+    image_fit_ : ImageFit
+        How images are brought to the input's size.
     """
 
     # Parameters that change no feature; any other one is part of the cache's keys.
@@ -93,8 +93,9 @@ class BaseExtractor(
 
     @property
     def image_fit(self):
-        """How images are brought to the input's size, an ImageFit."""
-        return ImageFit.from_size(self.image_size, self.resize)
+        """How images are brought to the input's size, an ImageFit; once fitted as in fit."""
+        fitted = vars(self).get("image_fit_")
+        return ImageFit.from_size(self.image_size, self.resize) if fitted is None else fitted
 
     @fitting()
     def fit(self, X, y=None):
@@ -117,6 +118,7 @@ class BaseExtractor(
             every image as a defect, or has another length than X.
         """
         images = None if X is None and not self._needs_images else check_images(X)
+        self.image_fit_ = self.image_fit
         open_cache(self.cache, create=True)
         if images is not None:
             is_good = good_images(y, len(images))
@@ -155,12 +157,12 @@ class BaseExtractor(
         shapes, fit = self.layer_shapes_, self.image_fit
         cache = open_cache(self.cache)
         if cache is not None:
-            identity = digest(type(self).__module__, type(self).__qualname__, self._identity())
+            identity = digest(code_identity(type(self)), self._identity())
             keys = [digest(identity, key) for key in image_keys(images)]
-            maps = FeatureMaps.streamed(images, self._stream, shapes, fit)
+            maps = FeatureMaps.streamed(images, self.snapshot()._stream, shapes, fit)
             return CachedFeatureMaps.of(maps, keys, cache)
         if self.would_stream(shapes, len(images)):
-            return FeatureMaps.streamed(images, self._stream, shapes, fit)
+            return FeatureMaps.streamed(images, self.snapshot()._stream, shapes, fit)
         layers = {
             name: np.empty((len(images), *shape), dtype=np.float32)
             for name, shape in shapes.items()
@@ -172,6 +174,18 @@ class BaseExtractor(
             frames.append(piece.frames)
             done += len(piece)
         return FeatureMaps(layers, np.concatenate(frames), fit)
+
+    def snapshot(self):
+        """The extractor as it is now, whatever it is fitted on or set to later.
+
+        Returns
+        -------
+        extractor of the same class
+            It shares the learned arrays, which no fit changes in place.
+        """
+        same = object.__new__(type(self))
+        same.__dict__.update(self.__dict__)
+        return same
 
     def would_stream(self, layer_shapes, n_images):
         """Whether so many images' features are too much for ``memory_limit`` to be held.
@@ -197,8 +211,11 @@ class BaseExtractor(
 
     def _identity(self):
         """Digest of all that an image's features depend on beside the image."""
+        # A declaration is about the hooks of its own class: a child's may read more.
+        own = vars(type(self)).get("_unused_by_features", ())
+        unused = {*BaseExtractor._unused_by_features, *own}
         parameters = self.get_params(deep=False)
-        used = {k: v for k, v in sorted(parameters.items()) if k not in self._unused_by_features}
+        used = {k: v for k, v in sorted(parameters.items()) if k not in unused}
         learned = {k: v for k, v in sorted(vars(self).items()) if k.endswith("_")}
         return digest(used, learned)
 

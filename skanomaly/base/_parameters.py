@@ -1,0 +1,50 @@
+"""The parameters that estimators share, documented once.
+
+A class that has one writes its name in angle brackets, on a line of its own among the parameters
+of its docstring; the text below takes its place, with the default of the class's constructor.
+"""
+
+import inspect
+import re
+from textwrap import indent
+
+PARAMETERS = {
+    "sigma": """float
+Standard deviation of the Gaussian that smooths the score map, in pixels of the network's input.""",
+    "contamination": """float in (0, 0.5], or None
+Share of the training images that fall below the threshold; None: no threshold is set.""",
+    "verbose": """int
+1 shows progress bars.""",
+    "n_jobs": """int or None
+Threads that read images; -1 for all processors, None for two.""",
+    "image_size": """int or (int, int)
+Height and width in pixels that images are brought to.""",
+    "resize": """{"stretch", "pad", "crop"}
+How images are brought to the input's size: changing the aspect ratio, padding the shorter side
+with its border pixels, or cropping the longer side to its center. Score maps undo it.""",
+    "device": """str
+Where networks run: "cpu", "cuda", ...; "auto" takes a GPU where there is one.""",
+    "extractor_memory_limit": """int, str such as "2GB", or None
+Features that would take more than a quarter of it are streamed instead of stored.""",
+    "bank_memory_limit": """int, str such as "2GB", or None
+Budget of a fit and of the search, stored features included; None: the memory that is available. A
+fit that would exceed it is refused before it starts. Scores do not depend on it.""",
+}
+_PLACE = re.compile(r"^( *)<(\w+)>$", flags=re.MULTILINE)
+
+
+def fill_parameters(kind):
+    """Put the text of shared parameters into a class's docstring."""
+    if not kind.__doc__:  # stripped by python -OO
+        return
+
+    def text(match):
+        spaces, name = match.groups()
+        parameter = name.removeprefix("extractor_").removeprefix("bank_")
+        kinds, _, text = PARAMETERS[name].partition("\n")
+        default = inspect.signature(kind.__init__).parameters[parameter].default
+        default = f'"{default}"' if isinstance(default, str) else default
+        head = f"{spaces}{parameter} : {kinds}, default={default}"
+        return f"{head}\n{indent(text, spaces + '    ')}"
+
+    kind.__doc__ = _PLACE.sub(text, kind.__doc__)
