@@ -27,6 +27,22 @@ class Distance(BaseDetector):
         return distances**self.power
 
 
+class Smallest(BaseDetector):
+    """No parameter at all."""
+
+    def _fit(self, X):
+        self.mean_ = X.joined().mean(axis=0, dtype=np.float64)
+
+    def _score_maps(self, X):
+        return np.linalg.norm(X.joined() - self.mean_, axis=3)
+
+
+def test_a_detector_needs_no_parameter():
+    check_detector(Smallest())
+    detector = Smallest().fit(np.random.default_rng(0).normal(size=(100, 4)))
+    assert detector.sigma == 4.0 and detector.get_params() == {}
+
+
 class TurnedSign(Distance):
     def _score_maps(self, X):
         return -super()._score_maps(X)
@@ -196,6 +212,15 @@ class Pooled(BaseExtractor):
         b, h, w, c = batch.shape
         cells = batch.reshape(b, h // 8, 8, w // 8, 8, c).mean(axis=(2, 4))
         return {"cells": np.float32(self.factor) * cells}
+
+
+class SmallestExtractor(BaseExtractor):
+    def _features(self, batch):
+        return {"pixels": batch[:, ::16, ::16]}
+
+
+def test_an_extractor_needs_no_parameter():
+    check_extractor(SmallestExtractor())
 
 
 class CompanyMean(Pooled):

@@ -47,7 +47,8 @@ class BaseDetector(TransientStateMixin, ThresholdMixin, BaseEstimator):
     Parameters
     ----------
     image_score : {"paper", "map_max"}
-        Score of an image: the paper's, or the maximum of its smoothed score map.
+        Score of an image: the paper's, or the maximum of its smoothed score map. A constructor may
+        leave out any of these parameters; "map_max", 4.0, 0.01 and 0 then hold.
     sigma : float
         Standard deviation of the Gaussian that smooths the score map, in pixels of the network's
         input.
@@ -71,6 +72,10 @@ class BaseDetector(TransientStateMixin, ThresholdMixin, BaseEstimator):
         Digest of all that the fit depended on, under which scores are cached; None where the
         features came without a cache, or ``random_state`` is not an int.
     """
+
+    # Of a child whose constructor has no such parameter.
+    image_score, sigma, verbose = "map_max", 4.0, 0
+    _default_contamination = 0.01  # under another name: scikit-learn sets an attribute of its own
 
     # Parameters that the hooks do not look at: scores cached under one value serve the others.
     # A parameter that is not named here is part of every key of the cache; so are all of a child
@@ -185,7 +190,7 @@ class BaseDetector(TransientStateMixin, ThresholdMixin, BaseEstimator):
             No contamination is given, here or as parameter; or as in ``fit``.
         """
         check_is_fitted(self)
-        share = self.contamination if contamination is None else contamination
+        share = self._share_below() if contamination is None else contamination
         if not isinstance(share, Real) or not 0 < share <= 0.5:
             raise ValueError(
                 f"expected contamination in (0, 0.5], the share of good images below the "
@@ -295,10 +300,15 @@ class BaseDetector(TransientStateMixin, ThresholdMixin, BaseEstimator):
         return -image_scores.astype(np.float64)
 
     def _set_offset(self, X):
-        if self.contamination is not None:
+        share = self._share_below()
+        if share is not None:
             with limit_blas_threads():
                 scores = self._training_scores(X)
-            self.offset_ = np.percentile(scores, 100 * self.contamination)
+            self.offset_ = np.percentile(scores, 100 * share)
+
+    def _share_below(self):
+        """The parameter contamination, or the usual one of a child that has none."""
+        return getattr(self, "contamination", self._default_contamination)
 
     def _settings(self):
         """The parameters that scores may depend on."""

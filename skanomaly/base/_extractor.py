@@ -69,6 +69,10 @@ class BaseExtractor(
         How images are brought to the input's size.
     """
 
+    # Of a child whose constructor has no such parameter.
+    image_size, resize, memory_limit, cache = 224, "stretch", None, None
+    batch_size, n_jobs, verbose = 16, None, 0
+
     # Parameters that change no feature; any other one is part of the cache's keys.
     _unused_by_features: tuple[str, ...] = (
         "batch_size", "cache", "memory_limit", "n_jobs", "verbose",
@@ -221,7 +225,7 @@ class BaseExtractor(
 
     def _batch_size(self):
         """Images read at a time."""
-        return getattr(self, "batch_size", 16)
+        return self.batch_size
 
     # --- from the hooks to the public methods -------------------------------------------------
 
@@ -234,7 +238,7 @@ class BaseExtractor(
     def _stream(self, images, batch_size, indices=None):
         """Stored FeatureMaps of consecutive batches of images; of all, or those named."""
         n_images = len(images) if indices is None else len(indices)
-        n_threads = count_threads(getattr(self, "n_jobs", None), N_READERS)
+        n_threads = count_threads(self.n_jobs, N_READERS)
         batches = load_batches(
             images, self.image_fit, self.n_channels_in_, batch_size, indices, n_threads
         )

@@ -56,6 +56,9 @@ class BaseImageDetector(BaseDetector):
         As in BaseDetector; the layer is "pixels".
     """
 
+    # Of a child whose constructor has no such parameter.
+    image_size, resize, device, n_jobs = 224, "stretch", "auto", None
+
     _parameter_constraints = {
         **BaseDetector._parameter_constraints,
         "image_size": IMAGE_SIZE,
@@ -136,7 +139,7 @@ class BaseImageDetector(BaseDetector):
         return check_images(X)
 
     def _reader(self, n_channels, is_shown=False):
-        n_threads = count_threads(getattr(self, "n_jobs", None), N_READERS)
+        n_threads = count_threads(self.n_jobs, N_READERS)
         verbose = self.verbose and is_shown
         return partial(_read_pixels, self.image_fit_, n_channels, n_threads, verbose)
 

@@ -15,8 +15,9 @@ rule = DETECTOR_RULES.rule
 
 
 def fitted(detector, samples, **parameters):
-    """A clone, fitted on the sample's good images."""
-    detector = clone(detector).set_params(**parameters)
+    """A clone, fitted on the sample's good images, with those of the parameters that it has."""
+    known = detector.get_params(deep=False)
+    detector = clone(detector).set_params(**{k: v for k, v in parameters.items() if k in known})
     return detector.fit(samples.good(samples.n_training))
 
 
@@ -140,8 +141,12 @@ def check_labels(detector, samples):
     "do not set offset_ in _fit; override _training_scores if they are not those of score_samples"
 )
 def check_threshold(detector, samples):
-    detector = fitted(detector, samples, contamination=0.25)
     X = samples.mixed(8)
+    if "contamination" not in detector.get_params(deep=False):
+        detector = fitted(detector, samples).set_threshold(samples.good(40), contamination=0.25)
+        assert (detector.predict(samples.good(40)) == -1).sum() == 10, "the share is not met"
+        return
+    detector = fitted(detector, samples, contamination=0.25)
     free = fitted(detector, samples, contamination=None)
     same(free.score_samples(X), detector.score_samples(X), "scores without a threshold")
     refuses(lambda: free.predict(X), NotFittedError, "predict without a threshold")

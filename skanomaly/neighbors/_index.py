@@ -48,9 +48,9 @@ class PatchIndex(BaseEstimator):
 
     Attributes
     ----------
-    rows_ : ndarray of shape (n_rows, n_features_in_), float32
+    rows_ : ndarray of shape (n_rows, n_features), float32
         The rows; not a copy if they were passed as a C-contiguous, writeable float32 array.
-    origin_ : ndarray of shape (n_features_in_,), float64, or None
+    origin_ : ndarray of shape (n_features,), float64, or None
         Subtracted in float64 before rows and queries are cast to float32. None for float32 rows.
     seed_ : int
         Seed of the graph of "pynndescent", drawn from ``random_state``.
