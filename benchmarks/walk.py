@@ -10,6 +10,7 @@ starts, and how often the next function lies in another file than the one before
 import json
 import sys
 import tempfile
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from skanomaly.datasets import make_textures
 
 PACKAGE = str(Path(skanomaly.__file__).parent)
 END = "greedy_order"
+RESULT = Path(__file__).parent / "results" / "walk.json"
 
 
 class Arrived(Exception):
@@ -43,9 +45,8 @@ def walk(fit):
 
     sys.setprofile(note)
     try:
-        fit()
-    except Arrived:
-        pass
+        with suppress(Arrived):  # all that was to be seen has been seen
+            fit()
     finally:
         sys.setprofile(None)
     files = [file for file, _ in entered]
@@ -69,7 +70,9 @@ def main():
         }
     for name, (functions, changes) in rows.items():
         print(f"{name}: {functions} functions, {changes} changes of file")
-    print(json.dumps({"benchmark": "walk", "results": rows}))
+    RESULT.parent.mkdir(exist_ok=True)
+    RESULT.write_text(json.dumps({"benchmark": "walk", "results": rows}) + "\n")
+    print(f"written to {RESULT}")
 
 
 if __name__ == "__main__":

@@ -84,7 +84,7 @@ class OwnPatches(PatchCore):
         return 3 * super()._patches(X)
 
 
-def same_with_and_without_cache(detector, tmp_path, **later):
+def assert_same_with_and_without_cache(detector, tmp_path, **later):
     """A detector's scores on cached and on plain features, parameters set after fit."""
     bank = FilterBank(image_size=64, random_state=0).fit(images())
     plain = bank.transform(images())
@@ -97,7 +97,7 @@ def same_with_and_without_cache(detector, tmp_path, **later):
 
 def test_a_child_does_not_inherit_what_its_parent_declares(tmp_path):
     scores = [
-        same_with_and_without_cache(
+        assert_same_with_and_without_cache(
             ScaledBySigma(sigma=s, n_components=5, random_state=0), tmp_path
         )
         for s in (1.0, 8.0)
@@ -109,9 +109,9 @@ def test_children_and_parameters_have_banks_of_their_own_in_the_cache(tmp_path):
     for kind in (PatchCore, OwnPatches):
         for patch_size in (1, 3):
             detector = kind(patch_size=patch_size, random_state=0)
-            same_with_and_without_cache(detector, tmp_path)
+            assert_same_with_and_without_cache(detector, tmp_path)
     for later in ({"patch_size": 1}, {"n_neighbors": 3}, {"n_reweight": 2}, {"sigma": 1.0}):
-        same_with_and_without_cache(PatchCore(random_state=0), tmp_path, **later)
+        assert_same_with_and_without_cache(PatchCore(random_state=0), tmp_path, **later)
 
 
 def test_a_fit_that_does_not_repeat_itself_is_not_cached(tmp_path):
