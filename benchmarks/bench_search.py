@@ -50,7 +50,8 @@ def pipeline(weights, cache=None):
         features = FilterBank(random_state=0, cache=cache)
     else:
         features = FeatureExtractor("squeezenet1_1", weights=weights, cache=cache)
-    detector = PatchCore(image_score="map_max", random_state=0)
+    # A search compares scores and needs no threshold.
+    detector = PatchCore(image_score="map_max", contamination=None, random_state=0)
     return Pipeline([("features", features), ("detector", detector)])
 
 
