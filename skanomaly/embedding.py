@@ -4,7 +4,7 @@ import numpy as np
 
 from skanomaly.images import upsampling
 
-__all__ = ["embed", "finest_grid", "join", "local_mean"]
+__all__ = ["embed", "finest_grid", "local_mean"]
 
 Layers = dict[str, np.ndarray]  # maps (b, h, w, C) by layer
 
@@ -59,11 +59,6 @@ def embed(
 def finest_grid(layer_shapes: dict[str, tuple[int, ...]]) -> tuple[int, ...]:
     """Rows and columns of the finest grid among layers {layer: (h, w, C)}."""
     return tuple(max(shape[axis] for shape in layer_shapes.values()) for axis in (0, 1))
-
-
-def join(layers: Layers) -> np.ndarray:
-    """{layer: (b, h, w, C)} -> (b, H, W, D) at the finest grid; coarser ones by bilinear resize."""
-    return embed(layers)
 
 
 def check_odd(patch_size: int) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from sklearn.utils import gen_batches
 
-from skanomaly.embedding import join
+from skanomaly.embedding import embed
 from skanomaly.images import ImageFit, ImageSubset
 
 __all__ = ["FeatureMaps", "concatenate"]
@@ -190,7 +190,7 @@ class FeatureMaps:
         ndarray of shape (n, h, w, D), float32
             Coarser layers are resized bilinearly; D is the sum of the layers' channels.
         """
-        return join(self.arrays())
+        return embed(self.arrays())
 
     def _chosen_images(self):
         """The images whose features are streamed; the collection itself where all are chosen."""

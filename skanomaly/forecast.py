@@ -16,7 +16,7 @@ def estimate_memory(pipeline: Any, X: Any, *, n_images: int | None = None) -> di
     pipeline : Pipeline
         Extractor and detector, fitted or not; it is left as it is.
     X : images, as the pipeline's ``fit`` takes them
-        The first two are looked at.
+        The first two are read.
     n_images : int, default=None
         Forecast for so many images like these; None: as many as X has.
 

@@ -8,7 +8,7 @@ from sklearn.model_selection import KFold, train_test_split
 from sklearn.utils import _safe_indexing
 
 from skanomaly import FeatureMaps
-from skanomaly.embedding import join
+from skanomaly.embedding import embed
 from skanomaly.feature_maps import concatenate
 from skanomaly.images import ImageFit
 
@@ -129,7 +129,7 @@ def test_joining_brings_layers_to_the_finest_grid():
 
 def test_joining_one_layer_copies_nothing():
     maps = np.zeros((2, 3, 3, 1), np.float32)
-    assert join({"only": maps}) is maps
+    assert embed({"only": maps}) is maps
 
 
 def test_layers_must_agree():

@@ -97,8 +97,8 @@ class BaseDetector(TransientStateMixin, ThresholdMixin, BaseEstimator):
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
         tags.input_tags.three_d_array = True
-        # y is +1 and -1, or not looked at; scikit-learn's own checks would pass 0/1, which a fit
-        # refuses.
+        # scikit-learn's checks pass class numbers as y. With this tag they begin at 1 and are
+        # ignored; a fit refuses 0/1.
         tags.target_tags.positive_only = True
         return tags
 

@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 
 from skanomaly.base import BaseDetector
 from skanomaly.detectors._hot_spots import HotSpotsMixin, finest_layer, nearest_in_images
-from skanomaly.embedding import check_odd, join, local_mean
+from skanomaly.embedding import check_odd, embed, local_mean
 from skanomaly.feature_maps import BATCH_SIZE
 from skanomaly.neighbors import GalleryIndex, PatchIndex
 from skanomaly.utils.validation import Interval, StrOptions, choose_layers
@@ -228,7 +228,7 @@ class SPADE(HotSpotsMixin, BaseDetector):
             found = galleries[name].distances(rows, images, self.n_gallery_neighbors)
             height, width, _ = self.layer_shapes_[name]
             maps[name] = found.mean(axis=2).reshape(len(X), height, width, 1)
-        return join(maps).mean(axis=3)
+        return embed(maps).mean(axis=3)
 
     def _training_scores(self, X):
         if self.image_score == "paper" or len(X) == 1:

@@ -144,7 +144,7 @@ class FeatureExtractor(BaseExtractor):
         self.verbose = verbose
 
     def fit(self, X=None, y=None):
-        """Load the network; the images are not looked at.
+        """Load the network; no image is read.
 
         Parameters
         ----------
