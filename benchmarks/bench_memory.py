@@ -1,12 +1,14 @@
 """Memory and time of a fit by number of images, under a memory limit.
 
-    python benchmarks/bench_memory.py [--limit 2GB] [--images 100 500 1000 2000 4000]
+    python benchmarks/bench_memory.py [--limit 2GB] [--detectors patchcore regad global_local]
 
 Each fit runs in a separate process, on generated images: FilterBank + PatchCore, coreset 1 %, both
-steps with the same limit. The reported value is the peak memory of the process above that after
-importing everything and compiling the kernels in a small fit. A fit that is refused, because its
-forecast exceeds the limit, is reported and repeated with twice the limit. Results are written to
-benchmarks/results as JSON.
+steps with the same limit; RegAD and GlobalLocal, which have none, the latter with few iterations,
+on whose number memory does not depend; and the pipeline in a HeldOutThreshold. The reported value
+is the peak memory of the process above that after importing everything and compiling the kernels
+in a small fit. A fit that is refused, because its forecast exceeds the limit, is reported and
+repeated with twice the limit. Results are written to benchmarks/results as JSON, beside those of
+detectors that were not run.
 """
 
 import argparse
@@ -21,7 +23,12 @@ import numpy as np
 
 from skanomaly.utils.memory_budget import parse_memory
 
-N_IMAGES = (100, 500, 1000, 2000, 4000)
+N_IMAGES = {
+    "patchcore": (100, 500, 1000, 2000, 4000),
+    "held_out": (100, 500),
+    "regad": (4, 8, 32),
+    "global_local": (20, 100, 200),
+}
 SIZE = 256
 CORESET_RATIO = 0.01
 RESULT = Path(__file__).parent / "results" / "bench_memory.json"
@@ -49,21 +56,32 @@ def peak():
     return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
-def fit(n_images, limit, answers):
+def make_estimator(detector, limit, image_size=224):
+    from skanomaly import FilterBank, GlobalLocal, PatchCore, Pipeline, RegAD
+    from skanomaly.model_selection import HeldOutThreshold
+
+    if detector == "regad":
+        return RegAD(image_size=image_size, random_state=0)
+    if detector == "global_local":
+        return GlobalLocal(image_size=image_size, n_iter=2, random_state=0)
+    features = FilterBank(memory_limit=limit, random_state=0)
+    last = PatchCore(coreset_ratio=CORESET_RATIO, memory_limit=limit, random_state=0)
+    pipe = Pipeline([("features", features), ("detector", last)])
+    return pipe if detector == "patchcore" else HeldOutThreshold(pipe, target_fpr=0.1, cv=2)
+
+
+def fit(detector, n_images, limit, answers):
     """Runs in a separate process: bytes above the baseline, seconds and forecast."""
-    from skanomaly import FilterBank, PatchCore, Pipeline, estimate_memory
+    from skanomaly import estimate_memory
 
-    def pipeline():
-        features = FilterBank(memory_limit=limit, random_state=0)
-        detector = PatchCore(coreset_ratio=CORESET_RATIO, memory_limit=limit, random_state=0)
-        return Pipeline([("features", features), ("detector", detector)])
-
-    pipeline().fit(Images(20))
+    is_network = detector in ("regad", "global_local")
+    make_estimator(detector, limit, 64).fit(Images(2 if is_network else 20))
     baseline = peak()
-    forecast = estimate_memory(pipeline(), Images(n_images))["total"]
+    estimator = make_estimator(detector, limit)
+    forecast = estimate_memory(estimator, Images(n_images))["total"]
     began = time.perf_counter()
     try:
-        pipeline().fit(Images(n_images))
+        estimator.fit(Images(n_images))
     except MemoryError as refusal:
         print(f"{n_images:5} images: refused: {refusal}", flush=True)
         answers.put(None)
@@ -71,11 +89,11 @@ def fit(n_images, limit, answers):
         answers.put((peak() - baseline, time.perf_counter() - began, forecast))
 
 
-def measure(n_images, limit):
+def measure(detector, n_images, limit):
     """The result of a fit in a separate process, None if it was refused."""
     context = multiprocessing.get_context("spawn")
     answers = context.Queue()
-    process = context.Process(target=fit, args=(n_images, limit, answers))
+    process = context.Process(target=fit, args=(detector, n_images, limit, answers))
     process.start()
     answer = answers.get(timeout=1800)
     process.join()
@@ -85,16 +103,19 @@ def measure(n_images, limit):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--limit", default="2GB")
-    parser.add_argument("--images", type=int, nargs="+", default=N_IMAGES)
+    parser.add_argument("--detectors", nargs="+", choices=N_IMAGES, default=list(N_IMAGES))
     options = parser.parse_args()
-    results = []
-    for n_images in options.images:
+    before = json.loads(RESULT.read_text())["results"] if RESULT.exists() else []
+    results = [{"detector": "patchcore", **result} for result in before]
+    results = [result for result in results if result["detector"] not in options.detectors]
+    for detector, n_images in [(d, n) for d in options.detectors for n in N_IMAGES[d]]:
         limit = parse_memory(options.limit)
-        while (answer := measure(n_images, limit)) is None:
+        while (answer := measure(detector, n_images, limit)) is None:
             limit *= 2
         n_bytes, seconds, forecast = answer
         results.append(
             {
+                "detector": detector,
                 "n_images": n_images,
                 "limit": limit,
                 "bytes": n_bytes,
@@ -103,8 +124,8 @@ def main():
             }
         )
         print(
-            f"{n_images:5} images, limit {limit / 1e9:g} GB: {n_bytes / 1e6:6.0f} MB above the "
-            f"baseline (forecast {forecast / 1e6:.0f}), {seconds:6.1f} s, "
+            f"{detector}: {n_images:5} images, limit {limit / 1e9:g} GB: {n_bytes / 1e6:6.0f} MB "
+            f"above the baseline (forecast {forecast / 1e6:.0f}), {seconds:6.1f} s, "
             f"{1000 * seconds / n_images:.1f} ms an image",
             flush=True,
         )

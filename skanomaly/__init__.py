@@ -15,6 +15,8 @@ __version__ = "0.1.0"
 _PUBLIC = {entry.name: entry.package for entry in (*DETECTORS, *EXTRACTORS)} | {
     "FeatureMaps": "skanomaly.feature_maps",
     "Pipeline": "skanomaly.pipeline",
+    "dump": "skanomaly.persistence",
+    "load": "skanomaly.persistence",
     "estimate_memory": "skanomaly.forecast",
     "score_map": "skanomaly.pipeline",
     "load_folder": "skanomaly.datasets",
@@ -40,6 +42,7 @@ _SUBMODULES = (
     "metrics",
     "model_selection",
     "neighbors",
+    "persistence",
     "pipeline",
     "regions",
     "report",

@@ -4,13 +4,15 @@ Extractors with a parameter ``cache`` return CachedFeatureMaps, and the base cla
 computes scores through :func:`recall_batches`. A detector itself need not know of any cache.
 """
 
+from functools import partial
+from itertools import islice
 from numbers import Integral
 
 import numpy as np
 from sklearn.utils import gen_batches
 
 from skanomaly.feature_maps import BATCH_SIZE, FeatureMaps
-from skanomaly.images import image_content, name_in
+from skanomaly.images import ImageSubset, image_content, name_in
 from skanomaly.io import digest
 
 __all__ = [
@@ -18,6 +20,7 @@ __all__ = [
     "image_keys",
     "recall_batches",
     "recall_images",
+    "recall_learned",
     "recall_longest",
     "training_key",
 ]
@@ -31,19 +34,24 @@ class CachedFeatureMaps(FeatureMaps):
     Attributes
     ----------
     keys : ndarray of shape (n,), str
-        Digests of all that each image's features depend on.
+        Digests of all that each image's features depend on. An image that was changed since, as a
+        file that a camera writes anew, has another one once it is read.
     cache : Cache
     """
 
     @classmethod
-    def of(cls, maps, keys, cache):
-        """FeatureMaps, streamed or stored, whose images have these keys in a cache."""
+    def of(cls, maps, keys, cache, identity=None):
+        """FeatureMaps, streamed or stored, whose images have these keys in a cache.
+
+        `identity` is the digest of the extractor, which makes a key of that of an image; without
+        it keys stay as they are.
+        """
         cached = cls.__new__(cls)
         n_held = len(maps._frames if maps.is_stored else maps._images)
         keys = np.asarray(keys)
         all_keys = np.empty(n_held, dtype=keys.dtype)  # maps may be some of those held
         all_keys[maps._rows] = keys
-        cached.__dict__.update(maps.__dict__, _keys=all_keys, cache=cache)
+        cached.__dict__.update(maps.__dict__, _keys=all_keys, _identity=identity, cache=cache)
         return cached
 
     @property
@@ -58,29 +66,67 @@ class CachedFeatureMaps(FeatureMaps):
         if self.is_stored:
             yield from super().batches(batch_size)
             return
-        keys = self.keys.tolist()
-        self._fill(keys, batch_size)
-        for part in gen_batches(len(self), batch_size) if keys else ():
-            records = [self.cache.load(key) for key in keys[part]]
+        compute = partial(self._compute, batch_size)
+        records = _recall_each(self.cache, self.keys.tolist(), compute)
+        for part in gen_batches(len(self), batch_size) if len(self) else ():
+            some = list(islice(records, part.stop - part.start))
             layers = {
-                name: np.stack([record[_LAYER + name] for record in records])
+                name: np.stack([record[_LAYER + name] for record in some])
                 for name in self.layer_shapes
             }
-            frames = np.stack([record["frame"] for record in records])
+            frames = np.stack([record["frame"] for record in some])
             piece = FeatureMaps(layers, frames, self.image_fit)
-            yield CachedFeatureMaps.of(piece, keys[part], self.cache)
+            yield CachedFeatureMaps.of(piece, self.keys[part], self.cache)
 
-    def _fill(self, keys, batch_size):
-        """Compute and keep the features of the images that the cache lacks."""
-        missing = [i for i, key in enumerate(keys) if key not in self.cache]
-        if not missing:
-            return
-        images, done = self._chosen_images(), 0
-        for piece in self._extract(images, batch_size, missing):
-            for j, i in enumerate(missing[done : done + len(piece)]):
-                arrays = {_LAYER + name: maps[j] for name, maps in piece.arrays().items()}
-                self.cache.save(keys[i], {"frame": piece.frames[j], **arrays})
+    def _compute(self, batch_size, places):
+        """Yield the records of some images, which are kept under keys of what was read."""
+        rows = self._rows[places]
+        images, done = _Contents(self._images, rows), 0
+        for piece in self._extract(images, batch_size):
+            layers = piece.arrays()
+            for j in range(len(piece)):
+                row = rows[done + j]
+                if self._identity is not None:
+                    self._keys[row] = digest(self._identity, images.digests[done + j])
+                arrays = {_LAYER + name: maps[j] for name, maps in layers.items()}
+                record = {"frame": piece.frames[j], **arrays}
+                self.cache.save(str(self._keys[row]), record)
+                yield record
             done += len(piece)
+
+
+class _Contents(ImageSubset):
+    """Images as the contents that are read, and the digests of these.
+
+    What a digest is of is what is decoded: a file may change at any time.
+    """
+
+    def __init__(self, images, rows):
+        super().__init__(images, rows)
+        self.digests = [None] * len(rows)
+
+    def __getitem__(self, i):
+        if isinstance(i, slice):
+            return [self[j] for j in range(*i.indices(len(self)))]
+        content = image_content(self.images[self.rows[i]], name_in(self, i))
+        self.digests[i] = digest(content)
+        return content
+
+
+def _recall_each(cache, keys, compute):
+    """Yield the record of each key: from the cache, or computed where it is absent or damaged.
+
+    ``compute(places)`` yields the records of the keys at some places, and keeps them.
+    """
+    missing = {key: i for i, key in reversed(list(enumerate(keys))) if key not in cache}
+    missing = sorted(missing.values())  # of equal keys the first
+    computed, waiting = compute(missing) if missing else iter(()), set(missing)
+    for i, key in enumerate(keys):
+        if i in waiting:
+            yield next(computed)
+        else:
+            record = cache.load(key)
+            yield next(compute([i])) if record is None else record
 
 
 def image_keys(images, indices=None):
@@ -126,6 +172,32 @@ def training_key(X, settings):
     return digest(settings, X.keys)
 
 
+def recall_learned(cache, images, rows, settings, learn):
+    """What is learned from some images: from the cache, or learned and kept.
+
+    Parameters
+    ----------
+    cache : Cache
+    images : collection of images
+    rows : ndarray of shape (n,), int
+        The images that are learned from.
+    settings : object
+        All that the result depends on beside the images.
+    learn : callable
+        Collection of n images in, dict of str to ndarray out; each image is read once.
+
+    Returns
+    -------
+    dict of str to ndarray
+    """
+    found = cache.load(digest(settings, image_keys(images, rows)))
+    if found is None:
+        contents = _Contents(images, rows)
+        found = learn(contents)
+        cache.save(digest(settings, contents.digests), found)
+    return found
+
+
 def recall_longest(X, settings, name, n_rows, n_ahead, compute):
     """A greedy choice of rows from all images of X; a longer one in the cache serves as well.
 
@@ -152,10 +224,12 @@ def recall_longest(X, settings, name, n_rows, n_ahead, compute):
     """
     if not isinstance(X, CachedFeatureMaps) or (found := settings()) is None:
         return compute(n_rows), None
-    key = training_key(X, (name, found))
-    found = X.cache.load(key) if key in X.cache else {name: ()}
-    if len(found[name]) < n_rows:
+    settings = name, found
+    key = training_key(X, settings)
+    found = X.cache.load(key)
+    if found is None or len(found[name]) < n_rows:
         found = compute(max(n_rows, n_ahead()))
+        key = training_key(X, settings)  # of the images as they were read
         X.cache.save(key, found)
     return found, key
 
@@ -189,15 +263,18 @@ def recall_batches(X, settings, compute):
             yield batch.frames, compute(batch)
         return
     identity = digest(settings)
+
+    def compute_some(places):
+        for batch in X[places].batches():
+            arrays = {"frame": batch.frames, **compute(batch)}
+            for j, key in enumerate(batch.keys.tolist()):
+                record = {name: values[j] for name, values in arrays.items()}
+                X.cache.save(digest(identity, key), record)
+                yield record
+
     keys = [digest(identity, key) for key in X.keys.tolist()]
-    missing = np.array([i for i, key in enumerate(keys) if key not in X.cache], dtype=int)
-    done = 0
-    for batch in X[missing].batches():
-        arrays = {"frame": batch.frames, **compute(batch)}
-        for j, i in enumerate(missing[done : done + len(batch)]):
-            X.cache.save(keys[i], {name: values[j] for name, values in arrays.items()})
-        done += len(batch)
+    found = _recall_each(X.cache, keys, compute_some)
     for part in gen_batches(len(X), BATCH_SIZE):
-        records = [X.cache.load(key) for key in keys[part]]
+        records = list(islice(found, part.stop - part.start))
         arrays = {name: np.stack([r[name] for r in records]) for name in records[0]}
         yield arrays.pop("frame"), arrays

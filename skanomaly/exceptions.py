@@ -1,6 +1,7 @@
 """Exceptions of skanomaly; each is also an exception that users of Python already catch."""
 
 __all__ = [
+    "DamagedFileError",
     "ImageError",
     "MemoryLimitError",
     "MissingImageError",
@@ -20,6 +21,10 @@ class MissingImageError(ImageError, FileNotFoundError):
 
 class MemoryLimitError(MemoryError, ValueError):
     """Work that would not fit into memory, refused before it starts."""
+
+
+class DamagedFileError(ValueError):
+    """A file that is not as it was written, or not of the kind asked for; the message names it."""
 
 
 class NotTrustedError(ValueError):

@@ -80,9 +80,8 @@ class FeatureMaps:
         ----------
         images : sequence of images
         extract : callable
-            ``extract(images, batch_size)`` yields stored FeatureMaps of consecutive batches; with
-            a third argument, places in `images`, of these images alone, which a cache asks for. To
-            be pickled it must be a function of a module, a bound method, or a partial of these.
+            ``extract(images, batch_size)`` yields stored FeatureMaps of consecutive batches. To be
+            pickled it must be a function of a module, a bound method, or a partial of these.
         layer_shapes : dict of str to tuple (h, w, C)
         image_fit : ImageFit
 

@@ -2,8 +2,14 @@
 
 from typing import Any
 
+import numpy as np
+from joblib import effective_n_jobs
 from sklearn.base import clone
+from sklearn.frozen import FrozenEstimator
 from sklearn.pipeline import Pipeline
+
+from skanomaly.feature_maps import FeatureMaps
+from skanomaly.utils.validation import is_images
 
 __all__ = ["estimate_memory"]
 
@@ -13,10 +19,12 @@ def estimate_memory(pipeline: Any, X: Any, *, n_images: int | None = None) -> di
 
     Parameters
     ----------
-    pipeline : Pipeline
-        Extractor and detector, fitted or not; it is left as it is.
-    X : images, as the pipeline's ``fit`` takes them
-        The first two are read.
+    pipeline : estimator
+        A Pipeline of extractor and detector, a detector of images, or one of features if X holds
+        features; or a HeldOutThreshold or a search around one of these. Fitted or not; it is left
+        as it is.
+    X : what the estimator's ``fit`` takes
+        The first two images are read.
     n_images : int, default=None
         Forecast for so many images like these; None: as many as X has.
 
@@ -24,13 +32,16 @@ def estimate_memory(pipeline: Any, X: Any, *, n_images: int | None = None) -> di
     -------
     dict of str to int
         Bytes by what they are for, and their ``"total"``: an estimate, not a bound. In
-        ``benchmarks/bench_memory.py`` the peak lay 5 to 20 % above it. The interpreter and its
-        libraries come on top.
+        ``benchmarks/bench_memory.py`` the peak was 0.5 to 1.3 times as large, 0.85 to 1.05 times
+        from 0.25 GB on. The interpreter and its libraries come on top. A search counts as fits of
+        its estimator with the parameters that this has now, as many at a time as ``n_jobs`` says.
 
     Raises
     ------
     TypeError
-        There is no Pipeline of an extractor and a detector.
+        There is no detector, or X does not hold what it takes.
+    NotImplementedError
+        The detector is a class of yours without the hook ``_forecast``.
 
     Examples
     --------
@@ -41,15 +52,64 @@ def estimate_memory(pipeline: Any, X: Any, *, n_images: int | None = None) -> di
     >>> f"{needs['features'] / 1e6:.0f} MB"
     '423 MB'
     """
-    if not isinstance(pipeline, Pipeline) or len(pipeline) < 2:
-        raise TypeError(
-            f"expected a Pipeline of extractor and detector, got {type(pipeline).__name__}"
-        )
-    sample = X[:2]
-    maps = clone(pipeline[:-1]).fit(sample).transform(sample)
     n_images = len(X) if n_images is None else n_images
-    n_values = sum(h * w * c for h, w, c in maps.layer_shapes.values())
-    would_stream = pipeline[-2].would_stream(maps.layer_shapes, n_images)
-    needs = {"features": 0 if would_stream else 4 * n_values * n_images}
-    needs |= pipeline[-1]._forecast(maps.layer_shapes, n_images)
+    needs, _ = _needs_of_fit(pipeline, X[:2], n_images)
     return {**needs, "total": sum(needs.values())}
+
+
+def _needs_of_fit(estimator, sample, n_images):
+    """Bytes that a fit holds, by what they are for, and those of the fitted model."""
+    if isinstance(estimator, FrozenEstimator):
+        return {}, 0  # fits nothing
+    if isinstance(estimator, Pipeline):
+        return _needs_of_pipeline(estimator, sample, n_images)
+    if hasattr(estimator, "estimator") and hasattr(estimator, "cv"):
+        return _needs_of_folds(estimator, sample, n_images)
+    input_needs, layer_shapes = _needs_of_input(estimator, sample, n_images)
+    needs = estimator._forecast(layer_shapes, n_images)
+    kept = getattr(estimator, "_kept_of_forecast", needs)
+    return {**input_needs, **needs}, sum(needs[name] for name in kept if name in needs)
+
+
+def _needs_of_pipeline(pipeline, sample, n_images):
+    if len(pipeline) == 1:
+        return _needs_of_fit(pipeline[-1], sample, n_images)
+    steps = clone(pipeline[:-1]).fit(sample)
+    maps = steps.transform(sample)
+    extractor = steps[-1]
+    may_stream = hasattr(extractor, "would_stream")
+    if may_stream and extractor.would_stream(maps.layer_shapes, n_images):
+        extractor.set_params(memory_limit=1)  # so that a few images' features are streamed, too
+        maps = steps.transform(sample)
+    return _needs_of_fit(pipeline[-1], maps, n_images)
+
+
+def _needs_of_folds(search, sample, n_images):
+    """Of a search, or a HeldOutThreshold, which holds its model while it fits those of folds."""
+    needs, n_kept = _needs_of_fit(search.estimator, sample, n_images)
+    n_at_a_time, more = effective_n_jobs(search.n_jobs), {}
+    if not hasattr(search, "refit"):
+        more["the model in use"] = n_kept
+        n_at_a_time = min(n_at_a_time, search.cv) if isinstance(search.cv, int) else n_at_a_time
+    if n_at_a_time > 1:
+        more["fits in other processes"] = (n_at_a_time - 1) * sum(needs.values())
+    return {**needs, **more}, n_kept
+
+
+def _needs_of_input(detector, sample, n_images):
+    """Bytes of what a detector is given to learn from, and its {layer: (h, w, C)}."""
+    if hasattr(detector, "_input_shapes"):
+        layer_shapes, name, is_held = detector._input_shapes(sample), "pixels", True
+    elif hasattr(detector, "_forecast") and not is_images(sample):
+        if not isinstance(sample, FeatureMaps):
+            sample = np.asarray(sample, dtype=np.float32)
+            sample = sample[:, None, None] if sample.ndim == 2 else sample
+            sample = FeatureMaps({"features": sample})
+        layer_shapes, name, is_held = sample.layer_shapes, "features", sample.is_stored
+    else:
+        raise TypeError(
+            "expected a Pipeline of extractor and detector, or a detector and what its fit takes, "
+            f"got {type(detector).__name__} and {type(sample).__name__}"
+        )
+    n_values = sum(h * w * c for h, w, c in layer_shapes.values())
+    return {name: 4 * n_values * n_images if is_held else 0}, layer_shapes

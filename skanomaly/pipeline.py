@@ -1,5 +1,6 @@
 """Pipeline with score maps, and the same functions for whatever a detector is wrapped in."""
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -7,7 +8,9 @@ from sklearn.pipeline import Pipeline as _SklearnPipeline
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
+from skanomaly.exceptions import TrainingError
 from skanomaly.regions import map_regions
+from skanomaly.utils.state import exchanged, reading, snapshot
 from skanomaly.utils.unwrapping import (
     check_nearest_good,
     innermost,
@@ -22,10 +25,43 @@ def _final_has_score_map(pipeline):
     return hasattr(pipeline.steps[-1][1], "score_map")
 
 
-class Pipeline(_SklearnPipeline):
-    """scikit-learn's Pipeline with the method ``score_map``.
+def _of_sklearn(name, decorate):
+    """A method of scikit-learn's Pipeline, decorated; it is there where the steps allow it."""
 
-    Anything that holds for :class:`sklearn.pipeline.Pipeline` holds here.
+    def is_there(self):
+        return getattr(super(Pipeline, self), name) is not None  # raises what says why not
+
+    return available_if(is_there)(decorate(getattr(_SklearnPipeline, name)))
+
+
+def _learning(method):
+    """Decorator of a method that fits: all steps change at its end, at once, or none does."""
+
+    @functools.wraps(method)
+    def learn(self, *args, **kwargs):
+        failure = None
+        with exchanged(self) as fresh:
+            last = fresh.steps[-1][1] if fresh.steps else None
+            before = getattr(last, "__dict__", None)
+            try:
+                result = method(fresh, *args, **kwargs)
+            except TrainingError as error:
+                if getattr(last, "__dict__", None) is before:
+                    raise
+                failure = error  # after which the last step has kept what it had learned
+        if failure is not None:
+            raise failure
+        return self if result is fresh else result
+
+    return learn
+
+
+class Pipeline(_SklearnPipeline):
+    """scikit-learn's Pipeline with the method ``score_map``, and safe in several threads.
+
+    Anything that holds for :class:`sklearn.pipeline.Pipeline` holds here. Beyond it, a fit changes
+    all steps at its end, at once: a thread that predicts meanwhile gets the answer of the old model
+    or of the new one, and a fit that fails or is interrupted changes nothing.
 
     Examples
     --------
@@ -36,6 +72,22 @@ class Pipeline(_SklearnPipeline):
     >>> pipe.fit(good).score_map(good[:2]).shape
     (2, 64, 64)
     """
+
+    fit = _of_sklearn("fit", _learning)
+    fit_transform = _of_sklearn("fit_transform", _learning)
+    fit_predict = _of_sklearn("fit_predict", _learning)
+    set_params = _of_sklearn("set_params", _learning)
+    predict = _of_sklearn("predict", reading)
+    predict_proba = _of_sklearn("predict_proba", reading)
+    predict_log_proba = _of_sklearn("predict_log_proba", reading)
+    decision_function = _of_sklearn("decision_function", reading)
+    score_samples = _of_sklearn("score_samples", reading)
+    score = _of_sklearn("score", reading)
+    transform = _of_sklearn("transform", reading)
+    inverse_transform = _of_sklearn("inverse_transform", reading)
+
+    def __getstate__(self):
+        return super(Pipeline, snapshot(self)).__getstate__()  # never half of a fit in a file
 
     @available_if(_final_has_score_map)
     def score_map(self, X):
@@ -131,6 +183,7 @@ def score_regions(
     >>> [region["image"] for region in regions]  # image 0 is good
     [1]
     """
+    estimator = snapshot(estimator)  # for threshold and maps of one fit
     threshold = _map_offset(estimator) if threshold is None else threshold
     return map_regions(score_map(estimator, X), threshold, as_frame=as_frame)
 
@@ -170,6 +223,7 @@ def nearest_good(estimator: Any, X: Any, *, n_peaks: int = 1, as_frame: bool = F
     >>> [spot["good_image"] for spot in nearest_good(pipe, good)]  # each is its own nearest
     [0, 1, 2, 3, 4, 5]
     """
+    estimator = snapshot(estimator)  # for spots and places of one fit
     detector, X = innermost(estimator, X)
     check_nearest_good(detector)
     spots = detector.nearest_good(X, n_peaks=n_peaks, as_frame=as_frame)

@@ -7,7 +7,7 @@ all read this table. It imports nothing, so that ``import skanomaly`` stays ligh
 import importlib
 from typing import NamedTuple
 
-__all__ = ["DETECTORS", "EXTRACTORS", "Entry", "find_detector"]
+__all__ = ["DETECTORS", "EXTRACTORS", "STORED", "Entry", "find_detector"]
 
 
 class Entry(NamedTuple):
@@ -56,6 +56,27 @@ EXTRACTORS = (
     Entry("FeatureExtractor", "feature_extraction", "images", True),
     Entry("RegistrationNetwork", "detectors.regad", "images", True),
 )
+
+# Classes that may stand in files of estimators, and the modules that define them. Names are never
+# changed, as there are files with them; what a module is called may change.
+STORED = {entry.name: entry.module for entry in (*DETECTORS, *EXTRACTORS)} | {
+    "RegAD": "detectors.regad._regad",
+    "RegistrationNetwork": "detectors.regad._registration",
+    "GlobalLocal": "detectors.global_local._global_local",
+    "Architecture": "detectors.global_local._patch_comparison",
+    "PatchGrid": "detectors.global_local._patch_grid",
+    "FilterBank": "feature_extraction._filter_bank",
+    "FeatureExtractor": "feature_extraction._pretrained",
+    "ImageFit": "images._fitting",
+    "PositionwiseGaussian": "density._gaussian",
+    "DenseCovariances": "density._covariances",
+    "LowRankCovariances": "density._covariances",
+    "PatchIndex": "neighbors._index",
+    "GalleryIndex": "neighbors._gallery",
+    "Pipeline": "pipeline",
+    "HeldOutThreshold": "model_selection._threshold",
+    "GoodOnlyKFold": "model_selection._split",
+}
 
 
 def find_detector(command):

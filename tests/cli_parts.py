@@ -6,6 +6,7 @@ from PIL import Image
 from skanomaly.base import BaseDetector, BaseImageDetector
 from skanomaly.cli import main
 from skanomaly.datasets import make_defects, make_textures
+from skanomaly.persistence import register_class
 from skanomaly.registry import Entry
 
 SIZE = 64
@@ -60,6 +61,8 @@ NEW_DETECTORS = (
     Outside("MeanFeatures", "mean_features", "features", False),
     Outside("MeanImage", "mean_image", "images", True),
 )
+for entry in NEW_DETECTORS:
+    register_class(entry.load(), name=f"tests.{entry.name}")
 
 
 def run(*arguments):
@@ -90,7 +93,7 @@ def save(path, image):
 
 def fit(root):
     """A detector file of the part."""
-    file = root.parent / "part.joblib"
+    file = root.parent / "part.skanomaly"
     options = ["--image-size", SIZE, "--target-fpr", "0.1", "--folds", "2"]
     assert run("fit", root, "-o", file, *options) == 0
     return file

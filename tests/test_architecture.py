@@ -28,6 +28,7 @@ RANKS = {
     "io": 1,
     "utils": 1,
     "images": 2,
+    "persistence": 2,
     "embedding": 3,
     "datasets": 3,
     "neighbors": 3,
@@ -54,8 +55,14 @@ TRAINED = {"regad", "global_local"}  # folders of detectors, imported on first u
 TOP_LEVEL_TORCH = {"feature_extraction", "training", "utils/networks.py"} | {
     f"detectors/{name}" for name in TRAINED
 }
-TORCH_IN_FUNCTIONS = {"neighbors", "coreset", "utils/device.py"}
-TOP_LEVEL_NUMBA = {"neighbors", "coreset", "utils/distances.py"}
+TORCH_IN_FUNCTIONS = {"neighbors", "coreset", "utils/device.py", "persistence"}
+TOP_LEVEL_NUMBA = {
+    "neighbors",
+    "coreset",
+    "utils/distances.py",
+    "utils/compiling.py",
+    "images/_jpeg_entropy.py",
+}
 
 MODULES = [path for path in FILES if path != PACKAGE / "__init__.py"]
 each_file = pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))

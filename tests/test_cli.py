@@ -18,8 +18,7 @@ from cli_parts import NEW_DETECTORS, SIZE, fit, make_part, run, unfinished
 import skanomaly
 from skanomaly import registry
 from skanomaly.cli import _check, _main
-from skanomaly.cli._model_files import atomic_folder
-from skanomaly.io import atomic_file
+from skanomaly.io import atomic_file, atomic_folder
 
 ROOT = Path(skanomaly.__file__).parents[1]
 
@@ -35,7 +34,7 @@ def detector(part):
 
 
 def test_fit_uses_the_good_training_images(part, detector):
-    model = joblib.load(detector)
+    model = skanomaly.load(detector)
     assert len(model.good_images_) == 30
     assert model.target_fpr == 0.1 and model.cv == 2 and model.verbose == 0
     assert len(model.seen_images_) == 30
@@ -44,10 +43,10 @@ def test_fit_uses_the_good_training_images(part, detector):
 
 @pytest.mark.parametrize("name", ["padim", "spade", "regad"])
 def test_fit_with_other_detectors(part, name, tmp_path):
-    file = tmp_path / "part.joblib"
+    file = tmp_path / "part.skanomaly"
     options = ["--image-size", "64", "--target-fpr", "0.1", "--folds", "2"]
     assert run("fit", part, "-o", file, "--detector", name, *options) == 0
-    detector = joblib.load(file).estimator_[-1]
+    detector = skanomaly.load(file).estimator_[-1]
     assert type(detector).__name__.lower() == name
     assert run("inspect", file, part / "test" / "hole", "-o", tmp_path / "out") == 1
 
@@ -71,10 +70,10 @@ def test_the_commands_defaults_are_those_of_the_detectors_but_for_a_few():
 
 
 def test_options_reach_detectors_that_take_images(part, tmp_path):
-    file = tmp_path / "part.joblib"
+    file = tmp_path / "part.skanomaly"
     options = ["--image-size", SIZE, "--resize", "pad", "--target-fpr", "0.1", "--folds", "2"]
     assert run("fit", part, "-o", file, "--detector", "regad", *options) == 0
-    model = joblib.load(file)
+    model = skanomaly.load(file)
     assert model.estimator_[-1].resize == "pad" and model.estimator_[-1].image_size == SIZE
     assert set(model.estimator_.named_steps) == {"detector"}
 
@@ -84,10 +83,10 @@ def test_a_detector_needs_nothing_but_a_line_in_the_registry(
     part, entry, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.setattr(registry, "DETECTORS", (*registry.DETECTORS, entry))
-    file = tmp_path / "part.joblib"
+    file = tmp_path / "part.skanomaly"
     options = ["--image-size", SIZE, "--target-fpr", "0.1", "--folds", "2", "--random-state", "7"]
     assert run("fit", part, "-o", file, "--detector", entry.command, *options) == 0
-    model = joblib.load(file)
+    model = skanomaly.load(file)
     detector = model.estimator_.named_steps["detector"]
     assert type(detector) is entry.load() and detector.image_score == "paper"
     assert getattr(detector, "random_state", 7) == 7
@@ -96,26 +95,26 @@ def test_a_detector_needs_nothing_but_a_line_in_the_registry(
     assert model.estimator_[0].image_size == SIZE
     assert run("inspect", file, part / "test" / "hole", "-o", tmp_path / "out") in (0, 1)
 
-    grid, best = tmp_path / "grid.toml", tmp_path / "best.joblib"
+    grid, best = tmp_path / "grid.toml", tmp_path / "best.skanomaly"
     text = f'detector = "{entry.command}"\ncv = 2\nsynthetic = true\ntarget_fpr = 0.2\n'
     grid.write_text(text + f"[grid.{steps[0]}]\nimage_size = [{SIZE}]\n")
     with open(grid, "a") as file:
         file.write("sigma = [0, 4]\n" if len(steps) == 1 else "[grid.detector]\nsigma = [0, 4]\n")
     assert run("tune", part, "--grid", grid, "-o", best) == 0
-    assert type(joblib.load(best).estimator_[-1]) is entry.load()
+    assert type(skanomaly.load(best).estimator_[-1]) is entry.load()
 
     capsys.readouterr()
     for option in ("--coreset-ratio", "0.1"), ("--resize", "pad"), ("--features", "resnet18"):
         if option[0] == "--coreset-ratio" or entry.takes == "images":
             arguments = ["fit", part, "--detector", entry.command, *option]
-            assert run(*arguments, "-o", tmp_path / "no.joblib") == 2
+            assert run(*arguments, "-o", tmp_path / "no.skanomaly") == 2
             expected = f"{option[0]} is not an option of --detector {entry.command}"
             assert expected in capsys.readouterr().err
 
 
 def test_an_unknown_detector_is_refused(part, tmp_path, capsys):
     with pytest.raises(SystemExit) as stop:
-        run("fit", part, "--detector", "patchwork", "-o", tmp_path / "part.joblib")
+        run("fit", part, "--detector", "patchwork", "-o", tmp_path / "part.skanomaly")
     assert stop.value.code == 2
     error = capsys.readouterr().err
     assert "invalid choice: 'patchwork'" in error and "global_local" in error
@@ -132,17 +131,19 @@ def test_demo(tmp_path, capsys):
 
 
 def test_errors_are_one_sentence_and_code_2(part, detector, tmp_path, capsys):
-    not_one = tmp_path / "text.joblib"
+    not_one = tmp_path / "text.skanomaly"
     not_one.write_text("no detector")
-    foreign = tmp_path / "foreign.joblib"
-    joblib.dump({"a": 1}, foreign)
+    foreign, pickled = tmp_path / "foreign.skanomaly", tmp_path / "part.joblib"
+    skanomaly.dump({"a": 1}, foreign)
+    joblib.dump(skanomaly.load(detector), pickled)
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"")
     in_the_way = tmp_path / "file"
     in_the_way.write_text("")
     new, out = part / "test" / "hole", tmp_path / "o"
     cases = [
-        (("inspect", not_one, new), "not a detector file"),
+        (("inspect", not_one, new), "damaged, or not a file of skanomaly.dump"),
+        (("inspect", pickled, new), "is a pickle, as joblib.dump writes it"),
         (("inspect", foreign, new), "expected a detector written by fit or tune, got dict"),
         (("inspect", tmp_path / "none", new), "no such detector file"),
         (("inspect", detector, tmp_path / "gone.png", "-o", out), "no such image file"),
@@ -157,7 +158,7 @@ def test_errors_are_one_sentence_and_code_2(part, detector, tmp_path, capsys):
         (("demo", "-o", tmp_path / "d", "--kind", "felt"), "felt"),
         (("fit", tmp_path / "nowhere"), "nowhere: expected a folder"),
         (("fit", part.parent, "-o", out), "Supported layouts: 1. train/good"),
-        (("fit", part, "-o", tmp_path / "no" / "folder.joblib"), "there is no folder"),
+        (("fit", part, "-o", tmp_path / "no" / "folder.skanomaly"), "there is no folder"),
         (("fit", part, "-o", tmp_path), "got a folder"),
         (("fit", part, "--features", "resnet19", "-o", out), "torchvision classification"),
         (("fit", part, "--target-fpr", "2", "-o", out), "'target_fpr' parameter"),
@@ -244,7 +245,7 @@ def test_a_warning_is_a_note(part, detector, tmp_path, capsys, recwarn):
 
     with warnings.catch_warnings():
         warnings.simplefilter("always")
-        options = ["--image-size", "64", "--folds", "2", "-o", tmp_path / "few.joblib"]
+        options = ["--image-size", "64", "--folds", "2", "-o", tmp_path / "few.skanomaly"]
         assert run("fit", part, *options) == 0  # 30 images are too few for 1 %
     assert "note: " in capsys.readouterr().err
 
@@ -252,7 +253,7 @@ def test_a_warning_is_a_note(part, detector, tmp_path, capsys, recwarn):
 @pytest.mark.skipif(sys.platform == "win32", reason="no signals to send to a process")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_leaves_nothing_half_written(number, part, tmp_path):
-    command = [sys.executable, "-m", "skanomaly", "fit", part, "-o", "part.joblib"]
+    command = [sys.executable, "-m", "skanomaly", "fit", part, "-o", "part.skanomaly"]
     path = {"PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(
         list(map(str, command)), cwd=tmp_path, stderr=subprocess.PIPE, env={**os.environ, **path},

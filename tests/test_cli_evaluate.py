@@ -3,12 +3,12 @@
 import json
 import shutil
 
-import joblib
 import numpy as np
 import pytest
 from cli_parts import fit, make_part, run
 from sklearn import metrics
 
+import skanomaly
 from skanomaly.datasets import load_folder
 from skanomaly.metrics import aupro_score
 
@@ -31,7 +31,7 @@ def metrics_of(capsys, *arguments):
 
 def test_metrics_are_those_of_scikit_learn(part, detector, capsys):
     found = metrics_of(capsys, detector, part)
-    model, test = joblib.load(detector), load_folder(part).test
+    model, test = skanomaly.load(detector), load_folder(part).test
     scores, maps = model.score_samples_and_map(test.images)
     decisions, bad = scores - model.offset_, test.target == -1
     pixels, truth = np.concatenate(maps).ravel(), np.concatenate(list(test.masks)).ravel()
@@ -121,11 +121,11 @@ def test_a_table_stands_for_a_folder(part, tmp_path, detector, capsys):
     try:
         assert metrics_of(capsys, detector, table) == metrics_of(capsys, detector, part)
         options = ["--image-size", "64", "--target-fpr", "0.1", "--folds", "2"]
-        assert run("fit", table, "-o", tmp_path / "table.joblib", *options) == 0
+        assert run("fit", table, "-o", tmp_path / "table.skanomaly", *options) == 0
     finally:
         table.unlink()
-    model, same = joblib.load(tmp_path / "table.joblib"), joblib.load(detector)
-    assert model.seen_images_ == same.seen_images_ and model.offset_ == same.offset_
+    model, same = skanomaly.load(tmp_path / "table.skanomaly"), skanomaly.load(detector)
+    assert np.array_equal(model.seen_images_, same.seen_images_) and model.offset_ == same.offset_
 
 
 def test_check(part, tmp_path, capsys):

@@ -4,12 +4,12 @@ import csv
 import json
 import shutil
 
-import joblib
 import numpy as np
 import pytest
 from cli_parts import SIZE, fit, make_part, run
 from PIL import Image
 
+import skanomaly
 from skanomaly import FilterBank, PatchCore, map_regions
 from skanomaly.cli._results import _heat_map_names
 
@@ -37,7 +37,7 @@ def new(part):
 
 def test_scores_verdicts_and_heat_maps(new, detector, tmp_path, capsys):
     assert run("inspect", detector, part_of(new), "-o", tmp_path / "out") == 1
-    model = joblib.load(detector)
+    model = skanomaly.load(detector)
     expected = model.decision_function(new)
     n_defects = (expected < 0).sum()
     assert f"{n_defects} of 10 images are predicted as defective" in capsys.readouterr().out
@@ -72,7 +72,7 @@ def test_json_is_all_there_is_on_stdout(new, detector, tmp_path, capsys, monkeyp
     assert run("inspect", detector, *new, "--json") == 1
     printed = capsys.readouterr()
     assert printed.err == "" and list(tmp_path.iterdir()) == []  # no folder unless -o names one
-    model = joblib.load(detector)
+    model = skanomaly.load(detector)
     scores, maps = model.score_samples_and_map(new)
     records = json.loads(printed.out)
     assert [sorted(record) for record in records] == [["name", "regions", "score", "verdict"]] * 10
@@ -167,7 +167,7 @@ def test_every_image_is_scored_once(new, detector, tmp_path, monkeypatch):
 
 def test_good_images_must_be_those_of_the_fit(new, detector, part, tmp_path, capsys):
     pytest.importorskip("jinja2")
-    padim = tmp_path / "padim.joblib"
+    padim = tmp_path / "padim.skanomaly"
     options = ["--image-size", SIZE, "--target-fpr", "0.1", "--folds", "2"]
     assert run("fit", part, "-o", padim, "--detector", "padim", *options) == 0
     others = tmp_path / "others"

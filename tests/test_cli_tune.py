@@ -4,13 +4,13 @@ import json
 import re
 from pathlib import Path
 
-import joblib
 import numpy as np
 import pytest
 from cli_parts import make_part, run, unfinished
 from sklearn.base import clone
 from sklearn.model_selection import cross_validate
 
+import skanomaly
 from skanomaly.cli import _tune
 from skanomaly.cli._grid import Grid, make_candidates, read_grid
 from skanomaly.datasets import load_folder
@@ -40,7 +40,7 @@ def write(folder, text):
 
 
 def test_the_ranking_is_that_of_cross_validation(part, tmp_path, capsys):
-    best = tmp_path / "best.joblib"
+    best = tmp_path / "best.skanomaly"
     assert run("tune", part, "--grid", write(tmp_path, GRID), "-o", best, "--json") == 0
     printed = capsys.readouterr()
     result = json.loads(printed.out)
@@ -53,7 +53,7 @@ def test_the_ranking_is_that_of_cross_validation(part, tmp_path, capsys):
     assert means == sorted(means, reverse=True)
     assert ranking[0]["rank"] == 1 and means[0] != means[-1]
 
-    model = joblib.load(best)
+    model = skanomaly.load(best)
     assert isinstance(model, HeldOutThreshold) and model.target_fpr == 0.1
     pipe = model.estimator
     assert {k: v for k, v in pipe.get_params().items() if k in ranking[0]["parameters"]} == (
@@ -81,7 +81,7 @@ def test_synthetic_defects_leave_the_real_ones_alone(part, tmp_path, capsys):
     grid = write(tmp_path, GRID.replace("cv = 2", "cv = 2\nsynthetic = true"))
     tables = []
     for folder in (part, part / "train" / "good"):
-        best = tmp_path / "best.joblib"
+        best = tmp_path / "best.skanomaly"
         assert run("tune", folder, "--grid", grid, "-o", best) == 0
         printed = capsys.readouterr()
         assert "evaluate it on real defects" in printed.err
@@ -97,9 +97,9 @@ def test_synthetic_defects_leave_the_real_ones_alone(part, tmp_path, capsys):
 def test_detectors_that_take_images(part, tmp_path, capsys):
     text = 'detector = "regad"\ncv = 2\nsynthetic = true\ntarget_fpr = 0.2\n'
     grid = write(tmp_path, text + "[grid.detector]\nimage_size = [64]\npatch_size = [1, 3]\n")
-    best = tmp_path / "best.joblib"
+    best = tmp_path / "best.skanomaly"
     assert run("tune", part, "--grid", grid, "-o", best) == 0
-    assert set(joblib.load(best).estimator.named_steps) == {"detector"}
+    assert set(skanomaly.load(best).estimator.named_steps) == {"detector"}
 
 
 @pytest.mark.parametrize(
@@ -129,7 +129,7 @@ def test_detectors_that_take_images(part, tmp_path, capsys):
     ],
 )
 def test_grids_are_checked_before_any_work(part, text, message, tmp_path, capsys):
-    best = tmp_path / "best.joblib"
+    best = tmp_path / "best.skanomaly"
     path = write(tmp_path, text)
     assert run("tune", part, "--grid", path, "-o", best) == 2
     error = capsys.readouterr().err
@@ -167,5 +167,5 @@ def test_what_a_folder_lacks(part, tmp_path, capsys):
         ),
     ]
     for folder, path, message in cases:
-        assert run("tune", folder, "--grid", path, "-o", tmp_path / "best.joblib") == 2
+        assert run("tune", folder, "--grid", path, "-o", tmp_path / "best.skanomaly") == 2
         assert message in capsys.readouterr().err

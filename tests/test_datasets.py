@@ -176,8 +176,8 @@ def test_wrong_folders(plant, tmp_path):
     (root / "bottle/test/hole").mkdir(parents=True)
     with pytest.raises(ValueError, match=r"hole: expected images.*empty"):
         load_folder(root / "bottle")
-    (root / "bottle/test/hole/film.gif").touch()
-    with pytest.raises(ValueError, match=r"only files ending in \['\.gif'\]"):
+    (root / "bottle/test/hole/film.mp4").touch()
+    with pytest.raises(ValueError, match=r"only files ending in \['\.mp4'\]"):
         load_folder(root / "bottle")
     with pytest.raises(ValueError, match="test_size"):
         load_folder(root, test_size=1.5)

@@ -73,7 +73,7 @@ def test_the_shell_page_is_right(workshop, monkeypatch, capsys):
     assert {p.name for p in (workshop / "out").iterdir()} == {"scores.csv", "000.png", "019.png"}
 
     capsys.readouterr()
-    assert main(["inspect", "part.joblib", "new", "--json"]) == 1
+    assert main(["inspect", "part.skanomaly", "new", "--json"]) == 1
     answer = json.loads(capsys.readouterr().out)
     (shown,) = map(json.loads, blocks(PAGES[SHELL], "json"))
     assert shown[0].keys() == answer[-1].keys()

@@ -73,8 +73,8 @@ def test_cmyk_jpeg_becomes_rgb(tmp_path, color):
     assert image.shape == (12, 10, 3) and image.dtype == np.uint8
 
 
-def test_alpha_is_dropped(tmp_path, color):
-    rgba = np.dstack([color, np.full((12, 10), 7, np.uint8)])
+def test_an_opaque_alpha_channel_is_dropped(tmp_path, color):
+    rgba = np.dstack([color, np.full((12, 10), 255, np.uint8)])
     assert np.array_equal(read_image(saved(tmp_path, Image.fromarray(rgba), "a.png")), color)
 
 
@@ -147,7 +147,11 @@ def test_several_pages_are_refused(tmp_path, gray):
 @pytest.mark.parametrize(
     ("item", "message"),
     [
-        (None, "image 3: expected a path, an array or a PIL image, got None"),
+        (
+            None,
+            "image 3: expected a path, the bytes of an image file, an array or a PIL image, "
+            "got None",
+        ),
         (np.zeros((1, 1), np.uint8), "at least 8 x 8 pixels"),
         (np.zeros((3, 64, 64), np.uint8), "channels come last"),
         (np.zeros((12, 10), np.int64), "expected uint8, uint16 or float pixels, got int64"),

@@ -2,9 +2,22 @@
 
 import numpy as np
 import pytest
+from sklearn.ensemble import IsolationForest
+from sklearn.frozen import FrozenEstimator
+from sklearn.model_selection import GridSearchCV
 
-from skanomaly import FilterBank, PaDiM, PatchCore, Pipeline, estimate_memory
+from skanomaly import (
+    SPADE,
+    FilterBank,
+    GlobalLocal,
+    PaDiM,
+    PatchCore,
+    Pipeline,
+    RegAD,
+    estimate_memory,
+)
 from skanomaly.exceptions import MemoryLimitError
+from skanomaly.model_selection import HeldOutThreshold
 from skanomaly.utils.memory_budget import (
     available_memory,
     check_memory,
@@ -45,7 +58,7 @@ def test_without_a_limit_the_machine_is_the_limit():
     left = available_memory()
     if left is None:
         pytest.skip("the available memory of this machine is unknown")
-    with pytest.raises(MemoryLimitError, match="the memory available on this machine"):
+    with pytest.raises(MemoryLimitError, match="the memory available to this process"):
         check_memory({"everything": 100 * left}, None, "less")
 
 
@@ -67,11 +80,151 @@ def test_forecast_adds_up_and_grows_with_the_images():
     assert streamed["features"] == 0
 
 
-def test_forecast_knows_every_detector():
-    padim = Pipeline([("features", FilterBank(image_size=64)), ("detector", PaDiM())])
-    assert estimate_memory(padim, IMAGES)["total"] > 0
-    with pytest.raises(TypeError, match="expected a Pipeline"):
-        estimate_memory(PatchCore(), IMAGES)
+@pytest.mark.parametrize(
+    "estimator",
+    [
+        *(pipeline(detector=kind()) for kind in (PatchCore, PaDiM, SPADE)),
+        RegAD(image_size=64),
+        GlobalLocal(image_size=64),
+    ],
+    ids=str,
+)
+def test_forecast_knows_every_detector_and_what_it_is_wrapped_in(estimator):
+    before = dict(vars(estimator))
+    alone = estimate_memory(estimator, IMAGES, n_images=50)
+    assert vars(estimator) == before
+    assert alone["total"] > estimate_memory(estimator, IMAGES, n_images=20)["total"] > 0
+    assert alone["total"] == sum(alone.values()) - alone["total"]
+    held_out = estimate_memory(HeldOutThreshold(estimator, cv=3), IMAGES, n_images=50)
+    kept = held_out.pop("the model in use")
+    assert 0 <= kept <= alone["total"] == held_out["total"] - kept
+    search = GridSearchCV(HeldOutThreshold(estimator), {"target_fpr": [0.1]})
+    assert estimate_memory(search, IMAGES, n_images=50)["total"] == held_out["total"]
+    search.set_params(n_jobs=2)
+    both = estimate_memory(search, IMAGES, n_images=50)["total"]
+    assert both == 2 * held_out["total"]
+    assert estimate_memory(Pipeline([("only", estimator)]), IMAGES, n_images=50) == alone
+
+
+def test_forecast_of_images_counts_their_pixels_once():
+    for detector in (RegAD(image_size=(64, 56)), GlobalLocal(image_size=(64, 56))):
+        needs = estimate_memory(detector, IMAGES[..., 0], n_images=50)
+        assert needs["pixels"] == 4 * 64 * 56 * 3 * 50  # gray images count as RGB
+
+
+def test_forecast_of_features_at_hand():
+    features = FilterBank(image_size=64, random_state=0).fit(IMAGES)
+    X = features.transform(IMAGES)
+    assert estimate_memory(PatchCore(), X) == estimate_memory(pipeline(), IMAGES)
+    rows = np.zeros((30, 5))
+    assert estimate_memory(PaDiM(), rows)["features"] == 4 * 5 * 30
+    maps = np.zeros((30, 2, 3, 5))
+    assert estimate_memory(PaDiM(), maps)["features"] == 4 * 2 * 3 * 5 * 30
+    streamed = features.set_params(memory_limit=1).transform(IMAGES)
+    assert estimate_memory(PatchCore(), streamed)["features"] == 0
+    wrapped = pipeline(detector=HeldOutThreshold(PatchCore(), n_jobs=2, cv=2))
+    wrapped.set_params(features__memory_limit="1MB")
+    needs = estimate_memory(wrapped, IMAGES, n_images=4000)
+    assert needs["features"] == 0
+    alone = estimate_memory(pipeline(features__memory_limit="1MB"), IMAGES, n_images=4000)
+    assert needs["fits in other processes"] == alone["total"]
+
+
+def test_forecast_of_features_that_come_from_a_cache(tmp_path):
+    assert estimate_memory(pipeline(features__cache=tmp_path / "c"), IMAGES)["features"] == 0
+
+
+def test_forecast_of_nothing_to_fit_and_of_what_is_no_detector():
+    frozen = FrozenEstimator(pipeline().fit(IMAGES))
+    assert estimate_memory(HeldOutThreshold(frozen), IMAGES)["total"] == 0
+    for estimator in (PatchCore(), HeldOutThreshold(PatchCore()), IsolationForest(), FilterBank()):
+        with pytest.raises(TypeError, match="expected a Pipeline of extractor and detector, or"):
+            estimate_memory(estimator, IMAGES)
+
+
+# --- what is left -----------------------------------------------------------------------------
+
+MB = 10**6
+FREE = "MemTotal:  9000000 kB\nMemFree:  1 kB\nMemAvailable:  500000 kB\n"  # 512 MB
+SECOND = "31 30 0:27 / /sys/fs/cgroup rw,nosuid - cgroup2 cgroup rw\n"
+FIRST = (
+    "32 31 0:29 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu,cpuacct\n"
+    "35 31 0:32 {} /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n"
+)
+
+
+def group(limit, used, inactive=0, version=2):
+    """Files of a control group."""
+    names = ("memory.max", "memory.current", "inactive_file")
+    if version == 1:
+        names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+    stat = f"anon 7\n{names[2]} {inactive}\n"
+    return {names[0]: f"{limit}\n", names[1]: f"{used}\n", "memory.stat": stat}
+
+
+def make_system(root, member, mounts, groups, meminfo=FREE):
+    """Folders proc and sys, as Linux has them."""
+    files = {"proc/meminfo": meminfo, "proc/self/cgroup": member, "proc/self/mountinfo": mounts}
+    for folder, content in groups.items():
+        files |= {f"sys/fs/cgroup/{folder}/{name}": text for name, text in content.items()}
+    for name, text in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    return root
+
+
+SYSTEMS = {
+    "no groups": ("", "", {}, 512 * MB),
+    "a group without a limit": ("0::/job\n", SECOND, {"job": group("max", 9)}, 512 * MB),
+    "a limit above what is left": ("0::/job\n", SECOND, {"job": group(10**12, 9)}, 512 * MB),
+    "a limit": ("0::/job\n", SECOND, {"job": group(300 * MB, 100 * MB)}, 200 * MB),
+    "caches can be given up": (
+        "0::/job\n", SECOND, {"job": group(300 * MB, 100 * MB, 30 * MB)}, 230 * MB,
+    ),
+    "more than the limit in use": ("0::/job\n", SECOND, {"job": group(MB, 2 * MB)}, 0),
+    "the tightest of nested groups": (
+        "0::/user/job/step\n",
+        SECOND,
+        {
+            "user": group(400 * MB, 100 * MB),
+            "user/job": group(200 * MB, 50 * MB),
+            "user/job/step": group("max", 50 * MB),
+            "other": group(1, 0),
+        },
+        150 * MB,
+    ),
+    "a container that sees its own group as the topmost": (
+        "0::/\n", SECOND, {".": group(300 * MB, 100 * MB)}, 200 * MB,
+    ),
+    "version 1": (
+        "5:cpu,cpuacct:/\n4:memory:/jobs/7\n0::/\n",
+        FIRST.format("/"),
+        {
+            "memory/jobs/7": group(9223372036854771712, 10, version=1),
+            "memory/jobs": group(200 * MB, 80 * MB, 20 * MB, version=1),
+        },
+        140 * MB,
+    ),
+    "version 1 in a container": (
+        "4:memory:/docker/abc\n",
+        FIRST.format("/docker/abc"),
+        {"memory": group(100 * MB, 40 * MB, version=1)},
+        60 * MB,
+    ),
+    "a process outside of what can be seen": (
+        "0::/../other\n", SECOND, {".": group(300 * MB, 100 * MB)}, 200 * MB,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("member", "mounts", "groups", "left"), SYSTEMS.values(), ids=SYSTEMS)
+def test_limits_of_control_groups_count(tmp_path, member, mounts, groups, left):
+    assert available_memory(make_system(tmp_path, member, mounts, groups)) == left
+
+
+def test_a_system_that_tells_nothing(tmp_path):
+    assert available_memory(tmp_path) is None
+    assert available_memory(make_system(tmp_path, "", "", {}, "MemFree: 3 kB\n")) is None
 
 
 def test_a_fit_that_cannot_fit_is_refused_before_it_starts():

@@ -193,7 +193,7 @@ def test_scorers_answer_what_the_metrics_answer():
         "aupro": metrics.aupro_score(masks, maps, max_fpr=0.1),
     }
     assert scorers(*ALL_NAMES, max_fpr=0.1)(detector, X, masks) == expected
-    assert scorers("aupro")(detector, X, masks)["aupro"] > expected["aupro"]
+    assert scorers("aupro")(detector, X, masks) > expected["aupro"]
     assert list(scorers("aupro", "image_auroc")(detector, X, masks)) == ["aupro", "image_auroc"]
     assert len(set(expected.values())) == len(expected)
 
@@ -311,8 +311,6 @@ def test_cross_validation_over_a_list_of_masks():
         (["aupro"], "labels", "aupro needs y as masks"),
         (["image_auroc"], None, "the scorers need y"),
         (["image_auroc"], [0, 1] * 12, r"expected the labels \+1 \(good\) and -1 \(defect\)"),
-        (["image_auroc"], [1] * 24, "24 good images and 0 defects.*GoodOnlyKFold"),
-        (["aupro"], [None] * 24, "24 good images and 0 defects.*GoodOnlyKFold"),
         (["image_auroc"], [-1] * 24, "0 good images and 24 defects"),
     ],
 )
@@ -362,7 +360,7 @@ def test_synthetic_defects_stand_in_for_real_ones():
     assert answer["image_auroc"] > 0.5
     assert answer != scorers(*ALL_NAMES, synthetic=True, random_state=8)(pipe, images)
     holes = scorers("aupro", synthetic=True, kinds=["hole"], random_state=7)(pipe, images)
-    assert holes["aupro"] != answer["aupro"]
+    assert holes != answer["aupro"]
 
 
 def test_synthetic_defects_on_files_leave_real_defects_out(tmp_path):

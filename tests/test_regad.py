@@ -22,7 +22,7 @@ from skanomaly.detectors.regad._stages import cut, normalize
 from skanomaly.embedding import embed
 from skanomaly.exceptions import TrainingError
 from skanomaly.feature_extraction import backbones
-from skanomaly.images import _reading
+from skanomaly.images import _files, _reading
 from skanomaly.io import write_arrays
 from skanomaly.training import IDENTITIES, augment, inverse, matrices, warp
 
@@ -355,7 +355,7 @@ def test_other_files_are_refused(fitted, tmp_path):
         RegistrationNetwork.load(tmp_path / "misfit")
     fitted.save(tmp_path / "network")
     content = (tmp_path / "network").read_bytes()
-    (tmp_path / "new").write_bytes(content.replace(b'"format": 1,', b'"format": 9,', 1))
+    (tmp_path / "new").write_bytes(content.replace(b"skanomaly 1 ", b"skanomaly 9 ", 1))
     with pytest.raises(ValueError, match="format 9, this version reads 1"):
         RegAD(tmp_path / "new").fit(textures(2))
 
@@ -497,13 +497,13 @@ def reads(monkeypatch, tmp_path):
     for i, image in enumerate(textures()):
         paths.append(tmp_path / f"{i}.png")
         Image.fromarray(image).save(paths[-1])
-    counts, read_file = Counter(), _reading._read_file
+    counts, read_file = Counter(), _files._read_path
 
     def counted(path):
-        counts[path] += 1
+        counts[Path(path)] += 1
         return read_file(path)
 
-    monkeypatch.setattr(_reading, "_read_file", counted)
+    monkeypatch.setattr(_files, "_read_path", counted)
     monkeypatch.setattr(_reading, "image_content", None)  # nothing reads a file's bytes either
     return paths, counts
 

@@ -455,10 +455,10 @@ def no_scoring(*_):
 def test_a_folder_that_cannot_be_written_to_is_known_before_scoring(
     tmp_path, monkeypatch, model, data, number
 ):
-    def touch(*_, **__):
+    def write_bytes(*_, **__):
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(Path, "touch", touch)
+    monkeypatch.setattr(Path, "write_bytes", write_bytes)
     monkeypatch.setattr(HeldOutThreshold, "score_samples_and_map", no_scoring)
     with pytest.raises(OSError, match=r"cannot be written.*r\.html") as caught:
         report.write(tmp_path / "r.html", model, data.test.images)

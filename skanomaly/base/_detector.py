@@ -13,6 +13,7 @@ from skanomaly.caching import code_identity, is_repeatable, recall_batches, trai
 from skanomaly.exceptions import MemoryLimitError
 from skanomaly.feature_maps import FeatureMaps
 from skanomaly.utils.memory_budget import check_memory
+from skanomaly.utils.state import reading, snapshot
 from skanomaly.utils.targets import good_images
 from skanomaly.utils.threads import limit_blas_threads
 from skanomaly.utils.validation import (
@@ -190,17 +191,19 @@ class BaseDetector(TransientStateMixin, ThresholdMixin, BaseEstimator):
             No contamination is given, here or as parameter; or as in ``fit``.
         """
         check_is_fitted(self)
-        share = self._share_below() if contamination is None else contamination
+        same = snapshot(self)  # a threshold stays with the state whose scores it is taken from
+        share = same._share_below() if contamination is None else contamination
         if not isinstance(share, Real) or not 0 < share <= 0.5:
             raise ValueError(
                 f"expected contamination in (0, 0.5], the share of good images below the "
                 f"threshold, got {share!r}; pass set_threshold(X, contamination=0.01)"
             )
-        maps = self._check_X(X, reset=False)
-        scores = self._scores(maps[good_images(y, len(maps))])
-        self.offset_ = np.percentile(scores, 100 * share)
+        maps = same._check_X(X, reset=False)
+        scores = same._scores(maps[good_images(y, len(maps))])
+        same.offset_ = np.percentile(scores, 100 * share)
         return self
 
+    @reading
     def score_samples_and_map(self, X):
         """Scores and anomaly maps in one pass over the images.
 
@@ -229,6 +232,7 @@ class BaseDetector(TransientStateMixin, ThresholdMixin, BaseEstimator):
         alike = len({one.shape for one in maps}) == 1
         return np.concatenate(scores), np.stack(maps) if alike else maps
 
+    @reading
     def score_samples(self, X):
         """Score of each image: the lower, the more abnormal.
 

@@ -22,6 +22,7 @@ from skanomaly.images import (
 )
 from skanomaly.io import digest, open_cache
 from skanomaly.utils.memory_budget import parse_memory
+from skanomaly.utils.state import reading
 from skanomaly.utils.targets import good_images
 from skanomaly.utils.threads import N_READERS, count_threads
 from skanomaly.utils.validation import IMAGE_SIZE, Interval, StrOptions, fitting
@@ -123,6 +124,7 @@ class BaseExtractor(
         """
         images = None if X is None and not self._needs_images else check_images(X)
         self.image_fit_ = self.image_fit
+        parse_memory(self.memory_limit)  # refused here if it is no size
         open_cache(self.cache, create=True)
         if images is not None:
             is_good = good_images(y, len(images))
@@ -135,6 +137,7 @@ class BaseExtractor(
             self.layer_shapes_ = self._find_shapes()
         return self
 
+    @reading
     def transform(self, X):
         """Features of images.
 
@@ -164,7 +167,7 @@ class BaseExtractor(
             identity = digest(code_identity(type(self)), self._identity())
             keys = [digest(identity, key) for key in image_keys(images)]
             maps = FeatureMaps.streamed(images, self.snapshot()._stream, shapes, fit)
-            return CachedFeatureMaps.of(maps, keys, cache)
+            return CachedFeatureMaps.of(maps, keys, cache, identity)
         if self.would_stream(shapes, len(images)):
             return FeatureMaps.streamed(images, self.snapshot()._stream, shapes, fit)
         layers = {
@@ -235,14 +238,13 @@ class BaseExtractor(
         blank = np.zeros((1, size.height, size.width, self.n_channels_in_), dtype=np.float32)
         return {name: tuple(maps.shape[1:]) for name, maps in self._features(blank).items()}
 
-    def _stream(self, images, batch_size, indices=None):
-        """Stored FeatureMaps of consecutive batches of images; of all, or those named."""
-        n_images = len(images) if indices is None else len(indices)
+    def _stream(self, images, batch_size):
+        """Stored FeatureMaps of consecutive batches of images."""
         n_threads = count_threads(self.n_jobs, N_READERS)
         batches = load_batches(
-            images, self.image_fit, self.n_channels_in_, batch_size, indices, n_threads
+            images, self.image_fit, self.n_channels_in_, batch_size, n_threads=n_threads
         )
-        with tqdm(total=n_images, desc="features", disable=not self.verbose) as bar:
+        with tqdm(total=len(images), desc="features", disable=not self.verbose) as bar:
             for batch, frames in batches:
                 yield FeatureMaps(self._features(batch), frames, self.image_fit)
                 bar.update(len(batch))

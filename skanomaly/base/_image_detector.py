@@ -4,6 +4,7 @@ from functools import partial
 from numbers import Integral
 
 import numpy as np
+from sklearn.base import clone
 from tqdm.auto import tqdm
 
 from skanomaly.base._detector import BaseDetector
@@ -101,6 +102,13 @@ class BaseImageDetector(BaseDetector):
     def _input_channels(self):
         """Channels that images are to have, or None: as many as the first one that is read."""
         return None
+
+    def _input_shapes(self, X):
+        """{layer: (h, w, C)} of what a fit on these images would learn from; changes nothing."""
+        other = clone(self)  # the hooks may keep what they find
+        size, n_channels = other._input_fit(), other._input_channels()
+        n_channels = n_channels or channels_of(self._check_images(X))
+        return {PIXELS: (size.height, size.width, n_channels)}
 
     def _training_maps(self, X, y):
         images = self._check_images(X)

@@ -5,6 +5,8 @@ from sklearn.base import OutlierMixin
 from sklearn.exceptions import NotFittedError
 from sklearn.utils.validation import check_is_fitted
 
+from skanomaly.utils.state import reading
+
 
 class ThresholdMixin(OutlierMixin):
     """Verdicts from scores and a threshold.
@@ -28,6 +30,7 @@ class ThresholdMixin(OutlierMixin):
         """
         return self.score_samples_and_map(X)[1]
 
+    @reading
     def decision_function(self, X):
         """Score of each image less the threshold ``offset_``: negative for a defect.
 

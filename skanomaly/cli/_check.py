@@ -6,9 +6,9 @@ from skanomaly.cli._printing import print_json, shows_progress
 
 SUMMARY = "find problems in a folder of images"
 DESCRIPTION = """\
-Find what harms a fit or biases an evaluation: images that cannot be read, duplicates and
-near duplicates, contradictory labels, masks that do not match their images, and images
-unlike the others. Nothing is fitted; the check takes seconds.
+Find what harms a fit or biases an evaluation: images that cannot be read, files that are left
+out, duplicates and near duplicates, contradictory labels, masks that do not match their
+images, and images unlike the others. Nothing is fitted; the check takes seconds.
 """
 EPILOG = """\
 examples:

@@ -3,7 +3,7 @@
 import time
 from pathlib import Path
 
-from skanomaly.cli._model_files import atomic_folder
+from skanomaly.io import atomic_folder, name_disk_errors
 
 SUMMARY = "fit and predict on a small synthetic data set"
 DESCRIPTION = """\
@@ -78,10 +78,12 @@ def _draw(folder, test, maps, vmin, vmax):
 
     files = [folder / (name.replace("/", "_") + ".png") for name in test.names]
     for file, image, score_map, mask in zip(files, test.images, maps, test.masks, strict=True):
-        save_score_map(file, image, score_map, vmin=vmin, vmax=vmax, mask=mask)
+        with name_disk_errors(folder.parent / file.name):
+            save_score_map(file, image, score_map, vmin=vmin, vmax=vmax, mask=mask)
     kinds = [kind for kind in dict.fromkeys(test.defects) if kind != "good"]
     chosen = [0, 1, *(test.defects.index(kind) for kind in kinds)]  # good images come first
-    _save_overview(folder / "overview.png", [files[i] for i in chosen])
+    with name_disk_errors(folder.parent / "overview.png"):
+        _save_overview(folder / "overview.png", [files[i] for i in chosen])
 
 
 def _save_overview(path, files):

@@ -4,7 +4,13 @@ from pathlib import Path
 
 import numpy as np
 
-from skanomaly.cli._model_files import fingerprint, load_data, load_detector
+from skanomaly.cli._model_files import (
+    add_detector,
+    fingerprint,
+    load_data,
+    load_detector,
+    seen_images,
+)
 from skanomaly.cli._printing import print_json, print_note, print_table
 
 SUMMARY = "measure a detector on labeled images"
@@ -18,8 +24,8 @@ the detector has used some of them. Evaluate a tuned detector on another folder.
 """
 EPILOG = """\
 examples:
-  skanomaly fit my_part -o my_part.joblib && skanomaly evaluate my_part.joblib my_part
-  skanomaly evaluate my_part.joblib my_part --json
+  skanomaly fit my_part -o my_part.skanomaly && skanomaly evaluate my_part.skanomaly my_part
+  skanomaly evaluate my_part.skanomaly my_part --json
 
 fit my_part uses only the good training images and leaves the others for evaluate: those
 in test/good, or a fifth of the good images if they are all in one folder. The metrics of
@@ -39,9 +45,7 @@ _HEADINGS = {
 
 
 def add_arguments(parser):
-    parser.add_argument(
-        "detector", metavar="DETECTOR", type=Path, help="file written by fit or tune"
-    )
+    add_detector(parser)
     parser.add_argument(
         "folder", metavar="FOLDER", type=Path, help="labeled images: good, scratch, ..."
     )
@@ -52,7 +56,7 @@ def run(options):
     """Predict the test images and print the metrics."""
     from skanomaly.cli._predictions import predict
 
-    model = load_detector(options.detector)
+    model = load_detector(options.detector, options.trust_pickle)
     test = load_data(options.folder).test
     if not {1, -1} <= set(test.target.tolist()):
         raise ValueError(
@@ -67,7 +71,7 @@ def run(options):
             maps += [prediction.score_map for prediction in predictions]
     masks = None if test.masks is None else list(test.masks)
     metrics = _compute_metrics(test, np.array(decisions), masks, maps)
-    seen = getattr(model, "seen_images_", frozenset())
+    seen = seen_images(model) or ()
     metrics["n_seen"] = sum(fingerprint(image) in seen for image in test.images)
     if options.json:
         print_json(metrics)

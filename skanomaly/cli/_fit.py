@@ -18,7 +18,7 @@ share --target-fpr of new good parts is predicted as defective.
 """
 EPILOG = """\
 examples:
-  skanomaly fit my_part/good -o my_part.joblib
+  skanomaly fit my_part/good -o my_part.skanomaly
   skanomaly fit my_part/good --detector padim --resize pad --target-fpr 0.05
   skanomaly fit my_part/good --features resnet18 --weights resnet18-f37072fd.pth
 
@@ -34,8 +34,8 @@ def add_arguments(parser):
         "-o",
         "--output",
         type=Path,
-        default=Path("detector.joblib"),
-        help="the file to write (default: detector.joblib)",
+        default=Path("detector.skanomaly"),
+        help="the file to write (default: detector.skanomaly)",
     )
     parser.add_argument(
         "--detector",

@@ -3,8 +3,8 @@
 from contextlib import ExitStack
 from pathlib import Path
 
-from skanomaly.cli._model_files import atomic_folder, find_images, load_detector
-from skanomaly.io import atomic_file
+from skanomaly.cli._model_files import add_detector, find_images, load_detector
+from skanomaly.io import atomic_file, atomic_folder
 
 OUTPUT = Path("skanomaly-out")
 
@@ -16,16 +16,17 @@ means defect. All heat maps of a detector share one color scale.
 """
 EPILOG = """\
 examples:
-  skanomaly inspect my_part.joblib new_images/ -o out
-  skanomaly inspect my_part.joblib new_images/ --report out.html --good my_part/good
-  skanomaly inspect my_part.joblib one.png --json
+  skanomaly inspect my_part.skanomaly new_images/ -o out
+  skanomaly inspect my_part.skanomaly new_images/ --report out.html --good my_part/good
+  skanomaly inspect my_part.skanomaly one.png --json
 
 --json prints a list with a record for each image: name, score, verdict ("good" or
 "defect") and regions, the areas above the detector's threshold on score maps, each with
 top, left, bottom, right (bottom and right are exclusive), area, peak, mean and centroid.
 Nothing else is printed on stdout, and no folder is written without -o.
 
-A detector file is a pickle, which can run code: load only files that you trust.
+Earlier results in OUTPUT are replaced when all images are done; other files are kept. In
+scores.csv and JSON, bytes of a name that are not UTF-8 are written as \\udc80 to \\udcff.
 
 exit codes: 0 all images are good, 1 some are predicted as defective, 2 an error, such as
 an image that cannot be read: then nothing is written.
@@ -33,9 +34,7 @@ an image that cannot be read: then nothing is written.
 
 
 def add_arguments(parser):
-    parser.add_argument(
-        "detector", metavar="DETECTOR", type=Path, help="file written by fit or tune"
-    )
+    add_detector(parser)
     parser.add_argument(
         "images", metavar="IMAGE", type=Path, nargs="+", help="images or folders of images"
     )
@@ -59,7 +58,7 @@ def run(options):
         raise ValueError("--good needs --report: add --report out.html, or leave --good out")
     if options.output is None and not options.json:
         options.output = OUTPUT
-    model = load_detector(options.detector)
+    model = load_detector(options.detector, options.trust_pickle)
     images = find_images(options.images, options.output)
     n_defects = 0
     with ExitStack() as stack:
@@ -70,29 +69,44 @@ def run(options):
                 result.add(predictions)
         for result in results:
             result.finish()
-    if options.json:
-        results[-1].print()
-    else:
+    if not options.json:
         _print_summary(options, n_defects, len(images))
     return int(n_defects > 0)
 
 
 def _make_results(options, model, images, stack):
-    """The outputs, JSON as the last one, and the explainer of the report or None."""
-    from skanomaly.cli._results import FolderResults, HtmlResults, JsonResults, make_explainer
+    """The outputs, and the explainer of the report or None."""
+    from skanomaly.cli._results import (
+        SCORES_FILE,
+        FolderResults,
+        HtmlResults,
+        JsonResults,
+        listed_heat_maps,
+        make_explainer,
+    )
 
-    results, explainer = [], None
+    results, explainer, folder = [], None, None
+    if options.json:  # first, so that it prints when all files are in place
+        results.append(stack.enter_context(JsonResults()))
     if options.output is not None:
-        folder = stack.enter_context(atomic_folder(options.output))
-        results.append(FolderResults(folder, model, images, has_maps=not options.no_maps))
+        folder = stack.enter_context(
+            atomic_folder(options.output, index=SCORES_FILE, listed=listed_heat_maps)
+        )
+        has_maps = not options.no_maps
+        results.append(stack.enter_context(FolderResults(folder, model, images, has_maps)))
     if options.report is not None:
-        path = stack.enter_context(atomic_file(options.report))
+        is_inside = folder is not None and _is_same(options.report.parent, options.output)
+        path = folder / options.report.name if is_inside else options.report
+        path = stack.enter_context(atomic_file(path))
         results.append(HtmlResults(path, model, f"detector: {options.detector.name}"))
         if options.good is not None:
             explainer = make_explainer(model, options.good)
-    if options.json:
-        results.append(JsonResults())
     return results, explainer
+
+
+def _is_same(one, other):
+    """Whether two folders are one, of which the second exists."""
+    return one.exists() and one.samefile(other)
 
 
 def _print_summary(options, n_defects, n_images):

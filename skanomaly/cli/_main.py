@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 
 from skanomaly.cli import _check, _demo, _evaluate, _fit, _inspect, _tune
+from skanomaly.cli._printing import escaped_output
 
 COMMANDS = {
     "demo": _demo,
@@ -23,10 +24,10 @@ ERROR, INTERRUPTED, BROKEN_PIPE = 2, 130, 141  # the last two as shells have it:
 DESCRIPTION = "Learn from images of good parts, find defects in new ones."
 EPILOG = """\
 the usual order:
-  skanomaly check my_part                         find problems in the images
-  skanomaly fit my_part -o my_part.joblib         fit on the good ones
-  skanomaly evaluate my_part.joblib my_part       measure how well known defects are found
-  skanomaly inspect my_part.joblib new/ -o out    predict new images
+  skanomaly check my_part                            find problems in the images
+  skanomaly fit my_part -o my_part.skanomaly         fit on the good ones
+  skanomaly evaluate my_part.skanomaly my_part       measure how well known defects are found
+  skanomaly inspect my_part.skanomaly new/ -o out    predict new images
 
 exit codes: 0 done, 1 inspect or check found something, 2 an error, 130 interrupted.
 `skanomaly COMMAND --help` describes a command; `python -m skanomaly` is the same program.
@@ -49,26 +50,46 @@ def main(arguments: Sequence[str] | None = None) -> int:
     int
         The exit code.
     """
-    options = _parser().parse_args(arguments)
-    with warnings.catch_warnings():
+    with escaped_output(), warnings.catch_warnings():
+        options = _parser().parse_args(arguments)
         # Warnings are printed as notes, without the place in the code that users need not know.
         warnings.showwarning = lambda message, *_: print(f"note: {message}", file=sys.stderr)
         try:
             code = options.run(options)
-            sys.stdout.flush()
+            _flush()
             return code
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             return INTERRUPTED
         except BrokenPipeError:  # the reader of a pipe is gone, such as head
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            _discard_output()
             return BROKEN_PIPE
         except _USER_ERRORS as error:
             print(f"error: {_one_line(error)}", file=sys.stderr)
+            _discard_output()
             return ERROR
         except Exception:  # Python's own exit code would be 1, which means defects here
             traceback.print_exc()
             return ERROR
+
+
+def _flush():
+    """Write what is printed, now that a failure still has an exit code."""
+    try:
+        if sys.stdout is not None:  # closed from the start
+            sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OSError(f"standard output cannot be written: {error.strerror}") from error
+
+
+def _discard_output():
+    """Drop what is printed and cannot be written: the interpreter would try it again."""
+    try:
+        _flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _one_line(error):

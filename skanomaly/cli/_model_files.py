@@ -1,48 +1,44 @@
-"""Input and output files: images, detector files, and folders that are written atomically."""
+"""Input and output files: images and detector files."""
 
 import hashlib
-import os
-import shutil
-from contextlib import contextmanager
 from pathlib import Path
 
-from skanomaly.io import temporary_name
-
-
-@contextmanager
-def atomic_folder(path):
-    """A folder to write into, whose files are moved to `path` if nothing is raised."""
-    is_new = not path.exists()
-    folder = path / temporary_name()
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        folder.mkdir()
-    except OSError as error:
-        raise OSError(
-            f"{path}: the folder cannot be created or written to ({error.strerror})"
-        ) from error
-    try:
-        yield folder
-        for file in folder.iterdir():
-            os.replace(file, path / file.name)
-    finally:
-        shutil.rmtree(folder)
-        if is_new and not any(path.iterdir()):
-            path.rmdir()
+from skanomaly.cli._printing import print_note
+from skanomaly.exceptions import DamagedFileError
 
 
 def load_data(path):
     """The images of a folder or of a CSV table."""
     from skanomaly.datasets import load_folder, load_manifest
 
-    is_table = path.suffix.lower() == ".csv" and not path.is_dir()
-    return load_manifest(path) if is_table else load_folder(path)
+    is_table = path.suffix.lower() in (".csv", ".tsv", ".txt") and not path.is_dir()
+    data = load_manifest(path) if is_table else load_folder(path)
+    _note_not_read(path, data.not_read)
+    return data
 
 
-def load_detector(path):
+def _note_not_read(path, names):
+    """Print a note on the files of a folder that are not read."""
+    if names:
+        files = "1 file is" if len(names) == 1 else f"{len(names)} files are"
+        print_note(f"{path}: {files} not read, such as {names[0]}; skanomaly check says why")
+
+
+def add_detector(parser):
+    """Add the arguments of the commands that load a detector file."""
+    parser.add_argument(
+        "detector", metavar="DETECTOR", type=Path, help="file written by fit or tune"
+    )
+    parser.add_argument(
+        "--trust-pickle",
+        action="store_true",
+        help="also load a detector that joblib or pickle has written, which may run any code",
+    )
+
+
+def load_detector(path, trust_pickle=False):
     """The detector in a file that fit or tune has written."""
-    import joblib
-
+    import skanomaly
     from skanomaly.model_selection import HeldOutThreshold
 
     if not path.is_file():
@@ -50,31 +46,37 @@ def load_detector(path):
             f"{path}: no such detector file; write one with skanomaly fit or skanomaly tune"
         )
     try:
-        model = joblib.load(path)
-    except Exception as error:  # unpickling another kind of file can raise anything
-        raise ValueError(
-            f"{path}: not a detector file ({error}); write one with skanomaly fit or skanomaly tune"
-        ) from error
+        model = skanomaly.load(path, trust_pickle=trust_pickle)
+    except DamagedFileError as error:
+        raise ValueError(f"{error}; write one with skanomaly fit or skanomaly tune") from error
     if not isinstance(model, HeldOutThreshold):
         raise ValueError(
             f"{path}: expected a detector written by fit or tune, got {type(model).__name__}; load "
-            "it in Python with joblib.load, or write a detector file with skanomaly fit"
+            "it in Python with skanomaly.load, or write a detector file with skanomaly fit"
         )
     return model
 
 
 def save_detector(model, path, images):
     """Write a detector, with fingerprints of the images by which it was selected or fitted."""
-    import joblib
+    import numpy as np
+
+    import skanomaly
 
     # Not a part of the estimator: evaluate uses them for a note to the user.
-    model.seen_images_ = frozenset(map(fingerprint, images))
-    joblib.dump(model, path, compress=1)
+    model.seen_images_ = np.array(sorted(set(map(fingerprint, images))), dtype="S")
+    skanomaly.dump(model, path)
+
+
+def seen_images(model):
+    """Fingerprints of the images that a detector file knows, or None."""
+    seen = getattr(model, "seen_images_", None)
+    return None if seen is None else set(seen.tolist())
 
 
 def fingerprint(image):
     """Digest of an image file's content, which does not depend on its name and folder."""
-    return hashlib.sha256(Path(image).read_bytes()).hexdigest()
+    return hashlib.sha256(Path(image).read_bytes()).hexdigest().encode()
 
 
 def find_images(paths, output=None):
@@ -82,23 +84,30 @@ def find_images(paths, output=None):
 
     Images in the folder `output` are left out: they are heat maps of an earlier call.
     """
-    from skanomaly.datasets import load_folder
     from skanomaly.exceptions import MissingImageError
 
     found = []
     for path in paths:
         if not path.exists():
             raise MissingImageError(f"{path}: no such image file")
-        files = [path]
-        if path.is_dir():  # no file in it is taken for a mask
-            images = load_folder(path, layout="images", mask_suffix="").train.images
-            files = [Path(image) for image in images]
-        if path.is_dir() and output is not None:
-            files = [file for file in files if output.resolve() not in file.resolve().parents]
-        found += map(str, files)
+        found += _images_in(path, output) if path.is_dir() else [str(path)]
     if not found:
         raise ValueError(
             f"expected images, got only those in the output folder {output}; choose other images, "
             "or another output folder with -o"
         )
     return found
+
+
+def _images_in(folder, output):
+    """Paths of the images in a folder, none of which is taken for a mask."""
+    from skanomaly.datasets import load_folder
+
+    data = load_folder(folder, layout="images", mask_suffix="")
+    images, not_read = data.train.images, data.not_read
+    if output is not None:
+        inside = output.resolve()
+        images = [image for image in images if inside not in Path(image).resolve().parents]
+        not_read = [name for name in not_read if inside not in (folder / name).resolve().parents]
+    _note_not_read(folder, not_read)
+    return images

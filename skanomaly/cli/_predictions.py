@@ -10,7 +10,8 @@ from skanomaly.images import limits_of_good
 from skanomaly.regions import map_regions
 from skanomaly.utils.unwrapping import innermost, scores_and_maps
 
-CHUNK = 64  # images scored at a time
+CHUNK = 16  # images whose features are computed at a time
+MAP_BYTES = 64 << 20  # of the score maps held at a time, unless a single one is larger
 
 
 class Prediction(NamedTuple):
@@ -35,13 +36,26 @@ def predict(model, images, options, explainer=None):
     """
     with progress(options, len(images), "images") as bar:
         for part in gen_batches(len(images), CHUNK):
-            predictions = _predict_chunk(model, images[part], explainer)
-            yield predictions
-            bar.update(len(predictions))
+            for predictions in _predict_chunk(model, images[part], explainer):
+                yield predictions
+                bar.update(len(predictions))
 
 
 def _predict_chunk(model, images, explainer):
     detector, features = innermost(model, images)
+    frames = getattr(features, "frames", None)  # None: known once the images are read
+    largest = MAP_BYTES if frames is None else 4 * int(np.prod(frames, axis=1).max())
+    start = 0
+    while start < len(images):
+        part = slice(start, start + max(1, MAP_BYTES // largest))
+        found = _predict_part(model, detector, images[part], features[part], explainer)
+        start += len(found)
+        if frames is None:  # the next images are likely to be of the same size
+            largest = max(one.score_map.nbytes for one in found)
+        yield found
+
+
+def _predict_part(model, detector, images, features, explainer):
     scores, maps = scores_and_maps(detector, features)
     decisions = (scores - model.offset_).tolist()
     regions = [[] for _ in images]

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from contextlib import contextmanager
 
 
 def shows_progress(options):
@@ -19,6 +20,21 @@ def progress(options, total, what):
 def print_note(text):
     """Print a note on stderr, apart from the results on stdout."""
     print(f"note: {text}", file=sys.stderr)
+
+
+@contextmanager
+def escaped_output():
+    """Context in which stdout shows what its encoding lacks as escapes, such as \\u51fa."""
+    stream = sys.stdout
+    if not hasattr(stream, "reconfigure"):  # one that takes any text, or none at all
+        yield
+        return
+    errors = stream.errors
+    stream.reconfigure(errors="backslashreplace")
+    try:
+        yield
+    finally:
+        stream.reconfigure(errors=errors)
 
 
 def print_json(value):

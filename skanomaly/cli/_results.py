@@ -1,38 +1,73 @@
 """The outputs of inspect: a folder with scores and heat maps, an HTML report, JSON."""
 
 import csv
+import json
+import re
+import shutil
+import sys
+import tempfile
+import textwrap
+import unicodedata
 from collections import Counter
+from contextlib import AbstractContextManager
 from pathlib import Path
 
-from skanomaly.cli._model_files import fingerprint, load_data
+from skanomaly.cli._model_files import fingerprint, load_data, seen_images
 from skanomaly.cli._predictions import color_limits
-from skanomaly.cli._printing import print_json
 from skanomaly.images import save_score_map, titles
+from skanomaly.io import name_disk_errors
 from skanomaly.utils.unwrapping import check_nearest_good, outermost
 
 SCORES_FILE = "scores.csv"
+COLUMNS = ["name", "score", "verdict", "heat_map"]
 N_PEAKS = 3  # hot spots per image that a report explains, at most
+SPOOL_BYTES = 1 << 20  # of JSON that is held in memory
+
+_NAME_BYTES = 200  # of a heat map's name, which leaves room for a number
+# What Windows allows in no name, or as no name; a lone surrogate is a byte that is not UTF-8.
+_FORBIDDEN = re.compile(r'[\x00-\x1f<>:"/\\|?*\ud800-\udfff]')
+_DEVICE = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\.|$)", re.IGNORECASE)
 
 
-class FolderResults:
-    """scores.csv, and a heat map of each image."""
+class FolderResults(AbstractContextManager):
+    """scores.csv, and a heat map of each image; written as they come."""
 
-    def __init__(self, folder, model, images, *, has_maps):
+    def __init__(self, folder, model, images, has_maps):
         self.folder = folder
         self.limits = dict(zip(("vmin", "vmax"), color_limits(model), strict=True))
         self.names = iter(_heat_map_names(images) if has_maps else [""] * len(images))
-        self.rows = []
+        self.file = open(
+            folder / SCORES_FILE, "w", newline="", encoding="utf-8", errors="backslashreplace"
+        )
+        self.rows = csv.writer(self.file)
+        self.rows.writerow(COLUMNS)
+
+    def __exit__(self, *exception):
+        self.file.close()
 
     def add(self, predictions):
         for one in predictions:
             heat_map = next(self.names)
             if heat_map:
-                save_score_map(self.folder / heat_map, one.image, one.score_map, **self.limits)
-            self.rows.append([one.image, f"{one.decision:.6g}", one.verdict, heat_map])
+                with name_disk_errors(self.folder.parent / heat_map):
+                    save_score_map(self.folder / heat_map, one.image, one.score_map, **self.limits)
+            with name_disk_errors(self.folder.parent / SCORES_FILE):
+                self.rows.writerow([one.image, f"{one.decision:.6g}", one.verdict, heat_map])
 
     def finish(self):
-        with open(self.folder / SCORES_FILE, "w", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerows([["name", "score", "verdict", "heat_map"], *self.rows])
+        with name_disk_errors(self.folder.parent / SCORES_FILE):
+            self.file.close()
+
+
+def listed_heat_maps(path):
+    """Names of the heat maps that belong to an earlier scores.csv."""
+    with open(path, newline="", encoding="utf-8", errors="replace") as file:
+        try:
+            rows = csv.DictReader(file)
+            names = [row["heat_map"] or "" for row in rows] if rows.fieldnames == COLUMNS else []
+        except csv.Error:  # a file of somebody else
+            return []
+    return [name for name in names if name == Path(name).name and name.endswith(".png")]
 
 
 class HtmlResults:
@@ -62,28 +97,38 @@ class HtmlResults:
         self.report.save(self.path)
 
 
-class JsonResults:
-    """A list of records on stdout."""
+class JsonResults(AbstractContextManager):
+    """A list of records, kept in a temporary file and printed when all is done."""
 
     def __init__(self):
-        self.records = []
+        self.file = tempfile.SpooledTemporaryFile(
+            SPOOL_BYTES, mode="w+", encoding="ascii", newline="\n"
+        )
+        self.separator = "[\n"
+
+    def __exit__(self, kind, *exception):
+        with self.file:
+            if kind is None:
+                shutil.copyfileobj(self.file, sys.stdout)
 
     def add(self, predictions):
-        self.records += [
-            {
+        for one in predictions:
+            record = {
                 "name": one.image,
                 "score": one.decision,
                 "verdict": one.verdict,
                 "regions": one.regions,
             }
-            for one in predictions
-        ]
+            # No NaN and no infinity, which JSON lacks.
+            text = json.dumps(record, indent=2, allow_nan=False)
+            with name_disk_errors(tempfile.gettempdir()):
+                self.file.write(self.separator + textwrap.indent(text, "  "))
+            self.separator = ",\n"
 
     def finish(self):
-        """Do nothing: records are printed by `print`, when all files are in place."""
-
-    def print(self):
-        print_json(self.records)
+        with name_disk_errors(tempfile.gettempdir()):
+            self.file.write("\n]\n")
+            self.file.seek(0)
 
 
 def make_explainer(model, folder):
@@ -95,7 +140,7 @@ def make_explainer(model, folder):
     except TypeError as error:
         raise ValueError(f"--good: {error}; leave --good out") from error
     images, n_fitted = load_data(folder).train.images, len(outermost(model, "memory_frames_"))
-    seen = getattr(model, "seen_images_", None)
+    seen = seen_images(model)
     n_seen = len(images) if seen is None else sum(fingerprint(image) in seen for image in images)
     if len(images) != n_fitted or n_seen < n_fitted:
         raise ValueError(
@@ -107,15 +152,31 @@ def make_explainer(model, folder):
 
 
 def _heat_map_names(images):
-    """File names of heat maps, with the folder or a number where images have the same name."""
+    """File names of heat maps, with the folder or a number where images have the same name.
+
+    They are names on any system: names that differ in case alone count as the same.
+    """
     paths = list(map(Path, images))
-    n_alike = Counter(path.stem for path in paths)
-    names = {}
+    n_alike = Counter(_comparable(path.stem) for path in paths)
+    names, taken, numbers = [], set(), Counter()
     for path in paths:
-        stem = f"{path.parent.name}_{path.stem}" if n_alike[path.stem] > 1 else path.stem
-        name, number = f"{stem}.png", 1
-        while name in names:
-            number += 1
-            name = f"{stem}-{number}.png"
-        names[name] = path
-    return list(names)
+        is_alone = n_alike[_comparable(path.stem)] == 1
+        stem = _portable(path.stem if is_alone else f"{path.parent.name}_{path.stem}")
+        name = f"{stem}.png"
+        while _comparable(name) in taken:
+            numbers[_comparable(stem)] += 1
+            name = f"{stem}-{numbers[_comparable(stem)] + 1}.png"
+        taken.add(_comparable(name))
+        names.append(name)
+    return names
+
+
+def _portable(stem):
+    """A name that any file system takes."""
+    stem = _FORBIDDEN.sub("_", stem)
+    stem = f"_{stem}" if _DEVICE.match(stem) else stem
+    return stem.encode()[:_NAME_BYTES].decode(errors="ignore")
+
+
+def _comparable(name):
+    return unicodedata.normalize("NFC", name).casefold()

@@ -1,13 +1,13 @@
 """tune: a grid search with cross-validation over settings."""
 
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, gettempdir
 
 from skanomaly import registry
 from skanomaly.cli._grid import make_candidates, read_grid
 from skanomaly.cli._model_files import load_data, save_detector
 from skanomaly.cli._printing import print_json, print_note, print_table, progress, shows_progress
-from skanomaly.io import atomic_file
+from skanomaly.io import atomic_file, remove_leftovers, temporary_name
 
 FOLDS = 5  # of the held-out images for the threshold, as in fit
 
@@ -38,8 +38,8 @@ grid.toml:
   sigma = [2, 4, 8]
 
 examples:
-  skanomaly tune my_part --grid grid.toml -o best.joblib
-  skanomaly tune my_part/good --grid synthetic.toml -o best.joblib --json
+  skanomaly tune my_part --grid grid.toml -o best.skanomaly
+  skanomaly tune my_part/good --grid synthetic.toml -o best.skanomaly --json
 
 The scores of the best candidate are optimistically biased: it was selected by them.
 Report neither them nor the results of evaluate on the same defects, but those on a
@@ -58,8 +58,8 @@ def add_arguments(parser):
         "-o",
         "--output",
         type=Path,
-        default=Path("best.joblib"),
-        help="the detector file to write (default: best.joblib)",
+        default=Path("best.skanomaly"),
+        help="the detector file to write (default: best.skanomaly)",
     )
     parser.add_argument("--json", action="store_true", help="print the ranking as JSON on stdout")
 
@@ -74,7 +74,8 @@ def run(options):
     with atomic_file(options.output) as unfinished:
         data = load_data(options.folder)
         images, target = _images_and_target(options.folder, data, grid)
-        with TemporaryDirectory(prefix="skanomaly-") as cache:
+        remove_leftovers(gettempdir())  # the features of a search that was killed
+        with TemporaryDirectory(prefix=f"{temporary_name()}-") as cache:
             pipe, parameters = make_candidates(grid, _n_fitted(data, grid), cache)
             ranking = _search(options, grid, pipe, parameters, images, target)
         best = clone(pipe).set_params(**ranking[0]["parameters"])
@@ -138,7 +139,7 @@ def _search(options, grid, pipe, parameters, images, target):
         def counted(estimator, X, y=None):
             values = score(estimator, X, y)
             bar.update()
-            return values
+            return values if isinstance(values, dict) else {grid.scoring[0]: values}
 
         search = GridSearchCV(
             pipe,

@@ -24,6 +24,7 @@ import numpy as np
 from llvmlite import ir
 from numba.extending import intrinsic
 
+from skanomaly.utils.compiling import compiled
 from skanomaly.utils.distances import squared_distance
 
 # In the file of the loops that use them: numba's cache does not notice that a constant of another
@@ -88,7 +89,7 @@ def _lowest_bit(typingctx, bits):
     return numba.uint32(bits), generate
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled(nogil=True)
 def start_distances(rows, start, d):
     """Set d to the squared distances of all rows to the first pick."""
     for p in range(rows.shape[0]):
@@ -96,7 +97,7 @@ def start_distances(rows, start, d):
     d[start] = PICKED
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled(nogil=True)
 def append_pick(p, n_picks, rows, short, picks, picked_rows, tiles):
     """Append row p to the picks, their copies and the tiles."""
     tile, lane = n_picks // LANES, n_picks % LANES
@@ -107,7 +108,7 @@ def append_pick(p, n_picks, rows, short, picks, picked_rows, tiles):
     tiles[tile, N_SHORT, lane] = short[p, N_SHORT]
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled(nogil=True)
 def _nearest_in_block(row, short, nearest, block, picked_rows, tiles):
     """The smaller of ``nearest`` and the squared distance to the nearest pick of a block."""
     # |a|^2 is moved to the right-hand side of the bound. The limit stays the same for the block,
@@ -122,7 +123,7 @@ def _nearest_in_block(row, short, nearest, block, picked_rows, tiles):
     return nearest
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled(nogil=True)
 def update_distances(members, d, seen, threshold, n_picks, rows, short, picked_rows, tiles):
     """Compare members with the picks they have not seen, while they exceed the threshold."""
     n_blocks = (n_picks + BLOCK - 1) // BLOCK
@@ -140,7 +141,7 @@ def update_distances(members, d, seen, threshold, n_picks, rows, short, picked_r
                 seen[p] = min((block + 1) * BLOCK, n_picks)
 
 
-@numba.njit(fastmath=True, nogil=True, cache=True)
+@compiled(fastmath=True, nogil=True)
 def select_among(
     members, d, seen, threshold, n_picks, n_samples, rows, short, picks, picked_rows, tiles
 ):

@@ -3,8 +3,9 @@
 import numpy as np
 from sklearn.utils import Bunch, check_random_state
 
-from skanomaly.datasets._listing import choose
+from skanomaly.datasets._listing import choose, printable
 from skanomaly.datasets._masks import MaskFiles
+from skanomaly.datasets._not_read import describe_not_read
 
 _MISSING_MASKS = ("error", "drop", "ignore")
 
@@ -51,7 +52,15 @@ def make_bunch(name, found, missing_masks):
     if found.train_defects:
         defective, has_masks = _with_masks(found, found.train_defects, missing_masks)
         data.train_defects = _part(defective, 0, has_masks)
-    data.DESCR = " ".join([_describe(data), *found.notes])
+    sentences = [_describe(data), *found.notes, describe_not_read(found.not_read)]
+    dropped = len(found.defective) - len(data.test.images) + len(found.good)
+    if dropped:
+        sentences.append(f"Left out, because they have no mask: {dropped} defective images.")
+    if found.unused_masks and not found.left_out:
+        n, first = len(found.unused_masks), found.unused_masks[0]
+        sentences.append(f"Masks without an image: {n}, such as {first}.")
+    data.DESCR = printable(" ".join(filter(None, sentences)))
+    data.not_read = [one.name for one in found.not_read]
     return data
 
 
@@ -60,7 +69,10 @@ def _hold_out(items, test_size, random_state, source):
     if test_size == 0:
         return items, []
     if not items:
-        raise ValueError(f"{source}: expected good images to train on, found defects only.")
+        raise ValueError(
+            f"{source}: expected good images to train on, found defects only; see good_names for "
+            "other words that mean good."
+        )
     # All images of a group go to the same part; an image without a group is one of its own.
     groups = [i if item.group is None else item.group for i, item in enumerate(items)]
     names = list(dict.fromkeys(groups))

@@ -19,7 +19,9 @@ from skanomaly.datasets._image_checks import (
 from skanomaly.datasets._listing import GOOD_NAMES
 from skanomaly.datasets._manifest import read_manifest
 from skanomaly.datasets._mask_checks import check_masks
+from skanomaly.datasets._mask_files import report_mask_names
 from skanomaly.datasets._masks import MaskFiles
+from skanomaly.datasets._not_read import report_not_read
 from skanomaly.utils.targets import read_labels
 from skanomaly.utils.threads import count_threads
 
@@ -53,7 +55,7 @@ def check_dataset(
     data : Bunch, str or Path
         The result of :func:`load_folder`, :func:`load_manifest` or :func:`make_inspection`; or the
         path of a folder or CSV file, which is read as these do by default. Only for a path, missing
-        masks and masks without an image are found.
+        masks, masks without an image and files that are not read are found.
     layout, good_names, mask_suffix
         As in :func:`load_folder`, for paths.
     n_jobs : int or None, default=None
@@ -117,18 +119,20 @@ def check_dataset(
     if n_jobs is not None and n_jobs != -1 and n_jobs < 1:
         raise ValueError(f"n_jobs must be None, -1 or at least 1, got {n_jobs!r}.")
     if isinstance(data, (str, Path)):
-        name, parts, unused = _from_path(Path(data), layout, good_names, mask_suffix)
-        not_checked = []
+        name, parts, found = _from_path(Path(data), layout, good_names, mask_suffix)
+        unused, not_read, not_checked = found.unused_masks, found.not_read, []
+        kinds = [item.defect for item in found.items]
     else:
         name, parts = _from_bunch(data)
-        unused, not_checked = [], [_FOLDER_NEEDED]
+        unused, not_read, kinds, not_checked = [], [], [], [_FOLDER_NEEDED]
     parts = [part for part in parts if len(part.images)]
     records = read_records([part[:4] for part in parts], count_threads(n_jobs, 2), verbose)
     findings = [
         Finding("mask_without_image", "warning", [str(p)], "there is no image of this name")
         for p in unused
     ]
-    findings += check_readable(records) + check_kinds(records)
+    findings += report_mask_names(list(dict.fromkeys(kinds)))
+    findings += report_not_read(not_read) + check_readable(records) + check_kinds(records)
     duplicates, groups = check_duplicates(records)
     unusual, why_not = check_usual(records)
     findings += duplicates + unusual
@@ -146,22 +150,22 @@ def check_dataset(
 
 
 def _from_path(path, layout, good_names, mask_suffix):
-    """(name, parts, masks without an image)."""
-    if path.suffix.lower() == ".csv":
-        found, name = read_manifest(path, good_names=good_names), path.stem
-    elif path.is_dir():
+    """(name, parts, what was found)."""
+    if path.is_dir():
         found, name = find_folder(path, layout, good_names, None, mask_suffix), path.resolve().name
+    elif path.is_file():
+        found, name = read_manifest(path, good_names=good_names), path.stem
     else:
         raise FileNotFoundError(f"{path}: expected a folder of images or a CSV file, found none.")
     found = split(found, 0.2, 0, path)
     test = [*found.good, *found.defective]
     parts = [
-        _of_items("train", found.train, False),
+        _of_items("train", found.train, any(item.masks for item in found.train)),
         _of_items("validation", found.validation, False),
         _of_items("train_defects", found.train_defects, found.has_masks),
         _of_items("test", test, found.has_masks),
     ]
-    return name, parts, found.unused_masks
+    return name, parts, found
 
 
 def _of_items(name, items, has_masks):

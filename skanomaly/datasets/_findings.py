@@ -3,24 +3,32 @@
 from collections import Counter
 from typing import NamedTuple
 
+from skanomaly.datasets._listing import printable
+
 SEVERITIES = ("error", "warning", "note")
 
 # The order and the headings of the report.
 KINDS = {
     "unreadable": "images that cannot be read",
+    "not_read": "files that belong to no part of the data set",
     "contradiction": "the same pixels, labeled good and defective",
     "duplicate": "the same pixels in several images",
     "near_duplicate": "several images of the same object",
     "defect_without_mask": "defective images without a mask",
     "mask_without_image": "masks without an image",
+    "named_as_masks": "folders of images that are called as folders of masks",
     "unreadable_mask": "masks that cannot be read",
     "mask_size": "masks of another size than their image",
     "empty_mask": "masks of defective images that mark no defect",
     "full_mask": "masks that mark every pixel as a defect",
+    "inverted_mask": "masks that mark most of their image as a defect",
+    "repeated_mask": "masks that mark the same pixels in several images",
     "mask_of_good_image": "good images whose mask marks a defect",
     "mask_not_binary": "masks that are not black and white",
     "mixed_modes": "images with different channels or data types",
     "mixed_sizes": "images of different sizes",
+    "unused_bits": "images of 16 bits that use the lower ones alone",
+    "transparency": "images with transparent pixels",
     "even_image": "images with almost no contrast",
     "unusual_good_image": "good images that differ from the good training images",
 }
@@ -118,7 +126,8 @@ class DatasetReport:
                 lines += [f"          {finding.message}", f"            {_shorten(finding.names)}"]
             if len(found) > _EXAMPLES:
                 lines.append(f"          and {len(found) - _EXAMPLES} more")
-        return "\n".join([*lines, *(f"not checked: {text}" for text in self.not_checked)])
+        lines += [f"not checked: {text}" for text in self.not_checked]
+        return printable("\n".join(lines))
 
     def _where(self, files):
         """Number of files in each part, such as "2 train, 1 test"; "3 files" for masks."""

@@ -26,7 +26,8 @@ def load_folder(
 
     Only the file names are read: images are returned as paths, which every extractor accepts, and
     masks are read on access. Only if the labels are in the masks (layouts "kolektor_sdd" and
-    "kolektor_sdd2") the masks are read immediately.
+    "kolektor_sdd2") the masks are read immediately; and a few files of folders that may be of masks
+    or of images.
 
     Parameters
     ----------
@@ -63,15 +64,20 @@ def load_folder(
            The published training parts of "kolektor_sdd2" and "dagm" contain defective images:
            they are in `train_defects`, neither in `train` nor in `test`.
 
-        Subfolders of a class belong to it. Images are files ending in png, jpg, jpeg, bmp, tif,
-        tiff or webp, in any capitalization; hidden files and thumbnails are ignored.
+        Subfolders of a class belong to it, and links are followed. Images are files ending in png,
+        jpg, jpeg, jpe, jfif, bmp, tif, tiff, webp, gif, ppm, pgm, pbm, pnm, pfm, jp2, j2k, j2c,
+        jpc, jpf or jpx, in any capitalization; hidden files and thumbnails are ignored, and other
+        files are in `not_read`.
     good_names : sequence of str, default=("good", "ok", "normal")
         Names of folders of good images, in any capitalization, in layouts 1 and 2.
     categories : sequence of str or None, default=None
-        The kinds of defects to load; None: all of them.
+        The kinds of defects to load; None: all of them. Of the folders whose names are those of
+        masks, such as `solder_mask` beside `solder`, the ones named here are kinds of defects. By
+        default they are if their files look like images rather than masks.
     mask_suffix : str, default="_mask"
         What is appended to the name of an image in the name of its mask, in layouts 1 and 2. A mask
-        with exactly the name of the image is found as well, if it is in a folder of masks.
+        with exactly the name of the image is found as well, if it is in a folder of masks. "": no
+        mask is next to its image.
     missing_masks : {"error", "drop", "ignore"}, default="error"
         How defective images without a mask are handled if others have one: raise an error, leave
         these images out, or load all images without masks.
@@ -102,6 +108,9 @@ def load_folder(
             As `test`: defective images of the published training part.
         defect_names : list of str
             The kinds of defects in the test part.
+        not_read : list of str
+            Files that are neither an image nor a mask of what was found, relative to `root`, such
+            as images of a format that is not read. Hidden files are left out.
         DESCR : str
             What was found, and what was not read.
 
@@ -109,9 +118,12 @@ def load_folder(
     ------
     FileNotFoundError
         If `root` is not a folder.
+    PermissionError
+        If a folder cannot be read.
     ValueError
         If `root` has none of the layouts, or a folder of the layout is missing; if the folder of a
-        class is empty, a category does not exist, or a mask is missing.
+        class is empty, a category does not exist, a mask is missing or matches several images, or
+        a folder may contain masks as well as images.
 
     See Also
     --------
@@ -135,7 +147,7 @@ def load_folder(
     """
     root = Path(root)
     if not root.is_dir():
-        hint = " Use load_manifest for a table of images." if root.suffix == ".csv" else ""
+        hint = " Use load_manifest for a table of images." if root.is_file() else ""
         raise FileNotFoundError(f"{root}: expected a folder of images, there is none.{hint}")
     check_options(missing_masks, test_size)
     found = find_folder(root, layout, good_names, categories, mask_suffix)

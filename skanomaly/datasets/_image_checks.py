@@ -11,7 +11,7 @@ from tqdm.auto import tqdm
 from skanomaly.datasets._findings import Finding
 from skanomaly.datasets._near_duplicates import SIDE, NearDuplicates
 from skanomaly.exceptions import ImageError
-from skanomaly.images import ImageFit, image_name, read_image
+from skanomaly.images import ImageFit, image_name, is_transparent, read_image, unused_high_bits
 
 _MIN_GOOD = 10  # good images from which the usual spread is estimated
 _MAX_DEVIATIONS = 6  # robust deviations of a feature; one less for the distance to other images
@@ -47,6 +47,8 @@ class Facts(NamedTuple):
     sharpness: float  # logarithm
     red: float  # minus the brightness; 0 for gray images
     blue: float
+    unused_bits: int  # highest bits that are 0, of 16
+    is_transparent: bool  # in part
 
 
 def read_records(parts, n_threads, verbose):
@@ -60,7 +62,8 @@ def read_records(parts, n_threads, verbose):
     def read(item):
         part, image, name_in_errors, name, target = item
         try:
-            return Record(part, name, target, _facts(read_image(image, name_in_errors)))
+            pixels = read_image(image, name_in_errors)
+            return Record(part, name, target, _facts(pixels, is_transparent(image)))
         except ImageError as error:
             return Record(part, name, target, error=str(error))
 
@@ -69,7 +72,7 @@ def read_records(parts, n_threads, verbose):
         return list(tqdm(found, "images", len(items), unit="image", disable=not verbose))
 
 
-def _facts(image):
+def _facts(image, is_transparent):
     """Facts of an image (H, W, C)."""
     digest = hashlib.blake2b(f"{image.shape} {image.dtype}".encode(), digest_size=16)
     digest.update(np.ascontiguousarray(image))
@@ -89,6 +92,8 @@ def _facts(image):
         sharpness=float(np.log(np.abs(np.diff(some, axis=1)).mean() + 0.002)),
         red=float(color[0]),
         blue=float(color[2]),
+        unused_bits=unused_high_bits(image),
+        is_transparent=is_transparent,
     )
 
 
@@ -179,7 +184,31 @@ def check_kinds(records):
             "extractors"
         )
         findings.append(Finding("mixed_sizes", "note", names, text))
-    return findings
+    return findings + _check_depth(records) + _check_transparency(records)
+
+
+def _check_depth(records):
+    """Finding on images of a camera with fewer than 16 bits."""
+    deep = [r for r in records if r.facts.mode.endswith("uint16")]
+    unused = min((r.facts.unused_bits for r in deep), default=0)
+    if unused == 0:
+        return []
+    text = (
+        f"the brightest pixel of all needs {16 - unused} bits, so that the images are nearly black "
+        f"to a network: bring them to the whole range, image << {unused}, in fit and in predict"
+    )
+    return [Finding("unused_bits", "warning", [r.place for r in deep], text)]
+
+
+def _check_transparency(records):
+    """Finding on images with transparent pixels."""
+    names = [r.place for r in records if r.facts.is_transparent]
+    if not names:
+        return []
+    text = f"{len(names)} of {len(records)} images; what is transparent is read as black"
+    return [
+        Finding("transparency", "note" if len(names) == len(records) else "warning", names, text)
+    ]
 
 
 def check_usual(records):

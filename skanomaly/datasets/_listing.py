@@ -1,13 +1,20 @@
 """Image files in natural order, and the records that the readers return."""
 
+import os
 import re
+import unicodedata
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 GOOD_NAMES = ("good", "ok", "normal")
-EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+EXTENSIONS = (
+    *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".tif", ".tiff", ".webp", ".gif"),
+    *(".ppm", ".pgm", ".pbm", ".pnm", ".pfm", ".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx"),
+)
 
 _JUNK_FOLDERS = ("thumbs", "thumbnails", "@eadir", "__macosx")
+_JUNK_FILES = ("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r")
 
 
 class Item(NamedTuple):
@@ -43,40 +50,125 @@ class Found(NamedTuple):
     unused_masks: list | tuple = ()  # mask files without an image
     advice: str = ""  # what else to do if masks are missing; part of a sentence
     notes: tuple = ()  # sentences for the description
+    left_out: tuple = ()  # folders that are not read on purpose
+    not_read: list | tuple = ()  # other files that are not read
+
+    @property
+    def items(self):
+        """All items."""
+        parts = (self.train, self.good or [], self.defective, self.validation, self.train_defects)
+        return [item for part in parts for item in part]
+
+
+def walk(folder: str | Path) -> Iterator[os.DirEntry]:
+    """The files below a folder, in no order; hidden files, thumbnails and the like are left out.
+
+    Links are followed, but one into a folder that contains it counts as a file. Nothing is asked of
+    the disk but the lists of names, which takes seconds for a million files.
+    """
+    real = Path(os.path.realpath(folder))
+    yield from _walk(os.fspath(folder), tuple(map(_identity, (real, *real.parents))))
+
+
+def _walk(folder, above):
+    for entry in _entries(folder):
+        if is_junk(entry.name):
+            continue
+        if not is_folder(entry) or (identity := _identity(entry.path)) in above:
+            yield entry
+        else:
+            yield from _walk(entry.path, (*above, identity))
+
+
+def _entries(folder):
+    """The list of a folder; an OSError that names it if it cannot be read."""
+    try:
+        with os.scandir(folder) as entries:
+            return list(entries)
+    except OSError as error:
+        raise type(error)(
+            f"{folder}: the folder cannot be read ({error.strerror}); allow it, or move it away"
+        ) from error
+
+
+def entry_names(folder):
+    """Names of all that is in a folder, those of folders with a slash."""
+    return sorted(entry.name + "/" * is_folder(entry) for entry in _entries(folder))
+
+
+def _identity(folder):
+    status = os.stat(folder)
+    return status.st_dev, status.st_ino
+
+
+def is_folder(entry: os.DirEntry) -> bool:
+    """Whether an entry of a folder is a folder itself, or a link to one."""
+    return _has_kind(entry.is_dir)
+
+
+def _is_image(entry):
+    return is_image_name(entry.name) and _has_kind(entry.is_file)
+
+
+def _has_kind(is_kind):
+    try:
+        return is_kind()
+    except OSError:  # a link that leads to itself, or to where one may not look: neither of them
+        return False
+
+
+def is_image_name(name):
+    """Whether a file name ends as that of an image that can be read."""
+    return os.path.splitext(name)[1].lower() in EXTENSIONS
 
 
 def image_files(folder):
     """All image files in a folder and its subfolders, in natural order."""
-    found = [
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in EXTENSIONS
-        and not any(map(is_junk, path.relative_to(folder).parts))
-        and path.is_file()
-    ]
-    return sorted(found, key=lambda path: natural(path.relative_to(folder).as_posix()))
+    found = [entry.path for entry in filter(_is_image, walk(folder))]
+    n = len(os.path.join(folder, ""))
+    return list(map(Path, sorted(found, key=lambda path: natural(path[n:].replace(os.sep, "/")))))
+
+
+def has_images(folder):
+    """Whether there is an image file in a folder or its subfolders."""
+    return any(map(_is_image, walk(folder)))
 
 
 def own_files(folder):
     """The image files in a folder, without subfolders, in natural order."""
-    found = [p for p in folder.iterdir() if p.suffix.lower() in EXTENSIONS and not is_junk(p.name)]
-    return sorted((p for p in found if p.is_file()), key=lambda path: natural(path.name))
+    found = [entry for entry in _entries(folder) if _is_image(entry) and not is_junk(entry.name)]
+    return [Path(entry.path) for entry in sorted(found, key=lambda entry: natural(entry.name))]
 
 
 def subfolders(folder):
     """Direct subfolders in natural order, without hidden ones and thumbnails."""
-    found = [path for path in folder.iterdir() if path.is_dir() and not is_junk(path.name)]
-    return sorted(found, key=lambda path: natural(path.name))
+    found = [entry for entry in _entries(folder) if is_folder(entry) and not is_junk(entry.name)]
+    return [Path(entry.path) for entry in sorted(found, key=lambda entry: natural(entry.name))]
 
 
 def is_junk(name):
-    """Whether a file or folder is hidden, or a folder of thumbnails."""
-    return name.startswith(".") or name.lower() in _JUNK_FOLDERS
+    """Whether a file or folder is hidden, or made by a viewer of files."""
+    return name.startswith(".") or name.lower() in (*_JUNK_FOLDERS, *_JUNK_FILES)
 
 
 def stem_of(path, folder):
     """Path relative to the folder, without extension."""
-    return path.relative_to(folder).with_suffix("").as_posix()
+    return os.path.splitext(name_in_folder(path, folder))[0]
+
+
+def name_in_folder(path, folder):
+    """Path relative to the folder, in which an umlaut is one letter, which a Mac writes as two."""
+    text, start = str(path), os.path.join(folder, "")
+    if text.startswith(start):  # the usual case, ten times as fast as pathlib
+        name = text[len(start) :].replace(os.sep, "/")
+    else:
+        name = path.relative_to(folder).as_posix()
+    return unicodedata.normalize("NFC", name)
+
+
+def printable(text):
+    """The text with escapes for bytes of file names that are not UTF-8."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def natural(name):
@@ -88,7 +180,7 @@ def natural(name):
 
 def no_images(folder):
     """The error for a folder without images."""
-    suffixes = sorted({path.suffix for path in folder.rglob("*") if path.is_file()})
+    suffixes = sorted({os.path.splitext(entry.name)[1] for entry in walk(folder)})
     return ValueError(
         f"{folder}: expected images ({', '.join(EXTENSIONS)}), "
         + (f"found only files ending in {suffixes}." if suffixes else "the folder is empty.")

@@ -1,6 +1,7 @@
 """Read a table of images with their labels, masks and parts, one row per image."""
 
-import csv
+import os
+import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -9,8 +10,10 @@ from sklearn.utils import Bunch
 
 from skanomaly.datasets._bunch import check_options, make_bunch, select, split
 from skanomaly.datasets._listing import GOOD_NAMES, Found, Item
+from skanomaly.datasets._tables import FileFinder, read_table
 
 _PARTS = {"train": "train", "test": "test", "validation": "validation", "val": "validation"}
+_YES_OR_NO = ("true", "false", "yes", "no", "y", "n")
 
 
 def load_manifest(
@@ -29,11 +32,14 @@ def load_manifest(
     Parameters
     ----------
     path : str or Path
-        A file of comma-separated values in UTF-8. Its first line names the columns, in any order:
+        A file of values separated by commas, semicolons, tabs or ``|``, in UTF-8, UTF-16 or
+        Windows-1252. Its first line names the columns, in any order:
 
-        - `image`: path of the image, relative to `root` or absolute;
-        - `label`: one of `good_names`, or the kind of defect. Numbers are rejected, because 1 may
-          mean good or defective, unless `good_names` contains the number that means good;
+        - `image`: path of the image, relative to `root` or absolute. It may be written as on
+          Windows, with backslashes and in any capitalization;
+        - `label`: one of `good_names`, or the kind of defect; case does not matter. Numbers, yes
+          and no are rejected, because 1 may mean good or defective, unless `good_names` contains
+          the one that means good;
         - `mask`, optional: path of the mask, or empty;
         - `split`, optional: "train", "test", "validation" or "val".
 
@@ -64,7 +70,7 @@ def load_manifest(
     Raises
     ------
     FileNotFoundError
-        If there is no such file, or an image or mask listed in it does not exist.
+        If there is no such file, or images or masks listed in it do not exist.
     ValueError
         If a column is missing, a row is invalid, an image is listed twice, or a mask is missing.
 
@@ -97,27 +103,27 @@ def load_manifest(
 
 def read_manifest(path, *, root=None, only=None, good_names=GOOD_NAMES):
     """The images listed in a CSV file."""
-    root = path.parent if root is None else Path(root)
-    good_names = [good_names] if isinstance(good_names, str) else good_names
-    good_names = [str(name).lower() for name in good_names]
-    columns, rows = _read_rows(path)
-    rows = _filter_rows(rows, only, columns, path)
+    table = read_table(path)
+    rows = _filter_rows(table.rows, only, table.columns, path)
+    files = FileFinder(path.parent if root is None else Path(root), table.encoding)
+    labels = _Labels(good_names)
     parts = {"train": [], "test": [], "validation": []}
     seen = {}
     for place, row in rows:
-        item, part = _read_row(row, root, good_names, place)
-        if item.path in seen:
-            raise ValueError(f"{place}: {item.path} is already in {seen[item.path]}; list it once.")
-        seen[item.path] = place
+        item, part = _read_row(row, files, labels.read(row, place), place)
+        same = seen.setdefault(os.path.normpath(item.path), place)
+        if same is not place:
+            raise ValueError(f"{place}: {item.path} is already in {same}; list it once.")
         if part == "validation" and item.defect != "good":
             raise ValueError(
                 f"{place}: images for validation must be good, got label {row['label']!r}; "
                 "use the split test for defective images."
             )
         parts[part or "train"].append(item)
+    files.check()
     good, defects = _by_class(parts["test"])
     train, train_defects = _by_class(parts["train"])
-    if "split" not in columns:
+    if "split" not in table.columns:
         good, defects, train_defects = None, train_defects, []
     return Found(
         train=train,
@@ -127,39 +133,8 @@ def read_manifest(path, *, root=None, only=None, good_names=GOOD_NAMES):
         train_defects=train_defects,
         has_masks=any(item.masks for items in parts.values() for item in items),
         advice="list them in the column mask, ",
+        notes=labels.notes(),
     )
-
-
-def _read_rows(path):
-    """(names of the columns, (place, {column: value}) of each row that is not empty)."""
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: expected a CSV file, there is none.")
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"{path}: expected a CSV file encoded in UTF-8 ({error}); save it in this encoding."
-        ) from error
-    reader = csv.DictReader(lines, skipinitialspace=True)
-    columns = [name.strip().lower() for name in reader.fieldnames or []]
-    reader.fieldnames = columns
-    missing = [name for name in ("image", "label") if name not in columns]
-    if missing:
-        raise ValueError(
-            f"{path}: expected a first line with the columns image, label and optionally mask and "
-            f"split, separated by commas; there is no {' and no '.join(missing)} in {columns}."
-        )
-    rows = []
-    for row in reader:
-        place = f"{path}, line {reader.line_num}"
-        if None in row:
-            n_values = len(columns) + len(row[None])
-            raise ValueError(
-                f"{place}: expected {len(columns)} values, got {n_values}; put values that contain "
-                "a comma in double quotes."
-            )
-        rows.append((place, {name: (value or "").strip() for name, value in row.items()}))
-    return columns, rows
 
 
 def _filter_rows(rows, only, columns, path):
@@ -176,28 +151,70 @@ def _filter_rows(rows, only, columns, path):
     return rows
 
 
-def _read_row(row, root, good_names, place):
+def _read_row(row, files, label, place):
     """(item, its part or None) of a row."""
-    if not row["image"] or not row["label"]:
-        raise ValueError(f"{place}: expected an image and its label, got {row}.")
-    label = row["label"]
-    is_number = label.lstrip("+-").replace(".", "", 1).isdigit()
-    if is_number and not any(name.lstrip("+-").isdigit() for name in good_names):
-        raise ValueError(
-            f"{place}: expected a word as label, got {label!r}, which may mean good or defective. "
-            f"Write {good_names[0]!r} or the kind of defect, or pass good_names=['{label}'] if it "
-            "means good."
-        )
     part = row.get("split", "").lower()
     if "split" in row and part not in _PARTS:
         raise ValueError(f"{place}: split must be one of {list(_PARTS)}, got {row['split']!r}.")
-    path, mask = root / row["image"], row.get("mask")
-    for file in [path, *([root / mask] if mask else [])]:
-        if not file.is_file():
-            raise FileNotFoundError(f"{place}: {file} does not exist; correct it, or pass root.")
-    name = "good" if label.lower() in good_names else label
-    folder = root if path.is_relative_to(root) else path.parent
-    return Item(path, folder, name, (root / mask,) if mask else ()), _PARTS.get(part)
+    path = files.find(row["image"], place)
+    mask = files.find(row["mask"], place) if row.get("mask") else None
+    if mask == path:
+        raise ValueError(f"{place}: expected an image and its mask, got {path} as both.")
+    folder = files.root if path.is_relative_to(files.root) else path.parent
+    return Item(path, folder, label, () if mask is None else (mask,)), _PARTS.get(part)
+
+
+class _Labels:
+    """The labels of a table: "good", or the kind of defect in the first of its spellings."""
+
+    def __init__(self, good_names):
+        good_names = [good_names] if isinstance(good_names, str) else good_names
+        self.good_names = [str(name) for name in good_names]
+        self.good = set(map(_same_spelling, self.good_names))
+        self.may_be_numbers = any(map(_is_unclear, self.good_names))
+        self.spellings = {}  # each kind of defect -> its spellings
+
+    def read(self, row, place):
+        label = row["label"]
+        if not row["image"] or not label:
+            raise ValueError(f"{place}: expected an image and its label, got {row}.")
+        if _is_unclear(label) and not self.may_be_numbers:
+            raise ValueError(
+                f"{place}: expected a word as label, got {label!r}, which may mean good or "
+                f"defective. Write {self.good_names[0]!r} or the kind of defect, or pass "
+                f"good_names=['{label}'] if it means good."
+            )
+        key = _same_spelling(label)
+        if key in self.good:
+            return "good"
+        spellings = self.spellings.setdefault(key, [])
+        if label not in spellings:
+            spellings.append(label)
+        return spellings[0]
+
+    def notes(self):
+        several = [" = ".join(map(repr, found)) for found in self.spellings.values() if found[1:]]
+        return (f"The same kind in several spellings: {', '.join(several)}.",) * bool(several)
+
+
+def _same_spelling(label):
+    """The same for labels that differ in case, spaces or the digits of a number alone."""
+    number = _as_number(label)
+    if number is not None:
+        return f"{number:g}"
+    return " ".join(unicodedata.normalize("NFC", label).casefold().split())
+
+
+def _is_unclear(label):
+    """Whether a label may mean good or defective: a number, or yes or no."""
+    return _as_number(label) is not None or _same_spelling(label) in _YES_OR_NO
+
+
+def _as_number(label):
+    try:
+        return float(label)
+    except ValueError:
+        return None
 
 
 def _by_class(items):

@@ -3,12 +3,9 @@
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
-from skanomaly.images import read_image
+from skanomaly.images import image_frame, read_image
 
-_EXIF_ORIENTATION = 0x0112
-_SIDEWAYS = {5, 6, 7, 8}
 _LARGEST_CLASS_NUMBER = 127
 
 
@@ -62,7 +59,7 @@ def read_mask(mask, image):
 
     Raises ValueError if a mask is not an image or has another size than its image.
     """
-    frame = _image_size(image)
+    frame = image_frame(image)
     files = () if mask is None else (mask,) if isinstance(mask, str) else mask
     defect = np.zeros(frame, dtype=bool)
     for file in files:
@@ -86,14 +83,3 @@ def is_gray_scale(values):
     """Whether the values are shades between black and white rather than class numbers."""
     has_colors = (values != values[:, :, :1]).any()
     return not has_colors and values.max() > _LARGEST_CLASS_NUMBER
-
-
-def _image_size(path):
-    """(height, width) as a viewer shows the image; only the header of the file is read."""
-    try:
-        with Image.open(path) as image:
-            width, height = image.size
-            is_sideways = image.getexif().get(_EXIF_ORIENTATION) in _SIDEWAYS
-    except UnidentifiedImageError as error:
-        raise ValueError(f"{path}: not an image file, or an unknown format") from error
-    return (width, height) if is_sideways else (height, width)

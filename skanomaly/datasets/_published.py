@@ -9,6 +9,7 @@ from skanomaly.datasets._layouts import read_split
 from skanomaly.datasets._listing import (
     Found,
     Item,
+    entry_names,
     image_files,
     no_images,
     own_files,
@@ -22,7 +23,7 @@ def check_folders(root, title, names):
     """Raise ValueError unless ``root`` contains all of the folders or files."""
     missing = [name for name in names if not (root / name).exists()]
     if missing:
-        found = sorted(path.name + "/" * path.is_dir() for path in root.iterdir())[:10]
+        found = entry_names(root)[:10]
         raise ValueError(
             f"{root}: expected {title}, with {', '.join(names)}; there is no "
             f"{', no '.join(missing)}. Found {', '.join(found) or 'nothing'}. Pass the folder "
@@ -37,7 +38,8 @@ def read_mvtec_ad_2(root, options):
     found = read_split(root, options, test="test_public")
     private = [name for name in ("test_private", "test_private_mixed") if (root / name).is_dir()]
     note = f"Not read, because their labels are not published: {', '.join(private)}."
-    return found._replace(notes=(*found.notes, *[note] * bool(private)))
+    left_out = tuple(root / name for name in private)
+    return found._replace(notes=(*found.notes, *[note] * bool(private)), left_out=left_out)
 
 
 def read_visa(root, options):
@@ -170,7 +172,11 @@ def tile_folders(root):
 def is_kolektor_sdd2(root):
     """Whether a folder has the layout of KolektorSDD2."""
     folders = [root / part for part in ("train", "test") if (root / part).is_dir()]
-    return any(path.stem.endswith("_GT") for folder in folders for path in own_files(folder))
+    for folder in folders:
+        stems = {path.stem for path in own_files(folder)}
+        if any(stem.endswith("_GT") and stem.removesuffix("_GT") in stems for stem in stems):
+            return True
+    return False
 
 
 def is_dagm(root):

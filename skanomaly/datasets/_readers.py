@@ -4,7 +4,8 @@ from typing import NamedTuple
 
 from skanomaly.datasets import _layouts, _published
 from skanomaly.datasets._bunch import select
-from skanomaly.datasets._listing import subfolders
+from skanomaly.datasets._listing import entry_names, subfolders
+from skanomaly.datasets._not_read import find_not_read
 
 _GROUND_TRUTH = "ground_truth"
 
@@ -26,7 +27,13 @@ _OWN_READERS = {
     "magnetic_tile": _published.read_magnetic_tile,
     "dagm": _published.read_dagm,
 }
-LAYOUTS = ("auto", *_SPLIT_LAYOUTS, *_OWN_READERS, "classes", "images")
+_READERS = {
+    **dict.fromkeys(_SPLIT_LAYOUTS, _layouts.read_split),
+    **_OWN_READERS,
+    "classes": _layouts.read_classes,
+    "images": _layouts.read_images,
+}
+LAYOUTS = ("auto", *_READERS)
 
 _SUPPORTED = (
     """
@@ -56,13 +63,11 @@ def read_folder(root, layout, options):
     layout = layout if is_named else recognize(root, options.good_names)
     if layout is None:
         raise ValueError(_unknown_layout(root, options.good_names))
-    if layout in _OWN_READERS:
-        return select(_OWN_READERS[layout](root, options), options.categories, root)
-    if layout in _SPLIT_LAYOUTS:
-        if is_named:
-            _published.check_folders(root, *_SPLIT_LAYOUTS[layout])
-        return _layouts.read_split(root, options)
-    return (_layouts.read_classes if layout == "classes" else _layouts.read_images)(root, options)
+    if layout in _SPLIT_LAYOUTS and is_named:
+        _published.check_folders(root, *_SPLIT_LAYOUTS[layout])
+    found = _READERS[layout](root, options)
+    found = found._replace(not_read=find_not_read(root, found))
+    return select(found, options.categories, root) if layout in _OWN_READERS else found
 
 
 def recognize(root, good_names):
@@ -94,7 +99,7 @@ _SIGNS = {
 
 def _unknown_layout(root, good_names):
     """Message for a folder without a known layout."""
-    found = sorted(path.name + "/" * path.is_dir() for path in root.iterdir())
+    found = entry_names(root)
     more = f" and {len(found) - 10} more" if len(found) > 10 else ""
     message = f"{root}: found {', '.join(found[:10]) or 'nothing'}{more}. " + (
         f"There is no folder train and no folder of good images, {good_names} (see good_names)."

@@ -147,6 +147,7 @@ def make_inspection(
             defects=defects,
         ),
         defect_names=sorted(set(defects) - {"good"}),
+        not_read=[],
         DESCR=(
             f"Procedural images of kind {kind!r}: {n_good} good images for training, "
             f"{n_test_good} good and {n_defects} defective ones for testing."

@@ -1,6 +1,6 @@
 """One Gaussian at every position: parameters, shapes, and the choice between the two forms."""
 
-import threading
+import copy
 from collections.abc import Mapping
 from typing import Any, Self
 
@@ -13,13 +13,14 @@ from skanomaly.density._covariances import (
     in_threads,
     parts,
 )
+from skanomaly.utils.threads import ForkSafeLock
 
 FEW_IMAGES = 16
 _SHRINKAGES = (None, "ledoit_wolf")
 _LOW_RANKS = ("auto", False, True)
 # Held while factors are computed: threads that share a Gaussian may ask for them at the same time.
 # It belongs to the module, because a Gaussian that holds a lock could not be copied or pickled.
-_FINISHING = threading.Lock()
+_FINISHING = ForkSafeLock()
 
 
 class PositionwiseGaussian:
@@ -191,6 +192,13 @@ class PositionwiseGaussian:
         """
         covariances = self._finished()
         return covariances.covariance(np.ravel_multi_index((row, column), self.shape_[:2]))
+
+    def __getstate__(self):
+        state = dict(vars(self))
+        if "covariances_" in state:
+            with _FINISHING:  # never half finished by another thread
+                state["covariances_"] = copy.copy(state["covariances_"])
+        return state
 
     def get_state(self) -> dict[str, np.ndarray | float]:
         """Parameters and learned state, as arrays and numbers only.

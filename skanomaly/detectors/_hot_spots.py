@@ -7,6 +7,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from skanomaly.embedding import finest_grid
 from skanomaly.regions import as_table, separate_peaks
+from skanomaly.utils.state import reading
 from skanomaly.utils.threads import limit_blas_threads
 
 PEAK_REACH = 2  # cells; of two hot spots nearer than this the higher one counts
@@ -33,6 +34,10 @@ class HotSpotsMixin:
     (k, 2). ``_patch_grid`` is the finest grid where the child does not say otherwise.
     """
 
+    # What of a child's forecast is there after the fit as well: its good patches.
+    _kept_of_forecast = ("memory bank and its index", "memory", "its index")
+
+    @reading
     def nearest_good(self, X, *, n_peaks=1, as_frame=False):
         """For each hot spot the good patch it is nearest to, and where that comes from.
 

@@ -168,6 +168,8 @@ class PaDiM(BaseDetector):
             interpolation="nearest",
         )
 
+    _kept_of_forecast = ("factors",)
+
     def _forecast(self, layer_shapes, n_images):
         height, width = finest_grid(layer_shapes)
         n_features = sum(shape[2] for shape in layer_shapes.values())

@@ -247,8 +247,8 @@ class PatchCore(HotSpotsMixin, BaseDetector):
 
     def _bank_index(self):
         """The search structure over the bank, built on first use."""
-        if self._index is not None and self._index.method != self.neighbors:
-            self._index = None  # of a parameter that was set since
         options = {"device": self.device, "memory_limit": self.memory_limit, "n_jobs": self.n_jobs}
         index = PatchIndex(self.neighbors, random_state=self.index_seed_, **options)
-        return self._rebuilt("_index", lambda: index.fit(self.memory_bank_))
+        build = partial(index.fit, self.memory_bank_)
+        # The parameter may have been set since.
+        return self._rebuilt("_index", build, lambda found: found.method == self.neighbors)

@@ -21,9 +21,9 @@ import torch
 from sklearn.utils import check_random_state
 
 from skanomaly.base import BaseExtractor
-from skanomaly.caching import image_keys
+from skanomaly.caching import recall_learned
 from skanomaly.feature_extraction._filters import average, convolve, learn_filters
-from skanomaly.images import load_batch
+from skanomaly.images import load_batch, warn_of_unused_bits
 from skanomaly.io import digest, open_cache
 from skanomaly.utils.threads import count_threads, single_threaded_pool
 from skanomaly.utils.validation import Interval
@@ -140,11 +140,11 @@ class FilterBank(BaseExtractor):
         if cache is None or not isinstance(self.random_state, Integral):
             self._learn(images, chosen)
         else:  # with a seed the same images give the same filters
-            settings = self.n_filters, image_fit, int(self.random_state)
-            key = digest("filters", settings, image_keys(images, chosen))
-            self._set_state(cache.recall(key, lambda: self._learn(images, chosen)._state()))
+            settings = "filters", self.n_filters, image_fit, int(self.random_state)
+            self._set_state(recall_learned(cache, images, chosen, settings, self._learn_state))
         grid = (image_fit.height // STRIDE, image_fit.width // STRIDE)
         self.layer_shapes_ = {"energies": (*grid, len(self.mean_))}
+        warn_of_unused_bits(images)
 
     def _learn(self, images, chosen):
         """Set all filters and scales from the images at the chosen places."""
@@ -156,6 +156,10 @@ class FilterBank(BaseExtractor):
             self._learn_filters(batch.mean(1, keepdim=True), rng)
             self._standardize(batch)
         return self
+
+    def _learn_state(self, images):
+        """Learn from all of these images; returns the state."""
+        return self._learn(images, range(len(images)))._state()
 
     def _state(self):
         """Everything learned, as arrays by name."""
@@ -232,7 +236,7 @@ class FilterBank(BaseExtractor):
         # An image per thread: its maps stay in the processor's cache, and they depend neither on
         # the other images of the batch nor on the number of threads.
         n_threads = count_threads(self.n_jobs, torch.get_num_threads())
-        with single_threaded_pool(n_threads) as pool:
+        with single_threaded_pool(min(n_threads, len(batch))) as pool:
             list(pool.map(self._write_features, batch, maps))
         return {"energies": maps}
 
@@ -247,20 +251,20 @@ class FilterBank(BaseExtractor):
 
     def _tensors(self):
         """The filters as tensors, made once."""
-        if self._filters is None:
-            self._filters = (
-                [torch.from_numpy(filters) for filters in self.first_filters_],
-                [
-                    tuple(map(torch.from_numpy, parts))
-                    for parts in zip(
-                        self.primary_filters_,
-                        self.primary_scale_,
-                        self.secondary_filters_,
-                        strict=True,
-                    )
-                ],
+
+        def build():
+            second = zip(
+                self.primary_filters_, self.primary_scale_, self.secondary_filters_, strict=True
             )
-        return self._filters
+            first = [_as_tensor(filters) for filters in self.first_filters_]
+            return first, [tuple(map(_as_tensor, parts)) for parts in second]
+
+        return self._rebuilt("_filters", build)
+
+
+def _as_tensor(array):
+    """A tensor that shares the array's memory, or a copy where that may not be written to."""
+    return torch.from_numpy(np.require(array, requirements="W"))
 
 
 def _primary_energies(gray, level, filters, scale=None):

@@ -8,6 +8,7 @@ from sklearn.utils import gen_batches
 
 from skanomaly.feature_extraction._axis_order import size_error, token_grid
 from skanomaly.feature_extraction._packing import can_pack, has_fast_bfloat16, pack
+from skanomaly.utils.threads import limit_if_shared
 
 logger = logging.getLogger("skanomaly")
 
@@ -81,7 +82,8 @@ class InferenceNetwork:
         """
         # A packed network takes one image at a time: its maps stay in the processor's cache.
         step = 1 if self.is_packed else len(batch)
-        pieces = [self._maps(batch[part]) for part in gen_batches(len(batch), step)]
+        with limit_if_shared():
+            pieces = [self._maps(batch[part]) for part in gen_batches(len(batch), step)]
         return {name: np.concatenate([p[name] for p in pieces]) for name in pieces[0]}
 
     def _maps(self, batch):

@@ -11,6 +11,7 @@ from skanomaly.base import BaseExtractor
 from skanomaly.feature_extraction import backbones
 from skanomaly.feature_extraction._axis_order import LAYOUTS, measure_layouts
 from skanomaly.feature_extraction._inference import InferenceNetwork
+from skanomaly.images import warn_of_unused_bits
 from skanomaly.io import digest
 from skanomaly.utils.device import resolve_device
 from skanomaly.utils.networks import from_arrays, to_arrays
@@ -144,12 +145,14 @@ class FeatureExtractor(BaseExtractor):
         self.verbose = verbose
 
     def fit(self, X=None, y=None):
-        """Load the network; no image is read.
+        """Load the network; nothing is learned from images.
 
         Parameters
         ----------
         X : images, or None
-            Not used.
+            The first one is looked at; if it has 16 bits, the first eight are. A warning tells
+            that they use the lower 8, 10, 12 or 14 bits alone, which the network sees as nearly
+            black. None: no check.
         y : array of shape (n,), masks, or None, default=None
             Not used, but refused where it is coded otherwise than +1 good and -1 defect.
 
@@ -190,6 +193,8 @@ class FeatureExtractor(BaseExtractor):
         self.architecture_digest_ = digest(trimmed.code, str(trimmed))
         self._network = self._ready(trimmed, device)
         self.layer_shapes_ = self._network.layer_shapes
+        if images is not None:
+            warn_of_unused_bits(images)
 
     def _identity(self):
         network = self.architecture_digest_, self.weights_fingerprint_, self.layers_
@@ -219,11 +224,8 @@ class FeatureExtractor(BaseExtractor):
     def _ready_network(self):
         """The network at work, rebuilt from weights_ on first use by one of the threads."""
         check_is_fitted(self)
-        network = self._network
-        if network is None or network.asked_for != (self.device, self.dtype):
-            self._network = None  # of parameters that were set since
-            network = self._rebuilt("_network", self._build)
-        return network
+        asked_for = self.device, self.dtype  # parameters that may have been set since
+        return self._rebuilt("_network", self._build, lambda one: one.asked_for == asked_for)
 
     def _build(self):
         # The weights that it is loaded with are random, or a module's present ones: weights_ count.

@@ -9,9 +9,11 @@ from torch.fx import GraphModule
 from torch.fx.experimental.optimization import fuse
 from torchvision.models.feature_extraction import NodePathTracer
 
+from skanomaly.utils.threads import ForkSafeLock
+
 # torch.fx replaces methods of torch.nn.Module while it traces. Two traces at a time would put them
 # back in the wrong order, after which no module of the process can be called.
-_ONE_TRACE = threading.RLock()
+_ONE_TRACE = ForkSafeLock()
 # As torchvision's own create_feature_extractor traces: its operators are not looked into.
 _LEAVES = tuple(
     kind

@@ -1,5 +1,7 @@
 """Images: reading them, fitting them into a network's input and back, and heat map colors."""
 
+from skanomaly.images._bit_depth import unused_high_bits, warn_of_unused_bits
+from skanomaly.images._collections import ImageSubset, check_images, image_name, name_in, titles
 from skanomaly.images._color import (
     HEAT_COLORS,
     OPACITY,
@@ -17,20 +19,26 @@ from skanomaly.images._color import (
     save_score_map,
     to_rgb,
 )
+from skanomaly.images._decoding import decode_image
 from skanomaly.images._fitting import RESIZE_MODES, ImageFit, linear_weights, upsampling
+from skanomaly.images._headers import image_frame, is_transparent
+from skanomaly.images._limits import pixel_limit, set_pixel_limit
 from skanomaly.images._reading import (
-    ImageSubset,
     channels_of,
-    check_images,
     image_content,
-    image_name,
     load_batch,
     load_batches,
-    name_in,
     read_image,
-    titles,
     to_channels,
 )
 
 # Public names; the others are shared with the other sub-packages.
-__all__ = ["ImageFit", "check_images", "load_batches", "read_image"]
+__all__ = [
+    "ImageFit",
+    "check_images",
+    "load_batches",
+    "pixel_limit",
+    "read_image",
+    "set_pixel_limit",
+    "unused_high_bits",
+]

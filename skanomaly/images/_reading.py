@@ -3,138 +3,26 @@
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 from sklearn.utils import gen_batches
 
-from skanomaly.exceptions import ImageError, MissingImageError
+from skanomaly.exceptions import ImageError
+from skanomaly.images._collections import name_in
+from skanomaly.images._decoding import decode_image
+from skanomaly.images._files import file_content, path_of
 from skanomaly.images._fitting import ImageFit
+from skanomaly.images._pixels import to_pixels
 
 MIN_SIDE = 8  # pixels; a smaller array is usually an argument of the wrong shape
 
-_TO_GRAY = {"1", "L", "LA", "La"}
-_TO_16_BIT = {"I", "I;16", "I;16L", "I;16B", "I;16N"}
+# Floats may leave [0, 1] by so much, a quarter of a step of 8 bits, as arithmetic with few digits
+# leaves them. They are clipped.
+_ROUNDING = 1e-3
 
-
-def check_images(X: Any) -> Any:
-    """Validate a collection of images.
-
-    Parameters
-    ----------
-    X : sequence of paths, arrays or PIL images, or array of shape (n, H, W[, C])
-
-    Returns
-    -------
-    X, or a list if X is a pandas Series
-        It has a length and integer indices.
-
-    Raises
-    ------
-    ValueError
-        If X is empty, a single image or a single path.
-    """
-    advice = "pass a list of paths, arrays or PIL images, or an array of shape (n, H, W[, C])"
-    if isinstance(X, (str, Path)):
-        raise ValueError(
-            f"expected a collection of images, got the single path {str(X)!r}; {advice}. "
-            "For the images of a folder use skanomaly.load_folder."
-        )
-    if isinstance(X, Image.Image) or not (hasattr(X, "__len__") and hasattr(X, "__getitem__")):
-        raise ValueError(f"expected a collection of images, got {type(X).__name__}; {advice}")
-    if isinstance(X, np.ndarray) and X.dtype.kind not in "OUS" and X.ndim not in (3, 4):
-        raise ValueError(
-            f"expected images of shape (n, H, W) or (n, H, W, C), got shape {X.shape}; {advice}"
-        )
-    if len(X) == 0:
-        raise ValueError(f"expected at least one image, got none; {advice}")
-    return X.tolist() if hasattr(X, "iloc") else X
-
-
-def image_name(item: Any, index: int) -> str:
-    """Name of an image in messages: its path, or its index in the collection.
-
-    Parameters
-    ----------
-    item : str, Path, PIL image or ndarray
-    index : int
-
-    Returns
-    -------
-    str
-    """
-    return str(item) if isinstance(item, (str, Path)) else f"image {index}"
-
-
-class ImageSubset:
-    """Some images of a collection; in messages they keep their indices in the whole collection.
-
-    Parameters
-    ----------
-    images : collection of images
-    rows : ndarray of shape (n,), int
-        Indices of the images.
-    """
-
-    def __init__(self, images, rows):
-        self.images, self.rows = images, rows
-
-    def __len__(self):
-        return len(self.rows)
-
-    def __getitem__(self, i):
-        if isinstance(i, slice):
-            return [self.images[row] for row in self.rows[i]]
-        return self.images[self.rows[i]]
-
-
-def name_in(images: Any, i: int) -> str:
-    """Name in messages of the image with index i of a collection.
-
-    Parameters
-    ----------
-    images : collection of images
-    i : int
-
-    Returns
-    -------
-    str
-    """
-    if isinstance(images, ImageSubset):
-        return name_in(images.images, images.rows[i])
-    return image_name(images[i], i)
-
-
-def titles(images: Any, names: Sequence[str] | None) -> list[str]:
-    """A title for each image, for plots and reports.
-
-    Parameters
-    ----------
-    images : collection of images
-    names : sequence of str or None
-        The titles. None: folder and name of a file, or the index of another image.
-
-    Returns
-    -------
-    list of str
-
-    Raises
-    ------
-    ValueError
-        If there is not one name per image.
-    """
-    if names is None:
-        return [
-            "/".join(Path(item).parts[-2:]) if isinstance(item, (str, Path)) else f"image {i}"
-            for i, item in enumerate(images)
-        ]
-    if len(names) != len(images):
-        raise ValueError(
-            f"expected one name per image, got {len(names)} names for {len(images)} images"
-        )
-    return list(names)
+_EXPECTED = "expected a path, the bytes of an image file, an array or a PIL image"
 
 
 def read_image(item: Any, name: str = "image") -> np.ndarray:
@@ -142,8 +30,9 @@ def read_image(item: Any, name: str = "image") -> np.ndarray:
 
     Parameters
     ----------
-    item : str, Path, PIL image or ndarray of shape (H, W) or (H, W, C)
-        Arrays are uint8, uint16 or floats in [0, 1].
+    item : path, content of an image file, PIL image, or ndarray of shape (H, W) or (H, W, C)
+        A path is a str or os.PathLike; the content of a file is bytes, such as a web service gets,
+        or a binary file object. Arrays are uint8, uint16, bool or floats in [0, 1].
     name : str, default="image"
         Name of the image in messages, if it is not a path.
 
@@ -151,22 +40,21 @@ def read_image(item: Any, name: str = "image") -> np.ndarray:
     -------
     ndarray of shape (H, W, C), uint8, uint16 or float32
         The EXIF orientation of files and PIL images is applied. Palettes, CMYK and other color
-        spaces are converted to RGB, an alpha channel is dropped, and 16 bits are kept.
+        spaces are converted to RGB, what is transparent is laid on black, and 16 bits are kept.
 
     Raises
     ------
     ImageError
-        If the item cannot be read or is not an image. It is a ValueError.
+        If the item cannot be read, is damaged or is not an image. It is a ValueError.
     """
-    if isinstance(item, (str, Path)):
-        image = _read_file(Path(item))
-        name = str(item)
+    content = file_content(item, name)
+    if content is not None:
+        name = path_of(item) or name
+        image = decode_image(content, name)
     elif isinstance(item, Image.Image):
         image = _from_pil(item, name)
-    elif item is None:
-        raise ImageError(f"{name}: expected a path, an array or a PIL image, got None")
     else:
-        image = np.asarray(item)
+        image = _from_array(item, name)
     return _check_array(image, name)
 
 
@@ -175,67 +63,58 @@ def image_content(item: Any, name: str) -> bytes | np.ndarray:
 
     Parameters
     ----------
-    item : str, Path, PIL image or ndarray
+    item : path, content of an image file, PIL image or ndarray
     name : str
         Name of the image in messages, if it is not a path.
 
     Returns
     -------
     bytes or ndarray
-        The bytes of a file, or the pixels of an array or PIL image.
+        The bytes of a file, which :func:`read_image` takes as well, or the pixels of an array or
+        PIL image.
 
     Raises
     ------
     ImageError
         If there is no such file, or the item is not an image.
     """
-    if isinstance(item, (str, Path)):
-        _check_file(Path(item))
-        return Path(item).read_bytes()
+    content = file_content(item, name)
+    if content is not None:
+        return content
     return item if isinstance(item, np.ndarray) else read_image(item, name)
 
 
-def _check_file(path):
-    if not path.exists():
-        raise MissingImageError(f"{path}: no such image file")
-    if path.is_dir():
-        raise ImageError(
-            f"{path}: expected an image file, got a folder; list its files, "
-            "or read it with skanomaly.load_folder"
-        )
-
-
-def _read_file(path):
-    _check_file(path)
-    try:
-        with Image.open(path) as image:
-            if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
-                raise ImageError(
-                    f"{path}: expected one image, got {image.n_frames} pages; save them as "
-                    "separate files"
-                )
-            return _from_pil(image, str(path))
-    except UnidentifiedImageError as error:
-        raise ImageError(f"{path}: not an image file, or an unknown format") from error
-    except (OSError, SyntaxError, EOFError) as error:  # what Pillow raises on damaged files
-        raise ImageError(f"{path}: damaged or unreadable image file ({error})") from error
-
-
 def _from_pil(image, name):
-    image = ImageOps.exif_transpose(image)
-    if image.mode in _TO_16_BIT:
-        values = np.asarray(image)
-        if values.min() < 0 or values.max() > np.iinfo(np.uint16).max:
-            raise ImageError(
-                f"{name}: expected 16-bit values, got {values.min()} to {values.max()}; "
-                "scale them to floats in [0, 1]"
-            )
-        return values.astype(np.uint16)
-    if image.mode == "F":
-        return np.asarray(image)
-    if image.mode == "P" and "transparency" in image.info:
-        image = image.convert("RGBA")  # a direct conversion to RGB would raise a warning
-    return np.asarray(image.convert("L" if image.mode in _TO_GRAY else "RGB"))
+    try:
+        return to_pixels(image)
+    except ImageError as error:
+        raise ImageError(f"{name}: {error}") from error
+    except Exception as error:  # its file is read only now
+        reason = str(error) or type(error).__name__
+        raise ImageError(
+            f"{name}: damaged or unreadable PIL image ({reason}); pass the path or the bytes of "
+            "its file"
+        ) from error
+
+
+def _from_array(item, name):
+    if item is None or isinstance(item, (dict, set)):
+        raise ImageError(f"{name}: {_EXPECTED}, got {type(item).__name__.removesuffix('Type')}")
+    try:
+        image = np.asarray(item)
+    except Exception as error:  # tensors on a GPU, lists of unequal lengths, ...
+        raise ImageError(
+            f"{name}: {_EXPECTED}, got {type(item).__name__}, which is no array ({error})"
+        ) from error
+    if np.ma.is_masked(item):
+        raise ImageError(
+            f"{name}: some of its pixels are masked; give them a value: image.filled(0)"
+        )
+    if image.dtype.kind == "O":
+        raise ImageError(f"{name}: {_EXPECTED}, got {type(item).__name__}")
+    if image.dtype == bool:
+        return np.where(image, np.uint8(255), np.uint8(0))
+    return image.astype(image.dtype.newbyteorder("="), copy=False)
 
 
 def _check_array(image, name):
@@ -254,17 +133,18 @@ def _check_array(image, name):
     if image.dtype.kind != "f":
         raise ImageError(
             f"{name}: expected uint8, uint16 or float pixels, got {image.dtype}; convert them, "
-            "for example with .astype(np.uint8)"
+            "for example with .astype(np.uint8) if they are from 0 to 255"
         )
     if not np.isfinite(image).all():
         raise ImageError(f"{name}: holds NaN or infinite pixels; correct or remove the image")
     low, high = image.min(), image.max()
-    if low < 0 or high > 1:
+    if low < -_ROUNDING or high > 1 + _ROUNDING:
         raise ImageError(
             f"{name}: float pixels are expected in [0, 1], got {low:.6g} to {high:.6g}; "
             "divide by the largest value the camera can give"
         )
-    return image.astype(np.float32, copy=False)
+    image = image.astype(np.float32, copy=False)
+    return image.clip(0, 1) if low < 0 or high > 1 else image
 
 
 def channels_of(images: Any) -> int:

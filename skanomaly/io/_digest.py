@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import os
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,7 @@ def _add(total, part):
         part = part.item() if isinstance(part, np.generic) else part
         _feed(total, type(part).__name__, repr(part).encode())
     elif isinstance(part, Path):
-        _feed(total, "path", str(part).encode())
+        _feed(total, "path", os.fsencode(part))
     elif isinstance(part, (list, tuple)):
         _feed(total, type(part).__name__, str(len(part)).encode())
         for one in part:

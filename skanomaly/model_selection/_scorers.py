@@ -1,9 +1,11 @@
-"""Scorers for cross-validation and searches: several metrics, each score map computed once."""
+"""Scorers for cross-validation and searches: one metric or several, each score map made once."""
 
+import warnings
 from collections.abc import Sequence
 from numbers import Integral
 
 import numpy as np
+from sklearn.exceptions import UndefinedMetricWarning
 
 from skanomaly import metrics
 from skanomaly.model_selection._synthetic_defects import with_synthetic_defects
@@ -31,7 +33,7 @@ def scorers(
     kinds: Sequence[str] | None = None,
     random_state: int = 0,
 ) -> "Scorers":
-    """Several metrics as one scorer for ``cross_validate``, ``GridSearchCV`` and their kin.
+    """One metric, or several, as a scorer for whatever in scikit-learn takes ``scoring``.
 
     Parameters
     ----------
@@ -52,9 +54,11 @@ def scorers(
     Returns
     -------
     scorer : callable
-        ``scorer(estimator, X, y)`` returns ``{name: value}``; pass it as ``scoring``, and in a
-        search one of the names as ``refit``. The estimator is a detector, a Pipeline, or a search
-        or HeldOutThreshold around one. Its y is:
+        ``scorer(estimator, X, y)``, to be passed as ``scoring``. Of one name it returns the value,
+        a float, and serves wherever scikit-learn takes a scorer. Of several it returns
+        ``{name: value}``, for ``cross_validate``, ``GridSearchCV`` and ``RandomizedSearchCV``; the
+        searches need one of the names as ``refit``. The estimator is a detector, a Pipeline, or a
+        search or HeldOutThreshold around one. Its y is:
 
         - masks, (n, H, W) or a list of (H, W) with None for a good image: good for all metrics;
         - labels +1 (good) and -1 (defect): good for the metrics of images;
@@ -65,8 +69,15 @@ def scorers(
     ValueError
         Here: if a name is unknown or none is given, or an option is out of range. When scoring:
         if a metric of pixels is asked for and y has no masks, y is coded otherwise, as 0/1, or
-        the test part lacks good images or defects. A search turns these errors into NaN and
-        warnings, unless it has ``error_score="raise"``.
+        there are no good images. A search turns these errors into NaN and warnings, unless it has
+        ``error_score="raise"``.
+
+    Warns
+    -----
+    UndefinedMetricWarning
+        There are no defects: the score is NaN. So are all training scores with GoodOnlyKFold:
+        those of ``learning_curve``, ``validation_curve``, ``HalvingGridSearchCV``, and of whatever
+        has ``return_train_score=True``.
 
     See Also
     --------
@@ -74,6 +85,14 @@ def scorers(
 
     Notes
     -----
+    ``cross_val_score``, ``permutation_test_score``, ``learning_curve``, ``validation_curve``,
+    ``HalvingGridSearchCV`` and their kin rank by one number: give them one name. Results of one
+    metric are under "test_score", those of several under "test_" and the name, as is usual in
+    scikit-learn. A dict of scorers, ``{"auroc": scorers("image_auroc"), ...}``, gives one metric a
+    name of its own, but several in a dict make the score maps once for each of them.
+
+    No metadata is asked for: with ``enable_metadata_routing`` groups go to the splitter alone.
+
     Synthetic defects rank settings where there are no real ones yet; how well the defects of
     tomorrow are found they do not tell.
 
@@ -106,7 +125,7 @@ def scorers(
 
 
 class Scorers:
-    """Callable that returns several metrics; made by `scorers`."""
+    """Callable that returns one metric or several; made by `scorers`."""
 
     def __init__(self, names, max_fpr, painting):
         self.names = names
@@ -119,7 +138,12 @@ class Scorers:
     def __call__(self, estimator, X, y=None):
         if self.painting is not None:
             X, y = with_synthetic_defects(X, y, **self.painting)
-        y = self._check_truth(y)
+        y, n_defects = self._check_truth(y)
+        values = self._score(estimator, X, y) if n_defects else self._undefined(len(y))
+        return values if len(self.names) > 1 else values[self.names[0]]
+
+    def _score(self, estimator, X, y):
+        """{name: value} of images of which some are good and some defects."""
         image_names = [name for name in self.names if name in IMAGE_METRICS]
         pixel_names = [name for name in self.names if name in PIXEL_METRICS]
         if pixel_names:
@@ -131,24 +155,39 @@ class Scorers:
             values[name] = self._score_pixels(name, y, maps)
         return {name: values[name] for name in self.names}
 
+    def _undefined(self, n_images):
+        """{name: NaN} and a warning, as scikit-learn's metrics have it for one class alone.
+
+        No error: a training part has no defects, and several of scikit-learn's functions score it.
+        """
+        warnings.warn(
+            f"got {n_images} good images and 0 defects, and the metrics need both: the score is "
+            "NaN. That is how training scores come out where training parts hold good images "
+            "only; for a test part, split with cv=GoodOnlyKFold(), which puts all defects into "
+            "every test part, or use scorers(..., synthetic=True)",
+            UndefinedMetricWarning,
+            stacklevel=3,
+        )
+        return dict.fromkeys(self.names, float("nan"))
+
     def _score_pixels(self, name, masks, maps):
         options = {"max_fpr": self.max_fpr} if name == "aupro" else {}
         return PIXEL_METRICS[name](masks, maps, **options)
 
     def _check_truth(self, y):
-        """y as a list, refusing what a metric would refuse, with advice for a search."""
+        """y as a list, refusing what a metric would refuse, and the number of defects."""
         if y is None:
             raise ValueError(
                 "the scorers need y: masks, or labels +1 (good) and -1 (defect); without any "
                 "defects use scorers(..., synthetic=True)"
             )
         y = list(y)  # masks may be read from files at each access
-        defective = is_defect(y)
-        if defective.all() or not defective.any():
+        n_defects = int(is_defect(y).sum())
+        if n_defects == len(y):
             raise ValueError(
-                f"the test part holds {np.sum(~defective)} good images and {np.sum(defective)} "
-                "defects, and the metrics need both; split with cv=GoodOnlyKFold(), which puts "
-                "all defects into every test part, or use scorers(..., synthetic=True)"
+                f"the test part holds 0 good images and {n_defects} defects, and the metrics need "
+                "both; split with cv=GoodOnlyKFold(), whose test parts hold good images and all "
+                "defects"
             )
         has_masks = any(entry is None or np.ndim(entry) == 2 for entry in y)
         pixel_names = [name for name in self.names if name in PIXEL_METRICS]
@@ -158,4 +197,4 @@ class Scorers:
                 "(H, W) with None for a good image, got labels; pass the masks as y, from which "
                 "the labels of the images follow"
             )
-        return y
+        return y, n_defects

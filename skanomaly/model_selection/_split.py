@@ -5,11 +5,14 @@ from sklearn.model_selection import (
     BaseCrossValidator,
     BaseShuffleSplit,
     GroupKFold,
+    GroupShuffleSplit,
     KFold,
     ShuffleSplit,
 )
 
 from skanomaly.utils.targets import is_defect
+
+TEST_SHARE = 0.1  # of random parts, by default
 
 
 class GoodOnlyKFold(BaseCrossValidator):
@@ -37,6 +40,10 @@ class GoodOnlyKFold(BaseCrossValidator):
     the threshold: ``HeldOutThreshold(search.best_estimator_).fit(X, y)`` starts from a clone and
     leaves the defects out. So does the refit of a search over ``HeldOutThreshold(pipeline)``.
 
+    With scikit-learn's ``enable_metadata_routing`` it asks for `groups`, as GroupKFold does:
+    ``cross_validate(..., params={"groups": groups})`` reaches it, and so does
+    ``search.fit(X, y, groups=groups)``. ``set_split_request`` changes that.
+
     Examples
     --------
     >>> from skanomaly.model_selection import GoodOnlyKFold
@@ -46,6 +53,9 @@ class GoodOnlyKFold(BaseCrossValidator):
     [3 4] [0 1 2 5]
     [0 1] [2 3 4 5]
     """
+
+    # Routed metadata that is asked for, as scikit-learn's splitters with groups have it.
+    __metadata_request__split = {"groups": True}
 
     def __init__(self, n_splits=5, *, shuffle=False, random_state=None):
         self.n_splits = n_splits
@@ -88,14 +98,12 @@ class GoodOnlyKFold(BaseCrossValidator):
         Raises
         ------
         ValueError
-            If y is coded otherwise, of another length than X, or there are fewer good images or
-            groups than folds.
+            If y is coded otherwise, y or `groups` is of another length than X, or there are fewer
+            good images or groups than folds.
         """
         good, defects = good_and_defects(X, y)
-        folds = KFold
-        if groups is not None:
-            groups = np.asarray(groups)[good]
-            folds = GroupKFold
+        groups = _groups_of(good, groups, len(good) + len(defects))
+        folds = KFold if groups is None else GroupKFold
         what = "good images" if groups is None else "groups of good images"
         n_parts = len(good) if groups is None else len(np.unique(groups))
         if n_parts < self.n_splits:
@@ -116,10 +124,11 @@ class GoodOnlyShuffleSplit(BaseShuffleSplit):
     n_splits : int, default=10
         Number of splits, drawn independently.
     train_size : float or int, default=None
-        Share or number of the good images to train on. None: those that `test_size` leaves.
+        Share or number of the good images to train on, or of their groups where there are any.
+        None: those that `test_size` leaves.
     test_size : float or int, default=None
-        Share or number of the good images to test on, beside the defects. None: those that
-        `train_size` leaves, or a tenth.
+        Share or number of the good images, or of their groups, to test on, beside the defects.
+        None: those that `train_size` leaves, or a tenth.
     random_state : int, RandomState instance or None, default=None
         Draws the parts.
 
@@ -136,6 +145,8 @@ class GoodOnlyShuffleSplit(BaseShuffleSplit):
     3 3
     """
 
+    __metadata_request__split = {"groups": True}
+
     def __init__(self, n_splits=10, *, train_size=None, test_size=None, random_state=None):
         super().__init__(
             n_splits, train_size=train_size, test_size=test_size, random_state=random_state
@@ -149,7 +160,8 @@ class GoodOnlyShuffleSplit(BaseShuffleSplit):
         X : sequence of n images, or FeatureMaps of shape (n,)
         y : array of shape (n,), or masks, default=None
             As in :meth:`GoodOnlyKFold.split`.
-        groups : Ignored
+        groups : array of shape (n,), default=None
+            As in :meth:`GoodOnlyKFold.split`: good images of one group are all in one part.
 
         Yields
         ------
@@ -161,17 +173,20 @@ class GoodOnlyShuffleSplit(BaseShuffleSplit):
         Raises
         ------
         ValueError
-            If y is coded otherwise, of another length than X, or the good images are too few for
-            the sizes.
+            If y is coded otherwise, y or `groups` is of another length than X, or the good images
+            or groups are too few for the sizes.
         """
         good, defects = good_and_defects(X, y)
-        parts = ShuffleSplit(
+        groups = _groups_of(good, groups, len(good) + len(defects))
+        draw = ShuffleSplit if groups is None else GroupShuffleSplit
+        by_default = self.test_size is None and self.train_size is None
+        parts = draw(
             self.n_splits,
-            test_size=self.test_size,
+            test_size=TEST_SHARE if by_default else self.test_size,
             train_size=self.train_size,
             random_state=self.random_state,
         )
-        for train, test in parts.split(good):
+        for train, test in parts.split(good, groups=groups):
             yield np.sort(good[train]), np.sort(np.append(good[test], defects))
 
 
@@ -186,6 +201,18 @@ def good_and_defects(X, y):
             f"expected one entry of y for each image, got {len(defective)} for {n_images} images"
         )
     return np.flatnonzero(~defective), np.flatnonzero(defective)
+
+
+def _groups_of(rows, groups, n_images):
+    """The groups of some of the images, or None where there are no groups."""
+    if groups is None:
+        return None
+    groups = np.asarray(groups)
+    if groups.shape != (n_images,):
+        raise ValueError(
+            f"expected one group for each image, of shape ({n_images},), got shape {groups.shape}"
+        )
+    return groups[rows]
 
 
 def take_rows(X, rows):

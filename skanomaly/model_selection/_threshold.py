@@ -123,6 +123,8 @@ class HeldOutThreshold(ThresholdMixin, MetaEstimatorMixin, BaseEstimator):
         "random_state": ["random_state"],
         "verbose": ["verbose"],
     }
+    # Routed metadata that is asked for: the groups of whatever it is searched or validated with.
+    __metadata_request__fit = {"groups": True}
 
     def __init__(
         self,

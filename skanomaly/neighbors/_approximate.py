@@ -1,5 +1,7 @@
 """Approximate search: pynndescent proposes neighbors, whose distances are then computed exactly."""
 
+import os
+
 import numpy as np
 
 from skanomaly.neighbors._distance_kernels import measure
@@ -12,10 +14,15 @@ _GRAPH_NEIGHBORS = 30
 # it ends in a local minimum.
 _MIN_REQUESTED = 10
 _PLAIN_BYTES = 8 << 20
+# After a fork numba ends the process rather than compute in threads that were the parent's.
+_PROCESS = os.getpid()
 
 
 class ApproximateSearch:
     """Graph of neighbors over the rows.
+
+    A process that was forked after the first use searches all rows instead where the graph would
+    take threads.
 
     Parameters
     ----------
@@ -31,8 +38,8 @@ class ApproximateSearch:
     def __init__(self, rows, *, random_state, n_threads):
         self.rows = rows
         self.plain = PlainSearch(rows)
-        self.graph = None
-        if len(rows) >= _MIN_ROWS:
+        self.graph, self.takes_threads = None, n_threads > 1
+        if len(rows) >= _MIN_ROWS and os.getpid() == _PROCESS:
             from pynndescent import NNDescent
 
             self.graph = NNDescent(
@@ -53,7 +60,7 @@ class ApproximateSearch:
         nearest = np.full((len(queries), n_neighbors), np.inf, dtype=np.float32)
         ids = np.full((len(queries), n_neighbors), -1, dtype=np.int64)
         is_complete = np.zeros(len(queries), dtype=bool)
-        if self.graph is not None:
+        if self.graph is not None and (os.getpid() == _PROCESS or not self.takes_threads):
             columns, _ = self.graph.query(queries, k=max(n_neighbors, _MIN_REQUESTED))
             # -1 where the walk reached fewer rows than requested.
             is_complete = (columns >= 0).all(axis=1)

@@ -22,9 +22,9 @@ limits      (q, 4) or (4,): margin and base of a value, margin of a distance of 
             is not used by the float32 screen and absent there
 """
 
-import numba
 import numpy as np
 
+from skanomaly.utils.compiling import compiled
 from skanomaly.utils.distances import squared_distance
 
 # Columns of a table of products that share one minimum; such tables are padded to a multiple.
@@ -45,7 +45,7 @@ _GRACE_QUERIES = 8
 _SHORT_COST = 0.5
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def _insert(nearest, ids, distance, row):
     """Insert a row into the sorted list of the nearest; ties are sorted by index."""
     place = nearest.shape[0] - 1
@@ -61,7 +61,7 @@ def _insert(nearest, ids, distance, row):
     ids[place] = row
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def smallest(values):
     """Position of the smallest value."""
     place = 0
@@ -71,14 +71,14 @@ def smallest(values):
     return place
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def cap_of(nearest, limit, scale):
     """Largest value of a row that may be nearer than the last one of the list."""
     reach = np.sqrt(nearest[-1] * _TOLERANCE) + limit[0]
     return (reach * reach * scale - limit[1]) / 2
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def cap_of_minima(lows, n_neighbors, margin):
     """Largest value of a row that may be among the nearest, while the list is still empty.
 
@@ -99,14 +99,14 @@ def cap_of_minima(lows, n_neighbors, margin):
     return least[-1] + margin
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def reach_of(nearest, limit):
     """Largest squared distance of short vectors of a row that may be nearer than the last one."""
     reach = np.sqrt(nearest[-1] * _TOLERANCE) + limit[2]
     return reach * reach
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def fill_list(values, beyond, start, order, query, rows, nearest, ids):
     """Measure as many rows of a block as the list holds, smallest value first.
 
@@ -125,7 +125,7 @@ def fill_list(values, beyond, start, order, query, rows, nearest, ids):
     return measured
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def collect(
     values,
     beyond,
@@ -163,7 +163,7 @@ def collect(
     return n, compared
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def measure_waiting(bounds, waiting, n, query, rows, limit, nearest, ids):
     """Measure waiting rows, smallest bound first, while they may be near enough.
 
@@ -187,7 +187,7 @@ def measure_waiting(bounds, waiting, n, query, rows, limit, nearest, ids):
     return measured
 
 
-@numba.njit(fastmath=True, cache=True, nogil=True)
+@compiled(fastmath=True, nogil=True)
 def minima_of_floats(half_norms, products, minima):
     """Smallest value ``half_norms - products`` of each block of a table of float32 products.
 
@@ -211,7 +211,7 @@ def minima_of_floats(half_norms, products, minima):
             minima[i, block] = lowest
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def minima_of_integers(half_norms, products, minima):
     """Smallest value of each block of a table of int32 products; shapes as for floats."""
     for i in range(minima.shape[0]):
@@ -224,13 +224,13 @@ def minima_of_integers(half_norms, products, minima):
             minima[i, block] = lowest
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def seeds(n_neighbors, n_blocks):
     """How many blocks are visited first, as the most promising ones."""
     return min(-(-n_neighbors // _NEIGHBORS_PER_SEED), n_blocks)
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def is_worthwhile(measured, compared, widths, n_queries, n_rows):
     """Whether few enough rows were measured.
 
@@ -241,7 +241,7 @@ def is_worthwhile(measured, compared, widths, n_queries, n_rows):
     return work <= _WORTHWHILE_FRACTION * n_rows * (n_queries + _GRACE_QUERIES)
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def nearest_in_products(
     minima, half_norms, products, beyond, order, shorts, row_shorts, queries, rows,
     limits, scale, nearest, ids, may_give_up,
@@ -296,7 +296,7 @@ def nearest_in_products(
     return True
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def measure(columns, wanted, queries, rows, nearest, ids):
     """Fill the lists of the wanted queries, a mask (q,), from the rows in ``columns`` (q, any)."""
     for i in range(queries.shape[0]):

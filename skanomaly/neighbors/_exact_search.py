@@ -14,10 +14,11 @@ from sklearn.utils import gen_batches
 
 from skanomaly.neighbors._plain import PlainSearch, search_some
 from skanomaly.neighbors._screened import ScreenedSearch
-from skanomaly.utils.threads import count_threads, single_threaded_pool
+from skanomaly.utils.threads import ForkSafeLock, count_threads, single_threaded_pool
 
 logger = logging.getLogger("skanomaly")
 
+_BUILDING = ForkSafeLock()  # of the threads that build a screen
 ENGINES = ("auto", "plain", "float32", "int8")
 
 # Below these sizes, measured on real features, a plain matrix product is faster than any screen.
@@ -99,7 +100,8 @@ class ExactSearch:
         """The screen to try first, prepared when that is worthwhile; None for plain search only."""
         self._n_seen += n_queries
         if self._screen is None and self._is_worthwhile():
-            self._screen = self._build()
+            with _BUILDING:
+                self._screen = self._screen or self._build()
         if self.verbose:
             name = "plain" if self._screen is None else self._screen.name
             logger.info(

@@ -5,7 +5,6 @@ Rows of leaves that may hold a neighbor get a bound of 33 numbers, those that st
 neighbor one of 129 numbers, and the rows that remain are measured.
 """
 
-import numba
 import numpy as np
 
 from skanomaly.neighbors._distance_kernels import (
@@ -21,6 +20,7 @@ from skanomaly.neighbors._distance_kernels import (
 )
 from skanomaly.neighbors._plain import rounding
 from skanomaly.neighbors._screened import Screen
+from skanomaly.utils.compiling import compiled
 
 _LEAF = 32
 # Leaves side by side, one per lane, so that their minima need no step across lanes. The 35 kB of
@@ -103,7 +103,7 @@ def _padded(shorts, n_padded):
     return padded, half_norms
 
 
-@numba.njit(fastmath=True, cache=True, nogil=True)
+@compiled(fastmath=True, nogil=True)
 def _minima_of_leaves(queries, groups, half_norms, minima):
     """Smallest value, half norm minus product, of each leaf for all queries of a tile.
 
@@ -128,7 +128,7 @@ def _minima_of_leaves(queries, groups, half_norms, minima):
                 minima[i, group * LANES + lane] = lowest
 
 
-@numba.njit(fastmath=True, cache=True, nogil=True)
+@compiled(fastmath=True, nogil=True)
 def _values_of_leaf(query, columns, half_norms, values):
     """Value, half norm minus product, of each row of one leaf, by the longer bound."""
     for j in range(_LEAF):
@@ -138,7 +138,7 @@ def _values_of_leaf(query, columns, half_norms, values):
         values[j] = value
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def _nearest_in_leaves(
     minima, fine, leaves, half_norms, order, shorts, row_shorts, queries, rows, limits, nearest, ids
 ):

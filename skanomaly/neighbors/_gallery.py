@@ -17,8 +17,9 @@ from skanomaly.neighbors._exact_search import (
 from skanomaly.neighbors._index import LARGEST
 from skanomaly.neighbors._plain import PlainSearch, search_some
 from skanomaly.utils.memory_budget import parse_memory
-from skanomaly.utils.threads import single_threaded_pool
+from skanomaly.utils.threads import ForkSafeLock, single_threaded_pool
 
+_PREPARING = ForkSafeLock()  # of the threads that prepare a screen
 _SAMPLE_ROWS = 20_000
 
 
@@ -177,7 +178,7 @@ class GalleryIndex(BaseEstimator):
             prepared = self._screen.prepare(queries)
             table = self._screen.table(self._parts[images[0]], n_bytes)
         for image in images:
-            rows = np.require(self.rows_[image], np.float32, ["C", "W"])
+            rows = np.asarray(np.require(self.rows_[image], np.float32, ["C", "W"]))
             left = np.ones(len(queries), dtype=bool)
             if self._screen is not None and backoff.is_due():
                 left = ~self._screen.search(
@@ -191,15 +192,18 @@ class GalleryIndex(BaseEstimator):
         """What the screen keeps of each image; it is not kept in a pickle."""
         if self._screen is not None or self.engine == "plain":
             return
-        # The axes are learned from evenly spaced rows of all images.
-        flat = self.rows_.reshape(-1, self.rows_.shape[2])
-        sample = flat[:: -(-len(flat) // _SAMPLE_ROWS)].astype(np.float32)
-        screen = screen_type(self.engine)(sample, is_lean=True)
-        self._parts = [screen.add(rows.astype(np.float32, copy=False)) for rows in self.rows_]
-        self._screen = screen
+        with _PREPARING:
+            if self._screen is not None:
+                return
+            # The axes are learned from evenly spaced rows of all images.
+            flat = self.rows_.reshape(-1, self.rows_.shape[2])
+            sample = flat[:: -(-len(flat) // _SAMPLE_ROWS)].astype(np.float32)
+            screen = screen_type(self.engine)(sample, is_lean=True)
+            self._parts = [screen.add(rows.astype(np.float32, copy=False)) for rows in self.rows_]
+            self._screen = screen  # last: other threads then find everything
 
     def __getstate__(self):
-        state = super().__getstate__()
+        state = dict(super().__getstate__())  # at once: another thread may be preparing
         return {name: value for name, value in state.items() if name not in self._transient}
 
 

@@ -10,7 +10,9 @@ from sklearn.utils.validation import check_is_fitted
 from skanomaly.neighbors._exact_search import ENGINES, ExactSearch, thread_count
 from skanomaly.utils.device import resolve_device
 from skanomaly.utils.memory_budget import parse_memory
+from skanomaly.utils.threads import ForkSafeLock
 
+_PREPARING = ForkSafeLock()  # of the threads that prepare a search
 _METHODS = ("exact", "pynndescent")
 # Sums of squares of larger numbers may exceed the range of float32.
 LARGEST = 1e16
@@ -170,9 +172,7 @@ class PatchIndex(BaseEstimator):
                 f"n_neighbors must be an integer from 1 to the number of rows, {len(self.rows_)}; "
                 f"got {n_neighbors!r}. Fit more rows or ask for fewer neighbors."
             )
-        if self._search is None:
-            self._search = self._prepare()
-        squared, indices = self._search.search(queries, int(n_neighbors), self._to_rows)
+        squared, indices = self._prepared().search(queries, int(n_neighbors), self._to_rows)
         return np.sqrt(squared, out=squared), indices
 
     def _check_parameters(self):
@@ -187,8 +187,17 @@ class PatchIndex(BaseEstimator):
         """Float32 rows relative to the origin; copied only if necessary."""
         if self.origin_ is not None:
             matrix = matrix - self.origin_
-        # Writeable, because numba compiles all loops once more for read-only arrays.
-        return np.require(matrix, np.float32, ["C", "W"])
+        # Writeable, because numba compiles all loops once more for read-only arrays; and without
+        # the class of a memory-mapped array, with which each call of a loop takes longer.
+        return np.asarray(np.require(matrix, np.float32, ["C", "W"]))
+
+    def _prepared(self):
+        """The search over the rows, prepared by one of the threads that ask for it first."""
+        search = self._search
+        if search is None:
+            with _PREPARING:
+                search = self._search = self._search or self._prepare()
+        return search
 
     def _prepare(self):
         """The search over the rows, as the parameters are now."""
@@ -209,7 +218,7 @@ class PatchIndex(BaseEstimator):
         )
 
     def __getstate__(self):
-        state = super().__getstate__()
+        state = dict(super().__getstate__())  # at once: another thread may be preparing
         return {name: value for name, value in state.items() if name not in self._transient}
 
 

@@ -4,13 +4,14 @@ The product tells which rows may be among the nearest. Their distances are compu
 the same function as in the other searches, so the result does not depend on the device.
 """
 
-import contextlib
+from functools import partial
 
 import numpy as np
 from sklearn.utils import gen_batches
 
 from skanomaly.neighbors._distance_kernels import measure
 from skanomaly.neighbors._plain import rounding
+from skanomaly.utils.threads import SharedSetting
 
 # Candidates beyond the neighbors requested. Queries that have more of them are left to the plain
 # search.
@@ -50,7 +51,7 @@ class DeviceSearch:
         up to 1 GB.
         """
         is_done = np.zeros(len(queries), dtype=bool)
-        with _full_float32():
+        with _FULL_FLOAT32:
             for tile in gen_batches(len(queries), _TILE_QUERIES):
                 values, columns, error = self._candidates(queries[tile], nearest.shape[1])
                 # No row is missing if even the last candidate is too far, despite rounding.
@@ -85,14 +86,13 @@ class DeviceSearch:
         return values.cpu().numpy(), columns.cpu().numpy(), error
 
 
-@contextlib.contextmanager
-def _full_float32():
-    """Context without TensorFloat-32, whatever precision the application has set."""
+def _without_tensor_float_32():
+    """Set full precision, whatever the application has set; returns a function that undoes it."""
     import torch
 
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
+    return partial(torch.set_float32_matmul_precision, before)
+
+
+_FULL_FLOAT32 = SharedSetting(_without_tensor_float_32)

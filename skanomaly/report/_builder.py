@@ -20,6 +20,7 @@ from skanomaly.images import (
 from skanomaly.io import atomic_file, name_disk_errors
 from skanomaly.report._images import (
     ImageRecord,
+    Spool,
     encode,
     encode_crop,
     encode_map,
@@ -40,8 +41,8 @@ class Report:
     The file is self-contained: a browser opens it without a network connection or other files. It
     shows the numbers of good and defective images and a histogram of their scores; the images under
     their heat maps, which can be sorted and filtered; and for each image its regions and the good
-    patches nearest to its hot spots. Images are encoded when they are added, and only the encoded
-    bytes are kept in memory.
+    patches nearest to its hot spots. Images are encoded when they are added; of the encoded bytes
+    the small ones are kept in memory, the full views in a temporary file once they are many.
 
     Parameters
     ----------
@@ -140,6 +141,7 @@ class Report:
         self.image_format = image_format
         self.context = context
         self._records: list = []
+        self._spool = Spool()
 
     def __len__(self):
         return len(self._records)
@@ -205,7 +207,7 @@ class Report:
                 label=None if label is None else int(label),
                 shape=rgb.shape[:2],
                 thumb=encode(thumb, code),
-                full=encode(full, code),
+                full=self._spool.add(encode(full, code)),
                 heat_map=encode_map(small, self.vmin, self.vmax),
                 levels=self._levels(score_map, small),
                 regions=[_region(record) for record in regions[:MAX_REGIONS]],
@@ -237,6 +239,7 @@ class Report:
         page = render(
             self._template,
             records=self._records,
+            spool=self._spool,
             limits=self._limits(),
             image_format=_FORMATS[self.image_format],
             max_bytes=inf if self.max_megabytes is None else 1e6 * self.max_megabytes,

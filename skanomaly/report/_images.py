@@ -1,22 +1,47 @@
 """Images, score maps and crops, encoded for a report."""
 
 import struct
+import tempfile
+import weakref
 import zlib
 from dataclasses import dataclass, field
-from io import BytesIO
+from io import SEEK_END, BytesIO
 
 import numpy as np
 from PIL import Image
 
 from skanomaly.images import HEAT_COLORS, OPACITY, crop_around, heat_levels
+from skanomaly.io import name_disk_errors
 
 _QUALITY = 80
 _LOW_QUALITY = 60
 _LOW_QUALITY_SHARE = 0.75  # of the bytes at the usual quality, about
 _MIN_SIDE = 64  # pixels; full views are not made smaller
+_SPOOL_BYTES = 32 << 20  # of full views that are held in memory
 # Slower settings take twice as long and make files smaller by a twentieth.
 _EXTRA = {"WEBP": {"method": 2}, "JPEG": {"optimize": True}}
 _OPACITY = np.rint(255 * OPACITY).astype(np.uint8)
+
+
+class Spool:
+    """Bytes that lie in a temporary file, once they are many."""
+
+    def __init__(self):
+        self._file = tempfile.SpooledTemporaryFile(_SPOOL_BYTES)
+        weakref.finalize(self, self._file.close)
+
+    def add(self, content):
+        """Keep bytes; returns where they are, for :meth:`read`."""
+        with name_disk_errors(tempfile.gettempdir()):
+            start = self._file.seek(0, SEEK_END)
+            self._file.write(content)
+        return start, len(content)
+
+    def read(self, place):
+        """The bytes at a place."""
+        start, length = place
+        self._file.seek(start)
+        return self._file.read(length)
 
 
 @dataclass
@@ -28,7 +53,7 @@ class ImageRecord:
     label: int | None
     shape: tuple  # height, width of the original image
     thumb: bytes
-    full: bytes
+    full: tuple  # its place in a Spool
     heat_map: "HeatMap"
     levels: tuple | None  # what the limits of the colors are computed from, if they are not given
     regions: list = field(default_factory=list)

@@ -27,7 +27,7 @@ def load_template(caller):
     return environment.get_template("page.html")
 
 
-def render(template, *, records, limits, image_format, max_bytes, **texts):
+def render(template, *, records, spool, limits, image_format, max_bytes, **texts):
     """Yield the page's bytes in pieces: with thousands of images it is large."""
     from markupsafe import Markup
 
@@ -47,13 +47,13 @@ def render(template, *, records, limits, image_format, max_bytes, **texts):
             "mime": _MIME[image_format],
             "images": [_entries(record) for record in records],
         },
-        blocks=_blocks(records, limits, image_format, max_bytes),
+        blocks=_blocks(records, spool, limits, image_format, max_bytes),
     )
     for piece in pieces:
         yield piece.encode("utf-8", errors="replace")  # file names may hold anything
 
 
-def _blocks(records, limits, image_format, max_bytes):
+def _blocks(records, spool, limits, image_format, max_bytes):
     """Yield (id, base64 words) of each block of data: those of the overview come first."""
     n_bytes = 0
     for i, record in enumerate(records):
@@ -61,9 +61,9 @@ def _blocks(records, limits, image_format, max_bytes):
         n_bytes += len(record.thumb) + len(heat_map) + sum(map(len, _crops(record)))
         yield f"small{i}", _base64(record.thumb, heat_map)
     budget = 0.75 * max_bytes - n_bytes  # base64 turns three bytes into four
-    limit = fair_limit([len(record.full) for record in records], budget)
+    limit = fair_limit([record.full[1] for record in records], budget)
     for i, record in enumerate(records):
-        full = compress(record.full, limit, image_format)
+        full = compress(spool.read(record.full), limit, image_format)
         yield f"large{i}", _base64(full, *_crops(record))
 
 

@@ -1,5 +1,7 @@
 """The one training loop: epochs, optimizers, validation, checkpoints, divergence, progress."""
 
+import hashlib
+import io
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -8,10 +10,12 @@ from typing import Any
 import torch
 from tqdm.auto import tqdm
 
-from skanomaly.exceptions import TrainingError
+from skanomaly.exceptions import DamagedFileError, TrainingError
 from skanomaly.io import atomic_file, name_disk_errors
 from skanomaly.training._config import TrainingConfig
 from skanomaly.utils.networks import seeded
+
+_HEAD = b"skanomaly checkpoint 1"  # then, in the same line, the SHA-256 of what follows
 
 
 def fit(
@@ -57,8 +61,8 @@ def fit(
         The loss, the validation or a weight is not finite: the network is as it was after the last
         good epoch.
     ValueError
-        The checkpoint is of another training; an epoch has no batches; or there is patience and
-        no validation.
+        The checkpoint is damaged or of another training; an epoch has no batches; or there is
+        patience and no validation.
 
     Examples
     --------
@@ -189,19 +193,25 @@ def _save(config, state, parts):
     path = Path(config.checkpoint)
     path.parent.mkdir(parents=True, exist_ok=True)
     states = {name: [part.state_dict() for part in some] for name, some in parts.items()}
+    buffer = io.BytesIO()
+    torch.save({"identity": config.identity, **state, **states}, buffer)
+    content = buffer.getbuffer()
     with atomic_file(path) as unfinished, name_disk_errors(path), open(unfinished, "wb") as file:
-        # To an open file: torch refuses names that begin with a dot and have no other.
-        torch.save({"identity": config.identity, **state, **states}, file)
+        file.write(b"%s %s\n" % (_HEAD, hashlib.sha256(content).hexdigest().encode()))
+        file.write(content)
 
 
 def _resume(config, parts):
     """Load the checkpoint's states into the parts; returns epoch, history and best state."""
     path = config.checkpoint
-    try:
-        state = torch.load(path, weights_only=True, map_location=config.torch_device)
-    except Exception as error:  # torch raises many kinds; the user needs the file's name
-        raise ValueError(f"{path}: not a checkpoint ({error}); delete it") from error
-    if not isinstance(state, dict) or state.pop("identity", None) != config.identity:
+    first, _, content = Path(path).read_bytes().partition(b"\n")
+    if not first.startswith(_HEAD):
+        raise DamagedFileError(f"{path}: not a checkpoint of this version; delete it")
+    # torch itself reads on over changed bytes, and the training would go on from wrong numbers.
+    if first != b"%s %s" % (_HEAD, hashlib.sha256(content).hexdigest().encode()):
+        raise DamagedFileError(f"{path}: damaged, it differs from its checksum; delete it")
+    state = torch.load(io.BytesIO(content), weights_only=True, map_location=config.torch_device)
+    if state.pop("identity") != config.identity:
         raise ValueError(
             f"{path} is a checkpoint of another training: other parameters, images or groups; "
             "delete it, or name another file"

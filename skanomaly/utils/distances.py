@@ -7,10 +7,11 @@ search and the coreset exclude most candidates with a few numbers each, and stil
 results.
 """
 
-import numba
 import numpy as np
 from sklearn.utils import check_random_state, gen_batches
 from sklearn.utils.extmath import randomized_svd
+
+from skanomaly.utils.compiling import compiled
 
 # Rows from which the axes are learned: with more of them the bound is hardly tighter.
 _SAMPLE_ROWS = 20_000
@@ -19,7 +20,7 @@ _BATCH_ROWS = 16_384
 _WIDE = 6
 
 
-@numba.njit(fastmath=True, cache=True)
+@compiled(fastmath=True)
 def squared_distance(a, b):
     """Sum of squared differences of two float32 vectors of the same length, (d,) each."""
     total = np.float32(0)

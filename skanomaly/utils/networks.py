@@ -1,14 +1,15 @@
 """torch modules as arrays and back, and seeded initial weights."""
 
-import threading
 from contextlib import contextmanager
 
 import numpy as np
 import torch
 
+from skanomaly.utils.threads import ForkSafeLock
+
 __all__ = ["from_arrays", "seeded", "to_arrays"]
 
-_ONE_AT_A_TIME = threading.RLock()  # of the threads that draw from torch's global generator
+_ONE_AT_A_TIME = ForkSafeLock()  # of the threads that draw from torch's global generator
 
 
 @contextmanager

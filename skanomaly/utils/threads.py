@@ -1,24 +1,75 @@
-"""Numbers of threads, and pools whose threads do not start further threads in BLAS.
+"""Numbers of threads, pools whose threads do not start further threads in BLAS, and forks.
 
-``torch.set_num_threads`` is never called: each call discards torch's compiled convolutions.
+``torch.set_num_threads`` is called once in a forked process and else never: each call discards
+torch's compiled convolutions.
 """
 
 import contextlib
+import itertools
+import os
 import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from types import SimpleNamespace
+from typing import Any
 
 import joblib
 from threadpoolctl import ThreadpoolController
 
-# BLAS has one limit for the whole process: the first context sets it, the last one restores it.
-_LOCK = threading.Lock()
-_n_inside, _limiter = 0, None
-
-
 N_READERS = 2  # threads that read images where n_jobs is None
+
+
+class ForkSafeLock:
+    """A lock that one thread may hold several times, and that is free in a forked process.
+
+    A fork copies locks as they are, but not the threads that hold them and would release them. For
+    the locks of modules, which there are few of and which last.
+    """
+
+    def __init__(self):
+        self._renew()
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._renew)
+
+    def _renew(self):
+        self._lock = threading.RLock()
+
+    def __enter__(self):
+        self._lock.acquire()
+
+    def __exit__(self, *exception):
+        self._lock.release()
+
+
+class SharedSetting:
+    """Context in which the whole process has a setting; several threads may be in it at a time.
+
+    The first thread makes the setting and the last one takes it back: if each restored what it has
+    found, the one that leaves first would take it from the others.
+
+    Parameters
+    ----------
+    make : callable
+        Makes the setting, and returns a function that takes it back.
+    """
+
+    def __init__(self, make):
+        self._make, self._lock = make, ForkSafeLock()
+        self._n_inside, self._take_back = 0, None
+
+    def __enter__(self):
+        with self._lock:
+            if self._n_inside == 0:
+                self._take_back = self._make()
+            self._n_inside += 1
+
+    def __exit__(self, *exception):
+        with self._lock:
+            self._n_inside -= 1
+            if self._n_inside == 0:
+                self._take_back()
 
 
 def count_threads(n_jobs: int | None, default: int) -> int:
@@ -42,42 +93,123 @@ def count_threads(n_jobs: int | None, default: int) -> int:
     return default if n_jobs is None else joblib.effective_n_jobs(n_jobs)
 
 
-@contextlib.contextmanager
-def limit_blas_threads() -> Iterator[None]:
+def limit_blas_threads() -> contextlib.AbstractContextManager[None]:
     """Context in which each matrix product of numpy uses one thread.
 
     For many small products: after a product in several threads, BLAS keeps these busy waiting for
     the next one, which takes the processors from other threads. Contexts may be nested, and entered
     by several threads at the same time.
     """
-    global _n_inside, _limiter
-    with _LOCK:
-        if _n_inside == 0:
-            _limiter = _libraries("blas", "torch" in sys.modules).limit(limits=1)
-        _n_inside += 1
-    try:
-        yield
-    finally:
-        with _LOCK:
-            _n_inside -= 1
-            if _n_inside == 0:
-                _limiter.restore_original_limits()
+    return _ONE_BLAS_THREAD
 
 
 @contextlib.contextmanager
-def single_threaded_pool(n_threads: int) -> Iterator[ThreadPoolExecutor]:
-    """Context that gives a pool of threads whose matrix products use one thread each."""
-    with limit_blas_threads(), ThreadPoolExecutor(n_threads, initializer=_use_one_thread) as pool:
-        yield pool
+def single_threaded_pool(n_threads: int) -> Iterator[Any]:
+    """Context that gives a pool of threads whose matrix products use one thread each.
+
+    Callers in several threads share the processors: a pool is the smaller, the more of them there
+    are at the time. Where a single thread is left, it is the calling one.
+
+    Parameters
+    ----------
+    n_threads : int
+        At most.
+
+    Yields
+    ------
+    object
+        Its ``map`` is that of an executor; what it returns is to be read within the context.
+    """
+    with limit_blas_threads(), _sharing_processors() as n_callers:
+        n_threads //= n_callers
+        if n_threads > 1:
+            with ThreadPoolExecutor(n_threads, initializer=_use_one_thread) as pool:
+                yield pool
+        else:
+            with _limit_openmp():
+                yield _CALLING_THREAD
+
+
+@contextlib.contextmanager
+def limit_if_shared() -> Iterator[None]:
+    """Context in which torch uses one thread if several threads are in such a context or a pool."""
+    with _sharing_processors() as n_callers, contextlib.ExitStack() as stack:
+        if n_callers > 1:
+            stack.enter_context(_limit_openmp())
+        yield
+
+
+_CALLING_THREAD = SimpleNamespace(map=map)
+_callers: set[int] = set()  # threads that are computing
+
+
+@contextlib.contextmanager
+def _sharing_processors():
+    """Context that gives the number of threads in it, the calling one included."""
+    caller = threading.get_ident()
+    if caller in _callers:  # within another one
+        yield len(_callers)
+        return
+    _callers.add(caller)
+    try:
+        yield len(_callers)
+    finally:
+        _callers.discard(caller)
+
+
+def _make_one_blas_thread():
+    libraries = _libraries("blas", "torch" in sys.modules).lib_controllers
+    before = [(_setter(library), library.num_threads) for library in libraries]
+
+    def take_back():
+        for set_num_threads, n_threads in before:
+            set_num_threads(n_threads)
+
+    for set_num_threads, _ in before:
+        set_num_threads(1)
+    return take_back
+
+
+def _setter(library):
+    """The function that sets a library's number of threads.
+
+    threadpoolctl obeys a single thread where OpenBLAS is concerned, the first one that asks, and
+    ignores all others as long as that one lives. Here contexts are counted, so that all may ask.
+    """
+    for name in itertools.product(
+        ("scipy_", ""), ("openblas_set_num_threads",), ("64_", "_64", "")
+    ):
+        if hasattr(library.dynlib, "".join(name)):
+            return getattr(library.dynlib, "".join(name))
+    return library.set_num_threads
+
+
+_ONE_BLAS_THREAD = SharedSetting(_make_one_blas_thread)
 
 
 def _use_one_thread():
-    """Limit OpenMP to one thread for the calling thread; other threads keep their limits."""
+    """Limit OpenMP to one thread for the calling thread, for good."""
+    _limit_openmp()
+
+
+def _limit_openmp():
+    """Limit OpenMP to one thread for the calling thread alone; as a context, until its end."""
     torch = sys.modules.get("torch")
     if torch is not None:
         # torch sets the limit of a new thread on first use: it does so here, before it is lowered.
         torch.get_num_threads()
-    _libraries("openmp", torch is not None).limit(limits=1)
+    return _libraries("openmp", torch is not None).limit(limits=1)
+
+
+def _use_one_thread_after_fork():
+    """Let torch compute in one thread: it would wait for others that only the parent has."""
+    set_num_threads = getattr(sys.modules.get("torch"), "set_num_threads", None)
+    if set_num_threads is not None:  # it is, unless torch is being imported
+        set_num_threads(1)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_use_one_thread_after_fork)
 
 
 @cache

@@ -5,6 +5,8 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
+from skanomaly.utils.state import snapshot
+
 __all__ = [
     "check_nearest_good",
     "decisions_and_maps",
@@ -28,6 +30,7 @@ def scores_and_maps(estimator, X):
 
 def decisions_and_maps(estimator, X):
     """``decision_function`` and ``score_map``, the features computed once."""
+    estimator = snapshot(estimator)  # for both of one fit
     offset = image_threshold(estimator)
     scores, maps = scores_and_maps(estimator, X)
     return scores - offset, maps
@@ -47,7 +50,8 @@ def image_threshold(estimator):
 
 
 def innermost(estimator, X):
-    """The detector within, and X as the steps before it transform it."""
+    """The detector within, as it is now, and X as the steps before it transform it."""
+    estimator = snapshot(estimator)
     while (inner := inside(estimator)) is not None:
         if isinstance(estimator, Pipeline):
             check_is_fitted(estimator)

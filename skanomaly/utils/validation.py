@@ -14,6 +14,8 @@ from sklearn.utils._param_validation import (
 )
 from sklearn.utils.validation import validate_data
 
+from skanomaly.utils.state import exchanged
+
 __all__ = [
     "IMAGE_SIZE",
     "Interval",
@@ -31,14 +33,18 @@ __all__ = [
 
 # Constraints of the parameter image_size: one side, or height and width, in pixels.
 IMAGE_SIZE = [Interval(Integral, 8, None, closed="left"), "array-like"]
+# Sums of squares of thousands of such features are numbers of float32.
+LARGEST_FEATURE = 1e17
 
 
 def fitting(*, nested=False, incremental=False, keep_after=()):
-    """Decorator of ``fit`` and ``partial_fit``: one that fails changes nothing.
+    """Decorator of ``fit`` and ``partial_fit``: what one changes, it changes at its end, at once.
 
-    Parameters are validated first. A fit then starts without the state learned before, so that it
-    can neither mix with it nor change it in place; a partial fit starts from a copy of it. Whatever
-    is raised, an interrupt as well, the estimator has the state that it had before.
+    Parameters are validated first. A fit then works on a copy of the estimator, without the state
+    learned before, so that it can neither mix with it nor change it in place; a partial fit starts
+    from a copy of that state. At the end the estimator gets the copy's state, in a single step that
+    no thread can look into. Whatever is raised, an interrupt as well, it has the state that it had
+    before.
 
     Parameters
     ----------
@@ -52,23 +58,18 @@ def fitting(*, nested=False, incremental=False, keep_after=()):
 
     def decorate(fit):
         @functools.wraps(fit)
-        def fit_or_restore(self, *args, **kwargs):
-            before, attributes = dict(vars(self)), vars(self)
-            for name in before.keys() - self.get_params(deep=False).keys():
-                if name.endswith("_") or name in getattr(self, "_transient", ()):
-                    del attributes[name]
-                    if incremental and name.endswith("_"):
-                        attributes[name] = copy.deepcopy(before[name])
-            try:
-                return fit(self, *args, **kwargs)
-            except keep_after:
-                raise
-            except BaseException:
-                attributes.clear()
-                attributes.update(before)
-                raise
+        def fit_at_once(self, *args, **kwargs):
+            with exchanged(self, keep_after=keep_after) as fresh:
+                attributes = vars(fresh)
+                for name in attributes.keys() - self.get_params(deep=False).keys():
+                    if name.endswith("_") or name in getattr(self, "_transient", ()):
+                        before = attributes.pop(name)
+                        if incremental and name.endswith("_"):
+                            attributes[name] = copy.deepcopy(before)
+                result = fit(fresh, *args, **kwargs)
+            return self if result is fresh else result
 
-        return _fit_context(prefer_skip_nested_validation=not nested)(fit_or_restore)
+        return _fit_context(prefer_skip_nested_validation=not nested)(fit_at_once)
 
     return decorate
 
@@ -81,6 +82,7 @@ def check_array_input(estimator, X, *, reset):
     _refuse_images(X, type(estimator).__name__)
     if getattr(X, "ndim", 2) <= 2:
         X = validate_data(estimator, X, reset=reset, dtype=np.float32)
+        _refuse_large(X)
         return X[:, None, None, :]
     if X.ndim != 4 or 0 in X.shape:
         raise ValueError(
@@ -88,9 +90,12 @@ def check_array_input(estimator, X, *, reset):
             "a single image's features (h, w, d) become a batch with X[None]"
         )
     # n_features_in_ of a 4-D array would be the grid's height, so channels are checked here.
+    if np.iscomplexobj(X):
+        raise ValueError("expected real features, got complex numbers; pass their absolute values")
     X = np.asarray(X, dtype=np.float32)
     if not np.isfinite(X).all():
         raise ValueError("expected finite features, got NaN or infinity in the input")
+    _refuse_large(X)
     if reset:
         estimator.n_features_in_ = X.shape[3]
     elif X.shape[3] != estimator.n_features_in_:
@@ -103,14 +108,23 @@ def check_array_input(estimator, X, *, reset):
 
 def is_images(X):
     """Whether X looks like images or paths rather than features."""
-    is_row = getattr(X, "ndim", 0) == 1 and getattr(X, "dtype", np.dtype(float)).kind in "OUS"
+    is_row = getattr(X, "ndim", 0) == 1 and getattr(X, "dtype", np.dtype(float)).kind in "OUST"
     first = None
     if (isinstance(X, (list, tuple)) or is_row) and len(X):
         first = X.iloc[0] if hasattr(X, "iloc") else X[0]
     is_path = isinstance(first, str) or hasattr(first, "__fspath__")
+    is_file = isinstance(first, (bytes, bytearray, memoryview)) or hasattr(first, "read")
     is_image = type(first).__module__.startswith("PIL.") or getattr(first, "ndim", 0) >= 2
     is_pixels = isinstance(X, np.ndarray) and X.ndim in (3, 4) and X.dtype in (np.uint8, np.uint16)
-    return is_path or is_image or is_pixels or isinstance(X, str)
+    return is_path or is_file or is_image or is_pixels or isinstance(X, str)
+
+
+def _refuse_large(X):
+    if X.size and (largest := max(X.max(), -X.min())) > LARGEST_FEATURE:
+        raise ValueError(
+            f"expected features up to {LARGEST_FEATURE:g}, whose squares can be summed in float32, "
+            f"got {largest:g}; scale them"
+        )
 
 
 def _refuse_images(X, who):

@@ -340,12 +340,10 @@ class GlobalLocal(BaseImageDetector):
         scorer = scorer.to(resolve_device(self.device))
         return scorer.score_maps(X.arrays()[PIXELS], self.statistics_, self.iad_weight)
 
+    _kept_of_forecast = ()  # networks of a few megabytes
+
     def _forecast(self, layer_shapes, n_images):
         height, width, n_channels = layer_shapes[PIXELS]
         grids, schedule = self._patch_grids(height, width), make_schedule(self.preset, self.n_iter)
         n_features = n_teacher_features(self.teacher, n_channels)
-        # The pixels as well: fit holds those of all images, even where they are streamed.
-        return {
-            PIXELS: 4 * height * width * n_channels * n_images,
-            **training_needs(grids, self.global_mode, schedule, n_channels, n_features, n_images),
-        }
+        return training_needs(grids, self.global_mode, schedule, n_channels, n_features, n_images)

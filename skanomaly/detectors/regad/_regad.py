@@ -209,6 +209,8 @@ class RegAD(BaseImageDetector):
     def _score_maps(self, X):
         return self.gaussian_.mahalanobis(self._vectors(X.arrays()[PIXELS]))
 
+    _kept_of_forecast = ("vectors", "factors")
+
     def _forecast(self, layer_shapes, n_images):
         shapes = self._feature_shapes(layer_shapes[PIXELS])
         height, width = finest_grid(shapes)

@@ -30,7 +30,9 @@ from skanomaly.io import (
     write_arrays,
 )
 from skanomaly.utils.device import resolve_device
+from skanomaly.utils.memory_budget import parse_memory
 from skanomaly.utils.networks import from_arrays, seeded, to_arrays
+from skanomaly.utils.state import reading
 from skanomaly.utils.targets import good_images
 from skanomaly.utils.threads import N_READERS, count_threads
 from skanomaly.utils.validation import Interval, StrOptions, fitting
@@ -221,6 +223,7 @@ features.12 (3, 3, 512))
         is_good = good_images(y, len(images))
         groups = groups[is_good]
         members = members_of(groups, self.validation_group)
+        parse_memory(self.memory_limit)  # refused here if it is no size
         open_cache(self.cache, create=True)
         self.n_channels_in_, self.image_fit_ = 3, self.image_fit
         self.stages_ = check_stages(self.backbone, self.stages)
@@ -280,6 +283,7 @@ features.12 (3, 3, 512))
         weights = path.read_bytes() if path.is_file() else b""
         return digest(used, weights, groups.tolist(), pixels.numpy())
 
+    @reading
     def save(self, path):
         """Write weights and parameters to a file, without any image.
 
