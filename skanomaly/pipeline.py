@@ -31,7 +31,10 @@ def _of_sklearn(name, decorate):
     def is_there(self):
         return getattr(super(Pipeline, self), name) is not None  # raises what says why not
 
-    return available_if(is_there)(decorate(getattr(_SklearnPipeline, name)))
+    method = decorate(getattr(_SklearnPipeline, name))
+    summary = method.__doc__.partition("\n\n")[0]
+    method.__doc__ = f"{summary}\n\n        As :class:`sklearn.pipeline.Pipeline` has it.\n        "
+    return available_if(is_there)(method)
 
 
 def _learning(method):

@@ -87,9 +87,9 @@ def scorers(
     -----
     ``cross_val_score``, ``permutation_test_score``, ``learning_curve``, ``validation_curve``,
     ``HalvingGridSearchCV`` and their kin rank by one number: give them one name. Results of one
-    metric are under "test_score", those of several under "test_" and the name, as is usual in
-    scikit-learn. A dict of scorers, ``{"auroc": scorers("image_auroc"), ...}``, gives one metric a
-    name of its own, but several in a dict make the score maps once for each of them.
+    metric are under ``"test_score"``, those of several under ``"test_"`` and the name, as usual
+    in scikit-learn. A dict of scorers, ``{"auroc": scorers("image_auroc"), ...}``, gives one
+    metric a name of its own, but several in a dict make the score maps once for each of them.
 
     No metadata is asked for: with ``enable_metadata_routing`` groups go to the splitter alone.
 
