@@ -7,8 +7,8 @@ Two functions explain a prediction: ``score_regions`` returns the regions above 
 """
 
 # %%
-# Good images for training, and test images with defects. The threshold comes from held-out good
-# images.
+# Good images for training, and test images with defects. For the threshold each good image is
+# scored as if it were new.
 
 import matplotlib.pyplot as plt
 
@@ -23,7 +23,7 @@ good, images = data.train.images, data.test.images
 features = FilterBank(image_size=128, random_state=0)
 detector = PatchCore(coreset_ratio=0.05, image_score="map_max", random_state=0)
 pipe = Pipeline([("features", features), ("detector", detector)])
-model = HeldOutThreshold(pipe, target_fpr=0.1, cv=2, random_state=0).fit(good)
+model = HeldOutThreshold(pipe, target_fpr=0.1).fit(good)
 
 # %%
 # One record for each region above the score map's threshold, in the image's own pixels.
@@ -50,8 +50,8 @@ for ax, i in zip(axes, shown, strict=True):
     ax.set_axis_off()
 
 # %%
-# The good patch that each hot spot is nearest to. If the two crops look alike, the alarm is false,
-# or the memory bank lacks images of this kind.
+# The good patch that each hot spot is nearest to. If the two crops look alike, it is probably a
+# false alarm.
 
 spot = nearest_good(model, images[shown[:1]])[0]
 print(f"nearest: good image {spot['good_image']}, at row {spot['good_top']}")

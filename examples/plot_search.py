@@ -58,7 +58,7 @@ known.fit(X, y)
 # ``HeldOutThreshold`` fits a clone of the best estimator on the good images only and sets the
 # threshold.
 
-model = HeldOutThreshold(known.best_estimator_, target_fpr=0.1, cv=2, random_state=0).fit(X, y)
+model = HeldOutThreshold(known.best_estimator_, target_fpr=0.1).fit(X, y)
 verdicts = model.predict(features.transform(test.images[~is_known]))
 is_good = test.target[~is_known] == 1
 print("without defects:", without.best_params_, "- with known ones:", known.best_params_)

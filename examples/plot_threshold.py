@@ -2,9 +2,9 @@
 A threshold that holds on new parts
 ===================================
 
-A threshold cannot be taken from the scores of the training images: a detector overfits them. This
-example compares two ways to set a threshold for 5 % false alarms, on good parts that are inspected
-later.
+The scores of the training images set no useful threshold: a detector has learned these very images.
+This example compares two ways to set a threshold for 5 % false alarms, on good parts that are
+inspected later.
 """
 
 # %%
@@ -22,11 +22,11 @@ later, is_good = data.test.images, data.test.target == 1
 
 # %%
 # ``contamination`` sets the threshold so that 5 % of the training images lie below it.
-# ``HeldOutThreshold`` scores every image with a model that was not fitted on it.
+# ``HeldOutThreshold`` scores every image as if it were new, without what was learned from it.
 
 detector = PatchCore(sigma=2.0, contamination=0.05, random_state=0)
 pipe = Pipeline([("features", FilterBank(image_size=64, random_state=0)), ("detector", detector)])
-model = HeldOutThreshold(pipe, target_fpr=0.05, cv=3, random_state=0)
+model = HeldOutThreshold(pipe, target_fpr=0.05)
 model.fit(data.train.images)
 
 scores = model.score_samples(later)
@@ -34,11 +34,11 @@ offsets = {"contamination": model.estimator_[-1].offset_, "held out": model.offs
 for name, offset in offsets.items():
     alarms, found = np.mean(scores[is_good] < offset), np.mean(scores[~is_good] < offset)
     print(f"{name}: {alarms:.0%} false alarms, {found:.0%} of the defects found")
-print("true rate of false alarms: {:.1%} to {:.1%}".format(*model.fpr_interval_))
+print("expected on 100 good parts: {} to {} false alarms".format(*model.false_alarm_interval(100)))
 
 # %%
-# The same parts score lower if the model was not fitted on them. A threshold from the upper row
-# flags many of the later good parts.
+# The same parts score lower as if they were new. A threshold from the upper row flags many of the
+# later good parts.
 
 rows = {
     "learned": model.score_samples(data.train.images),
@@ -56,7 +56,7 @@ left.set(xlabel="score_samples (low = defect)", ylim=(-3.5, 0.9))
 left.legend(loc="upper left")
 
 # %%
-# The score map has its own threshold: at most 5 % of good parts have any pixel above it.
+# The score map has its own threshold: about 5 % of good parts have any pixel above it.
 
 worst = np.argmin(scores)
 heat = model.score_map(later[worst : worst + 1])[0]

@@ -1,11 +1,17 @@
-"""The command line: python -m skanomaly {demo, fit, inspect, evaluate, tune, check}."""
+"""The command line: python -m skanomaly {demo, fit, inspect, evaluate, threshold, tune, check}."""
 
+import os
 import signal
 import sys
 import threading
 from collections.abc import Sequence
 
 from skanomaly import cli
+
+# Before torch and numba are loaded, with the first command that needs them: threads that wait for
+# each other are to sleep. They spin otherwise, which beside other busy processes takes several
+# times the CPU time.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

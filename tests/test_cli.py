@@ -147,7 +147,7 @@ def test_errors_are_one_sentence_and_code_2(part, detector, tmp_path, capsys):
         (("inspect", foreign, new), "expected a detector written by fit or tune, got dict"),
         (("inspect", tmp_path / "none", new), "no such detector file"),
         (("inspect", detector, tmp_path / "gone.png", "-o", out), "no such image file"),
-        (("inspect", detector, new, broken, "-o", out), "broken.png: not an image"),
+        (("inspect", detector, new, broken, "-o", out, "--strict"), "broken.png: not an image"),
         (("inspect", detector, new, "-o", in_the_way / "x"), "cannot be created"),
         (("inspect", detector, new, "--good", part, "-o", out), "add --report out.html"),
         (("evaluate", detector, tmp_path / "nowhere"), "nowhere: expected a folder"),
@@ -245,7 +245,7 @@ def test_a_warning_is_a_note(part, detector, tmp_path, capsys, recwarn):
 
     with warnings.catch_warnings():
         warnings.simplefilter("always")
-        options = ["--image-size", "64", "--folds", "2", "-o", tmp_path / "few.skanomaly"]
+        options = ["--image-size", "64", "--target-fpr", "0.01", "-o", tmp_path / "few.skanomaly"]
         assert run("fit", part, *options) == 0  # 30 images are too few for 1 %
     assert "note: " in capsys.readouterr().err
 
@@ -264,7 +264,8 @@ def test_ctrl_c_leaves_nothing_half_written(number, part, tmp_path):
         time.sleep(0.02)
     process.send_signal(number)
     _, said = process.communicate(timeout=120)
-    assert process.returncode == 130
+    # python -m ends itself by the signal, 130 for a shell, if it came while a string was executed.
+    assert process.returncode in (130, -signal.SIGINT)
     assert said == b"interrupted\n"
     assert list(tmp_path.iterdir()) == []
 

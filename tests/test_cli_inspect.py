@@ -13,6 +13,8 @@ import skanomaly
 from skanomaly import FilterBank, PatchCore, map_regions
 from skanomaly.cli._results import _heat_map_names
 
+RECORD = ["error", "name", "regions", "score", "verdict"]
+
 
 @pytest.fixture(scope="module")
 def part(tmp_path_factory):
@@ -59,6 +61,76 @@ def test_exit_codes_say_whether_there_are_defects(new, detector, tmp_path):
     assert run("inspect", detector, "gone.png", "-o", tmp_path) == 2
 
 
+@pytest.fixture
+def mixed(new, tmp_path):
+    """A folder of 10 images, two more that cannot be read, and files that are no images."""
+    folder = tmp_path / "mixed"
+    shutil.copytree(part_of(new), folder)
+    (folder / "035b.png").write_bytes(b"no image")
+    (folder / "a.png").write_bytes(b"")
+    for name in ("a.heic", "b.heic", "c.txt"):
+        (folder / name).touch()
+    return folder
+
+
+def test_images_that_cannot_be_read_cost_no_other(new, mixed, detector, tmp_path, capsys):
+    pytest.importorskip("jinja2")
+    out, page = tmp_path / "out", tmp_path / "r.html"
+    assert run("inspect", detector, mixed, "-o", out, "--report", page) == 3
+    printed = capsys.readouterr()
+    assert "of 12 images are predicted as defective" in printed.out
+    assert '2 of 12 could not be read (verdict "error")' in printed.out
+    assert "not read: 3 files (.heic, .txt), such as a.heic" in printed.err
+    assert f"note: {mixed / '035b.png'}: not an image" in printed.err
+    with open(out / "scores.csv", newline="") as file:
+        rows = {row["name"].rpartition("/")[2]: row for row in csv.DictReader(file)}
+    assert len(rows) == 12
+    for name in ("035b.png", "a.png"):
+        row = rows.pop(name)
+        assert (row["score"], row["verdict"], row["heat_map"]) == ("", "error", "")
+        assert row["error"].startswith(str(mixed / name))
+    expected = skanomaly.load(detector).decision_function(new)
+    np.testing.assert_allclose([float(r["score"]) for r in rows.values()], expected, rtol=1e-4)
+    assert {row["error"] for row in rows.values()} == {""}
+    heat_maps = {row["heat_map"] for row in rows.values()}
+    assert {path.name for path in out.iterdir()} == heat_maps | {"scores.csv"}
+    assert "2 images could not be read: mixed/035b.png, mixed/a.png" in page.read_text()
+    assert run("inspect", detector, new[0], "-o", out) == 0  # replaces all of the above
+    assert len(list(out.iterdir())) == 2
+
+
+def test_json_of_images_that_cannot_be_read(mixed, detector, capsys, monkeypatch):
+    codes, answers = [], []
+    for chunk in (16, 3):
+        monkeypatch.setattr("skanomaly.cli._predictions.CHUNK", chunk)
+        codes.append(run("inspect", detector, mixed, "--json"))
+        answers.append(json.loads(capsys.readouterr().out))
+    assert codes == [3, 3]
+    for records in answers:
+        assert [sorted(record) for record in records] == [RECORD] * 12
+        wrong = [record for record in records if record["error"]]
+        assert [record["verdict"] for record in wrong] == ["error"] * 2
+        assert all(one["score"] is None and one["regions"] == [] for one in wrong)
+        assert all("not an image" in one["error"] or "empty" in one["error"] for one in wrong)
+    by_chunk = [[record["verdict"] for record in records] for records in answers]
+    assert by_chunk[0] == by_chunk[1]
+
+
+def test_images_that_cannot_be_read_are_errors_if_asked(mixed, detector, tmp_path, capsys):
+    assert run("inspect", detector, mixed, "-o", tmp_path / "out", "--strict") == 2
+    assert "error: " in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    assert run("inspect", detector, mixed / "a.png", "-o", tmp_path / "out") == 3
+
+
+def test_a_log_says_what_begins(new, detector, monkeypatch, capsys):
+    monkeypatch.setattr("skanomaly.cli._predictions.CHUNK", 4)
+    assert run("inspect", detector, *new, "--json") == 1
+    assert capsys.readouterr().err == "predicting 10 images ...\n"
+    assert run("inspect", detector, *new, "--json", "--quiet") == 1
+    assert capsys.readouterr().err == ""
+
+
 def test_no_maps(new, detector, tmp_path, capsys):
     assert run("inspect", detector, *new, "-o", tmp_path / "out", "--no-maps") == 1
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["scores.csv"]
@@ -75,7 +147,7 @@ def test_json_is_all_there_is_on_stdout(new, detector, tmp_path, capsys, monkeyp
     model = skanomaly.load(detector)
     scores, maps = model.score_samples_and_map(new)
     records = json.loads(printed.out)
-    assert [sorted(record) for record in records] == [["name", "regions", "score", "verdict"]] * 10
+    assert [sorted(record) for record in records] == [RECORD] * 10
     assert [record["name"] for record in records] == new
     np.testing.assert_allclose([r["score"] for r in records], scores - model.offset_)
     regions = [{"image": i, **region} for i, r in enumerate(records) for region in r["regions"]]

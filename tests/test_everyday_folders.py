@@ -226,7 +226,10 @@ def test_commands_say_what_they_do_not_read(put, capsys):
     (root / "good/5.heic").touch()
     for read in (load_data, lambda folder: find_images([folder])):
         read(root)
-        assert f"note: {root}: 1 file is not read, such as good/5.heic" in capsys.readouterr().err
+        assert (
+            f"note: {root}: not read: 1 file (.heic), such as good/5.heic"
+            in capsys.readouterr().err
+        )
     (root / "good/out").mkdir()
     (root / "good/out/scores.csv").touch()
     (root / "good/5.heic").unlink()

@@ -492,7 +492,7 @@ def test_output_to_a_full_disk_is_an_error(part):
 def test_pipes_and_devices_are_neither_read_nor_replaced(part, detector, tmp_path, capsys):
     pipe = tmp_path / "pipe.png"
     os.mkfifo(pipe)
-    assert run("inspect", detector, pipe, "-o", tmp_path / "out") == 2
+    assert run("inspect", detector, pipe, "-o", tmp_path / "out", "--strict") == 2
     assert "got a named pipe" in capsys.readouterr().err
     assert run("inspect", pipe, part / "test" / "good", "-o", tmp_path / "out") == 2
     assert run("fit", part, "-o", pipe) == 2

@@ -376,6 +376,7 @@ def test_compressing_stops_at_64_pixels():
         ({"map_threshold": "9"}, "map_threshold must be a number"),
         ({"context": -1}, "context must be at least 0"),
         ({"max_megabytes": 0}, "max_megabytes must be above 0"),
+        ({"first": "missed"}, "first must be 'score' or 'mistakes'"),
     ],
 )
 def test_parameters_out_of_range(parameters, message):

@@ -154,6 +154,16 @@ def test_sorting(visit, path):
     assert page.get_attribute("[data-sort=name]", "aria-pressed") == "false"
 
 
+def test_mistakes_come_first_if_asked(visit, tmp_path):
+    made = Report(first="mistakes")
+    for part in (("a", -2, -1), ("b", -1, 1), ("c", 1, -1), ("d", 2, 1), ("e", -3, None)):
+        add_part(made, *part)
+    page = visit(made.save(tmp_path / "mistakes.html"))
+    assert names(page) == ["c", "b", "e", "a", "d"]  # missed, false alarm, and others by score
+    page.click("[data-sort=score]")
+    assert names(page) == ["e", "a", "b", "c", "d"]
+
+
 def test_filters(visit, path):
     page = visit(path)
     page.fill("#search", "SIDE")

@@ -42,6 +42,10 @@ class BaseDetector(TransientStateMixin, ThresholdMixin, BaseEstimator):
     - ``_training_scores(X)`` returns the scores (n,) of the training images from which the
       threshold is taken, low for a defect; by default those of ``score_samples``.
     - ``_partial_fit(X)`` learns from further images; with it there is a ``partial_fit``.
+    - ``_leave_one_out(X, groups)`` yields, for the features that it was fitted on, a few images at
+      a time: stored FeatureMaps and a dict of their ``score_maps`` and, where ``image_score`` is
+      "paper", ``image_scores``, each image judged by what was learned from images of other
+      groups; NotImplementedError if it cannot. With it there is ``leave_one_out``.
     - ``_forecast(layer_shapes, n_images)`` returns the bytes that a fit will hold beside the
       features, as a dict by what they are for.
 
@@ -177,7 +181,7 @@ class BaseDetector(TransientStateMixin, ThresholdMixin, BaseEstimator):
         Parameters
         ----------
         X, y : as in ``fit``
-            At best images that were not fitted on.
+            Preferably images that were not fitted on.
         contamination : float in (0, 0.5], or None, default=None
             Share of these images that fall below the threshold; None: the parameter of that name.
 
@@ -202,6 +206,61 @@ class BaseDetector(TransientStateMixin, ThresholdMixin, BaseEstimator):
         scores = same._scores(maps[good_images(y, len(maps))])
         same.offset_ = np.percentile(scores, 100 * share)
         return self
+
+    @available_if(lambda self: hasattr(self, "_leave_one_out"))
+    @reading
+    def leave_one_out(self, X, groups=None):
+        """Scores of the images of ``fit``, each as if it were new.
+
+        Each image is judged by what was learned from all others, without a fit for each of them.
+        The features stay those of ``X``.
+
+        Parameters
+        ----------
+        X : FeatureMaps, array of shape (n, h, w, d) or (n, d), or images
+            What ``fit`` was called with.
+        groups : array of shape (n,), default=None
+            Images of one group, such as several images of one piece, are left out together. None:
+            each image is a group.
+
+        Returns
+        -------
+        scores : ndarray of shape (n_learned,), float64
+            Of the images learned from, as from ``score_samples``: the lower, the more abnormal.
+        map_maxima : ndarray of shape (n_learned,), float64
+            Largest value of each one's score map.
+
+        Raises
+        ------
+        ValueError
+            X has another number of images than in fit; or there is one group only.
+        NotImplementedError
+            With its present parameters, or with these groups, the detector cannot do it; the
+            message says why.
+        """
+        check_is_fitted(self)
+        maps = self._check_X(X, reset=False)
+        groups = np.arange(len(maps)) if groups is None else np.asarray(groups)
+        if not len(maps) == len(groups) == len(self.learned_from_):
+            raise ValueError(
+                f"expected the {len(self.learned_from_)} images of fit and a group for each, got "
+                f"{len(maps)} images and {len(groups)} groups"
+            )
+        maps, groups = maps[self.learned_from_], groups[self.learned_from_]
+        if len(np.unique(groups)) < 2:
+            raise ValueError(
+                "expected at least two images, or groups of images, of which one is left out, got "
+                f"one group of n_samples={len(maps)}"
+            )
+        scores, maxima = [], []
+        for batch, raw in self._leave_one_out(maps, groups):
+            scores.append(self._final_scores(batch, **raw))
+            with limit_blas_threads():
+                maxima += [
+                    batch.image_fit.to_frame(one, frame, self.sigma).max()
+                    for one, frame in zip(raw["score_maps"], batch.frames, strict=True)
+                ]
+        return np.concatenate(scores), np.array(maxima, dtype=np.float64)
 
     @reading
     def score_samples_and_map(self, X):

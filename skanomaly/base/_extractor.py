@@ -137,6 +137,22 @@ class BaseExtractor(
             self.layer_shapes_ = self._find_shapes()
         return self
 
+    def fit_transform(self, X, y=None, **fit_params):
+        """Learn from good images, and return the features of all images.
+
+        Parameters
+        ----------
+        X, y : as in ``fit``
+        **fit_params : dict
+            Passed to ``fit``.
+
+        Returns
+        -------
+        FeatureMaps of shape (n,)
+            As from ``transform``, of images marked as defects as well.
+        """
+        return super().fit_transform(X, y, **fit_params)
+
     @reading
     def transform(self, X):
         """Features of images.

@@ -3,6 +3,9 @@
 import time
 from pathlib import Path
 
+import numpy as np
+
+from skanomaly.cli._printing import progress
 from skanomaly.io import atomic_folder, name_disk_errors
 
 SUMMARY = "fit and predict on a small synthetic data set"
@@ -41,10 +44,17 @@ def run(options):
         data = make_inspection(60, 20, 20, kind=options.kind, size=192, random_state=0)
         n_good = len(data.train.images)
         print(f"generated {n_good} good images to fit, and 20 good and 20 defective ones to test")
+        print(
+            f"fitting PatchCore on the features of a filter bank, with {n_good} images ...",
+            flush=True,
+        )
         model = _make_model().fit(data.train.images)
-        scores, maps = model.score_samples_and_map(data.test.images)
-        _print_metrics(data.test, scores - model.offset_, maps)
-        _draw(folder, data.test, maps, *color_limits(model))
+        print(f"predicting {len(data.test.images)} images that it has not seen ...", flush=True)
+        decisions, maps = _predict(options, model, data.test.images)
+        _print_metrics(data.test, decisions, maps)
+        print("drawing heat maps ...", flush=True)
+        with progress(options, len(maps), "heat maps") as bar:
+            _draw(folder, data.test, maps, *color_limits(model), bar)
     seconds = time.perf_counter() - began
     print(f"heat maps are in {options.output}/, a selection in overview.png ({seconds:.0f} s)")
     return 0
@@ -59,7 +69,22 @@ def _make_model():
     )
 
     features = make_features("filter_bank", None, 0).set_params(image_size=192)
-    return with_threshold(make_pipeline(features, make_detector("patchcore", 0, 60)), 0.02, 5, 0)
+    pipe = make_pipeline(features, make_detector("patchcore", 0, 60))
+    return with_threshold(pipe, 0.05, None, 0)
+
+
+def _predict(options, model, images):
+    """Decisions and score maps of all images, a few at a time."""
+    from sklearn.utils import gen_batches
+
+    decisions, maps = [], []
+    with progress(options, len(images), "images") as bar:
+        for part in gen_batches(len(images), 8):
+            scores, some = model.score_samples_and_map(images[part])
+            decisions += (scores - model.offset_).tolist()
+            maps += list(some)
+            bar.update(len(some))
+    return np.array(decisions), maps
 
 
 def _print_metrics(test, decisions, maps):
@@ -72,7 +97,7 @@ def _print_metrics(test, decisions, maps):
     print(f"{(decisions[good] < 0).sum()} of {good.sum()} good images flagged")
 
 
-def _draw(folder, test, maps, vmin, vmax):
+def _draw(folder, test, maps, vmin, vmax, bar):
     """Write a heat map of each image, and overview.png."""
     from skanomaly.images import save_score_map
 
@@ -80,6 +105,7 @@ def _draw(folder, test, maps, vmin, vmax):
     for file, image, score_map, mask in zip(files, test.images, maps, test.masks, strict=True):
         with name_disk_errors(folder.parent / file.name):
             save_score_map(file, image, score_map, vmin=vmin, vmax=vmax, mask=mask)
+        bar.update()
     kinds = [kind for kind in dict.fromkeys(test.defects) if kind != "good"]
     chosen = [0, 1, *(test.defects.index(kind) for kind in kinds)]  # good images come first
     with name_disk_errors(folder.parent / "overview.png"):

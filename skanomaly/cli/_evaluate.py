@@ -1,5 +1,6 @@
 """evaluate: how well a detector finds the defects of a labeled data set."""
 
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +12,16 @@ from skanomaly.cli._model_files import (
     load_detector,
     seen_images,
 )
-from skanomaly.cli._printing import print_json, print_note, print_table
+from skanomaly.cli._operating_points import BALANCE, OWN, operating_points
+from skanomaly.cli._printing import print_json, print_note, print_table, shorten
+from skanomaly.io import atomic_file
 
 SUMMARY = "measure a detector on labeled images"
 DESCRIPTION = """\
 Predict the test images of a labeled folder and measure how well defects are found: by
-image and, if there are masks, by pixel and by region; and for each kind of defect.
-FOLDER has good and defective images in folders of their own.
+image and, if there are masks, by pixel and by region; and for each kind of defect. Other
+thresholds are compared, and missed defects and false alarms are named. FOLDER has good
+and defective images in folders of their own.
 
 The results are valid only for images that neither fit nor tune has used. A note says if
 the detector has used some of them. Evaluate a tuned detector on another folder.
@@ -25,7 +29,11 @@ the detector has used some of them. Evaluate a tuned detector on another folder.
 EPILOG = """\
 examples:
   skanomaly fit my_part -o my_part.skanomaly && skanomaly evaluate my_part.skanomaly my_part
+  skanomaly evaluate my_part.skanomaly my_part --report mistakes.html
   skanomaly evaluate my_part.skanomaly my_part --json
+
+skanomaly threshold my_part.skanomaly --offset X sets a threshold of the table, whose X is
+in the last column.
 
 fit my_part uses only the good training images and leaves the others for evaluate: those
 in test/good, or a fifth of the good images if they are all in one folder. The metrics of
@@ -33,6 +41,10 @@ pixels need the score maps of all images in memory.
 
 exit codes: 0 done, whatever the results, 2 an error.
 """
+
+N_NAMED = 10  # missed defects and false alarms that are named
+LOW_AUROC, LOW_FOUND = 0.9, 0.8  # below which there is advice
+MANY = 200  # good images, beyond which more of them help little
 
 _HEADINGS = {
     "image_auroc": "image AUROC",
@@ -49,40 +61,88 @@ def add_arguments(parser):
     parser.add_argument(
         "folder", metavar="FOLDER", type=Path, help="labeled images: good, scratch, ..."
     )
+    parser.add_argument(
+        "--report", type=Path, help="also write an HTML report to this file, mistakes first"
+    )
     parser.add_argument("--json", action="store_true", help="print the metrics as JSON on stdout")
 
 
 def run(options):
     """Predict the test images and print the metrics."""
-    from skanomaly.cli._predictions import predict
-
     model = load_detector(options.detector, options.trust_pickle)
-    test = load_data(options.folder).test
-    if not {1, -1} <= set(test.target.tolist()):
-        raise ValueError(
-            f"{options.folder}: expected good and defective test images, got "
-            f"{np.sum(test.target == 1)} good and {np.sum(test.target == -1)} defective ones; "
-            "pass a folder that has both, such as good and scratch"
-        )
-    decisions, maps = [], []
-    for predictions in predict(model, test.images, options):
-        decisions += [prediction.decision for prediction in predictions]
-        if test.masks is not None:  # without masks, maps are not needed
-            maps += [prediction.score_map for prediction in predictions]
+    data = load_data(options.folder)
+    test = data.test
+    _check_labels(options.folder, data)
+    decisions, maps = _predict(options, model, test)
     masks = None if test.masks is None else list(test.masks)
-    metrics = _compute_metrics(test, np.array(decisions), masks, maps)
+    metrics = _compute_metrics(test, decisions, masks, maps)
+    metrics["thresholds"] = operating_points(test.target, decisions, model.offset_)
+    metrics |= _name_mistakes(test, decisions)
     seen = seen_images(model) or ()
     metrics["n_seen"] = sum(fingerprint(image) in seen for image in test.images)
     if options.json:
         print_json(metrics)
     else:
         _print_metrics(options.folder, metrics)
+        _print_thresholds(metrics)
+        _print_mistakes(metrics)
+        _print_advice(model, test, metrics)
+        if options.report is not None:
+            print(f"\nreport in {options.report}")
     if metrics["n_seen"]:
         print_note(
             f"fit or tune has used {metrics['n_seen']} of these images, so that the results are "
             "optimistically biased; evaluate the detector on other images"
         )
     return 0
+
+
+def _check_labels(folder, data):
+    n_good, n_defects = (int(np.sum(data.test.target == label)) for label in (1, -1))
+    if n_good and n_defects:
+        return
+    if n_defects:
+        found, way = "no good ones", "add good images that fit has not used, in test/good"
+    else:
+        found = "good ones only" if n_good or data.train.images else "none"
+        way = "put images of defects into a folder beside the good ones, such as scratch"
+    raise ValueError(
+        f"{folder}: expected good and defective test images, got {found}; {way}, or "
+        "look at verdicts without labels with skanomaly inspect"
+    )
+
+
+def _predict(options, model, test):
+    """Decisions, and score maps where they are needed; the report is written on the way."""
+    from skanomaly.cli._predictions import predict
+
+    decisions, maps = [], []
+    with ExitStack() as stack:
+        report = None
+        if options.report is not None:
+            from skanomaly.cli._results import HtmlResults
+
+            path = stack.enter_context(atomic_file(options.report))
+            note = f"detector: {options.detector.name}, images: {options.folder.name}"
+            report = HtmlResults(path, model, note, first="mistakes")
+        for predictions in predict(model, test.images, options):
+            labels = test.target[len(decisions) :].tolist()
+            decisions += [prediction.decision for prediction in predictions]
+            if test.masks is not None:  # without masks, maps are not needed
+                maps += [prediction.score_map for prediction in predictions]
+            if report is not None:
+                report.add(predictions, labels[: len(predictions)])
+        if report is not None:
+            report.finish()
+    return np.array(decisions), maps
+
+
+def _name_mistakes(test, decisions):
+    """Names of missed defects and of false alarms, the worst mistakes first."""
+    order = np.argsort(decisions, kind="stable")
+    alarms = [test.names[i] for i in order if decisions[i] < 0 and test.target[i] == 1]
+    missed = [test.names[i] for i in order[::-1] if decisions[i] >= 0 and test.target[i] == -1]
+    return {"missed": missed, "false_alarms": alarms}
 
 
 def _compute_metrics(test, decisions, masks, maps):
@@ -151,6 +211,47 @@ def _print_metrics(folder, metrics):
         values = [f"{of_kind[key]:.3f}" for key in shown]
         table.append([kind, str(of_kind["n_defects"]), found, *values])
     print_table(table)
+
+
+def _print_thresholds(metrics):
+    n_good, n_defects = metrics["n_good"], metrics["n_defects"]
+    names = {OWN: "of the detector", BALANCE: "fewest errors of both kinds *"}
+    print("\nother thresholds, of which those with * are chosen on these very images:")
+    table = [["threshold", "score", "false alarms", "defects found", "offset"]]
+    for one in metrics["thresholds"]:
+        alarms = _format_share(one["good_flagged"], n_good)
+        name = names.get(one["chosen_by"], f"for {100 * one['good_flagged']:.1f} % false alarms *")
+        found = _format_share(one["defects_found"], n_defects)
+        table.append([name, f"{one['score']:+.4g}", alarms, found, f"{one['offset']:.6g}"])
+    print_table(table)
+
+
+def _print_mistakes(metrics):
+    for key, what, order in (
+        ("missed", "missed defects", "the most normal looking first"),
+        ("false_alarms", "false alarms", "the strangest first"),
+    ):
+        names = metrics[key]
+        if names:
+            print(f"\n{what} ({len(names)}, {order}): {shorten(names, N_NAMED)}")
+
+
+def _print_advice(model, test, metrics):
+    """What to try next where defects are missed; what has helped on real parts."""
+    from skanomaly.images import read_image
+
+    if metrics["image_auroc"] >= LOW_AUROC and metrics["defects_found"] >= LOW_FOUND:
+        return
+    steps = [step for _, step in getattr(model.estimator_, "steps", ())]
+    sizes = [np.max(step.image_size) for step in steps if hasattr(step, "image_size")]
+    ways = []
+    if sizes and max(read_image(test.images[-1]).shape[:2]) > sizes[0]:
+        ways.append(f"a larger --image-size than {sizes[0]} in fit")
+    if len(model.oof_scores_) < MANY:
+        ways.append(f"more good images than {len(model.oof_scores_)}")
+    if metrics["image_auroc"] >= LOW_AUROC or not ways:
+        ways.append("a higher --target-fpr (skanomaly threshold sets it without a fit)")
+    print(f"\nto find more defects, try: {', or '.join(ways)}")
 
 
 def _format_share(share, n):

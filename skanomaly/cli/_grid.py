@@ -21,7 +21,7 @@ class Grid:
     cv: int = 5
     scoring: list = field(default_factory=lambda: ["image_auroc"])
     synthetic: bool = False
-    target_fpr: float = 0.01
+    target_fpr: float = 0.06
     random_state: int = 0
     grid: dict = field(default_factory=dict)
     path: Path | None = None
@@ -45,7 +45,7 @@ def _settings():
         "cv": (int, "a number of folds, at least 2"),
         "scoring": (list, 'a list of metrics such as ["image_auroc", "aupro"]'),
         "synthetic": (bool, "true or false"),
-        "target_fpr": ((int, float), "a share above 0 and up to 0.5, such as 0.01"),
+        "target_fpr": ((int, float), "a share above 0 and up to 0.5, such as 0.06"),
         "random_state": (int, "an integer, at least 0"),
         "grid": (dict, "tables [grid.detector] and [grid.features]"),
     }

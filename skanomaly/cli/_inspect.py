@@ -1,12 +1,15 @@
 """inspect: verdicts, scores, heat maps and reports of new images."""
 
+from collections import Counter
 from contextlib import ExitStack
 from pathlib import Path
 
 from skanomaly.cli._model_files import add_detector, find_images, load_detector
+from skanomaly.cli._printing import print_note
 from skanomaly.io import atomic_file, atomic_folder
 
 OUTPUT = Path("skanomaly-out")
+NOT_READ = 3  # exit code
 
 SUMMARY = "predict new images"
 DESCRIPTION = """\
@@ -20,16 +23,20 @@ examples:
   skanomaly inspect my_part.skanomaly new_images/ --report out.html --good my_part/good
   skanomaly inspect my_part.skanomaly one.png --json
 
---json prints a list with a record for each image: name, score, verdict ("good" or
-"defect") and regions, the areas above the detector's threshold on score maps, each with
-top, left, bottom, right (bottom and right are exclusive), area, peak, mean and centroid.
-Nothing else is printed on stdout, and no folder is written without -o.
+--json prints a list with a record for each image: name, score, verdict ("good", "defect"
+or "error"), error, and regions, the areas above the detector's threshold on score maps,
+each with top, left, bottom, right (bottom and right are exclusive), area, peak, mean and
+centroid. Nothing else is printed on stdout, and no folder is written without -o.
+
+An image that cannot be read has no score (null in JSON) and the verdict "error", and all
+others are predicted. With --strict the first such image is an error, and nothing is
+written. Files in a folder that are no images are counted in a note.
 
 Earlier results in OUTPUT are replaced when all images are done; other files are kept. In
 scores.csv and JSON, bytes of a name that are not UTF-8 are written as \\udc80 to \\udcff.
 
-exit codes: 0 all images are good, 1 some are predicted as defective, 2 an error, such as
-an image that cannot be read: then nothing is written.
+exit codes: 0 all images are good, 1 some are predicted as defective, 2 an error: then
+nothing is written, 3 some images could not be read, whatever the others are.
 """
 
 
@@ -47,6 +54,9 @@ def add_arguments(parser):
         help="the folder passed to fit: the report then shows the good patch nearest to each hot "
         "spot (patchcore and spade)",
     )
+    parser.add_argument(
+        "--strict", action="store_true", help="stop at an image that cannot be read (exit code 2)"
+    )
     parser.add_argument("--json", action="store_true", help="print the results as JSON on stdout")
 
 
@@ -60,18 +70,23 @@ def run(options):
         options.output = OUTPUT
     model = load_detector(options.detector, options.trust_pickle)
     images = find_images(options.images, options.output)
-    n_defects = 0
+    verdicts, errors = Counter(), []
     with ExitStack() as stack:
         results, explainer = _make_results(options, model, images, stack)
-        for predictions in predict(model, images, options, explainer):
-            n_defects += sum(prediction.decision < 0 for prediction in predictions)
+        for predictions in predict(
+            model, images, options, explainer, keeps_going=not options.strict
+        ):
+            verdicts.update(prediction.verdict for prediction in predictions)
+            errors += [prediction.error for prediction in predictions if prediction.error]
             for result in results:
                 result.add(predictions)
         for result in results:
             result.finish()
+    for error in errors:  # not among the progress bars
+        print_note(error)
     if not options.json:
-        _print_summary(options, n_defects, len(images))
-    return int(n_defects > 0)
+        _print_summary(options, verdicts)
+    return NOT_READ if verdicts["error"] else int(verdicts["defect"] > 0)
 
 
 def _make_results(options, model, images, stack):
@@ -109,9 +124,12 @@ def _is_same(one, other):
     return one.exists() and one.samefile(other)
 
 
-def _print_summary(options, n_defects, n_images):
+def _print_summary(options, verdicts):
     maps = "" if options.no_maps else ", heat maps in the same folder"
+    n_defects, n_images = verdicts["defect"], verdicts.total()
     print(f"{n_defects} of {n_images} images are predicted as defective (score below 0)")
+    if verdicts["error"]:
+        print(f'{verdicts["error"]} of {n_images} could not be read (verdict "error")')
     print(f"scores in {options.output / 'scores.csv'}{maps}")
     if options.report is not None:
         print(f"report in {options.report}")

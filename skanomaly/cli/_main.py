@@ -8,7 +8,15 @@ import warnings
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 
-from skanomaly.cli import _check, _demo, _evaluate, _fit, _inspect, _tune
+from skanomaly.cli import (
+    _check,
+    _demo,
+    _evaluate,
+    _fit,
+    _inspect,
+    _threshold_command,
+    _tune,
+)
 from skanomaly.cli._printing import escaped_output
 
 COMMANDS = {
@@ -16,6 +24,7 @@ COMMANDS = {
     "fit": _fit,
     "inspect": _inspect,
     "evaluate": _evaluate,
+    "threshold": _threshold_command,
     "tune": _tune,
     "check": _check,
 }
@@ -29,7 +38,8 @@ the usual order:
   skanomaly evaluate my_part.skanomaly my_part       measure how well known defects are found
   skanomaly inspect my_part.skanomaly new/ -o out    predict new images
 
-exit codes: 0 done, 1 inspect or check found something, 2 an error, 130 interrupted.
+exit codes: 0 done, 1 inspect or check found something, 2 an error, 3 inspect could not read
+some images, 130 interrupted.
 `skanomaly COMMAND --help` describes a command; `python -m skanomaly` is the same program.
 """
 

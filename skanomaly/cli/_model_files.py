@@ -1,9 +1,11 @@
 """Input and output files: images and detector files."""
 
 import hashlib
+from collections import Counter
 from pathlib import Path
 
 from skanomaly.cli._printing import print_note
+from skanomaly.cli._shell_words import in_shell_words
 from skanomaly.exceptions import DamagedFileError
 
 
@@ -12,7 +14,10 @@ def load_data(path):
     from skanomaly.datasets import load_folder, load_manifest
 
     is_table = path.suffix.lower() in (".csv", ".tsv", ".txt") and not path.is_dir()
-    data = load_manifest(path) if is_table else load_folder(path)
+    try:
+        data = load_manifest(path) if is_table else load_folder(path)
+    except ValueError as error:
+        raise ValueError(in_shell_words(str(error))) from error
     _note_not_read(path, data.not_read)
     return data
 
@@ -20,8 +25,12 @@ def load_data(path):
 def _note_not_read(path, names):
     """Print a note on the files of a folder that are not read."""
     if names:
-        files = "1 file is" if len(names) == 1 else f"{len(names)} files are"
-        print_note(f"{path}: {files} not read, such as {names[0]}; skanomaly check says why")
+        files = "1 file" if len(names) == 1 else f"{len(names)} files"
+        endings = Counter(Path(name).suffix.lower() or "no ending" for name in names)
+        kinds = ", ".join(ending for ending, _ in endings.most_common())
+        print_note(
+            f"{path}: not read: {files} ({kinds}), such as {names[0]}; skanomaly check says why"
+        )
 
 
 def add_detector(parser):

@@ -52,11 +52,12 @@ def make_pipeline(features, detector):
 
 
 def with_threshold(pipe, target_fpr, folds, random_state):
-    """The pipeline with a threshold from held-out good images."""
-    return HeldOutThreshold(pipe, target_fpr=target_fpr, cv=folds, random_state=random_state)
+    """The pipeline with a threshold from held-out good images; folds None: in one fit if it can."""
+    how = {} if folds is None else {"method": "folds", "cv": folds}
+    return HeldOutThreshold(pipe, target_fpr=target_fpr, random_state=random_state, **how)
 
 
-def fit_model(model, images, *, bars):
+def fit_model(model, images, groups=None, *, bars):
     """Fit a pipeline with a threshold; progress bars are shown now, but not by the saved model."""
     detector = model.estimator.named_steps["detector"]
     # A detector that takes images may train for minutes in each fold; the others are fast.
@@ -64,7 +65,7 @@ def fit_model(model, images, *, bars):
     has_bars = is_slow and "verbose" in detector.get_params(deep=False)
     inner = ["detector__verbose"] if has_bars else []
     model.set_params(verbose=int(bars), **{f"estimator__{key}": int(bars) for key in inner})
-    model.fit(images)
+    model.fit(images, groups=groups)
     model.set_params(verbose=0, **{f"estimator__{key}": 0 for key in inner})
     model.estimator_.set_params(**dict.fromkeys(inner, 0))
     return model

@@ -5,7 +5,8 @@ from typing import NamedTuple
 import numpy as np
 from sklearn.utils import gen_batches
 
-from skanomaly.cli._printing import progress
+from skanomaly.cli._printing import announce, progress
+from skanomaly.exceptions import ImageError
 from skanomaly.images import limits_of_good
 from skanomaly.regions import map_regions
 from skanomaly.utils.unwrapping import innermost, scores_and_maps
@@ -18,27 +19,48 @@ class Prediction(NamedTuple):
     """What a detector finds in an image."""
 
     image: str
-    decision: float  # below 0: defect
-    score_map: np.ndarray  # (H, W), high for a defect
+    decision: float | None  # below 0: defect; None: the image cannot be read
+    score_map: np.ndarray | None  # (H, W), high for a defect
     regions: list  # of dict, as from map_regions, above the detector's threshold on maps
     nearest_good: list  # of dict, as Report.add expects them; empty without an explainer
+    error: str = ""  # why the image cannot be read
 
     @property
     def verdict(self):
+        if self.error:
+            return "error"
         return "defect" if self.decision < 0 else "good"
 
 
-def predict(model, images, options, explainer=None):
+def predict(model, images, options, explainer=None, *, keeps_going=False):
     """Yield lists of a few Predictions; the features of each image are computed once.
 
     With an explainer, a :class:`skanomaly.report.Explainer`, defects have their nearest good
-    patches.
+    patches. With `keeps_going`, an image that cannot be read is a Prediction with an error.
     """
+    predict_some = _predict_readable if keeps_going else _predict_chunk
+    if len(images) > CHUNK:
+        announce(options, f"predicting {len(images)} images")
     with progress(options, len(images), "images") as bar:
         for part in gen_batches(len(images), CHUNK):
-            for predictions in _predict_chunk(model, images[part], explainer):
+            for predictions in predict_some(model, images[part], explainer):
                 yield predictions
                 bar.update(len(predictions))
+
+
+def _predict_readable(model, images, explainer):
+    """As _predict_chunk; one by one where an image among them cannot be read."""
+    n_done = 0
+    try:
+        for predictions in _predict_chunk(model, images, explainer):
+            n_done += len(predictions)
+            yield predictions
+    except ImageError as error:
+        if len(images) == 1:
+            yield [Prediction(images[0], None, None, [], [], str(error))]
+            return
+        for image in images[n_done:]:
+            yield from _predict_readable(model, [image], explainer)
 
 
 def _predict_chunk(model, images, explainer):

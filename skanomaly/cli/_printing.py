@@ -17,9 +17,21 @@ def progress(options, total, what):
     return tqdm(total=total, desc=what, disable=not shows_progress(options))
 
 
+def announce(options, text):
+    """Say in a log what begins now, where a terminal shows a progress bar; not with --quiet."""
+    if not sys.stderr.isatty() and not options.quiet:
+        print(f"{text} ...", file=sys.stderr, flush=True)
+
+
 def print_note(text):
     """Print a note on stderr, apart from the results on stdout."""
     print(f"note: {text}", file=sys.stderr)
+
+
+def shorten(names, n_shown=10):
+    """The first of some names, and the number of the others."""
+    more = f" and {len(names) - n_shown} more" if len(names) > n_shown else ""
+    return ", ".join(names[:n_shown]) + more
 
 
 @contextmanager

@@ -14,12 +14,14 @@ from pathlib import Path
 
 from skanomaly.cli._model_files import fingerprint, load_data, seen_images
 from skanomaly.cli._predictions import color_limits
+from skanomaly.cli._printing import shorten
 from skanomaly.images import save_score_map, titles
 from skanomaly.io import name_disk_errors
 from skanomaly.utils.unwrapping import check_nearest_good, outermost
 
 SCORES_FILE = "scores.csv"
-COLUMNS = ["name", "score", "verdict", "heat_map"]
+COLUMNS = ["name", "score", "verdict", "heat_map", "error"]
+_FORMER_COLUMNS = COLUMNS[:4]  # of earlier versions
 N_PEAKS = 3  # hot spots per image that a report explains, at most
 SPOOL_BYTES = 1 << 20  # of JSON that is held in memory
 
@@ -47,12 +49,13 @@ class FolderResults(AbstractContextManager):
 
     def add(self, predictions):
         for one in predictions:
-            heat_map = next(self.names)
+            heat_map = next(self.names)  # an image that cannot be read has one as well
+            heat_map, score = ("", "") if one.error else (heat_map, f"{one.decision:.6g}")
             if heat_map:
                 with name_disk_errors(self.folder.parent / heat_map):
                     save_score_map(self.folder / heat_map, one.image, one.score_map, **self.limits)
             with name_disk_errors(self.folder.parent / SCORES_FILE):
-                self.rows.writerow([one.image, f"{one.decision:.6g}", one.verdict, heat_map])
+                self.rows.writerow([one.image, score, one.verdict, heat_map, one.error])
 
     def finish(self):
         with name_disk_errors(self.folder.parent / SCORES_FILE):
@@ -64,7 +67,8 @@ def listed_heat_maps(path):
     with open(path, newline="", encoding="utf-8", errors="replace") as file:
         try:
             rows = csv.DictReader(file)
-            names = [row["heat_map"] or "" for row in rows] if rows.fieldnames == COLUMNS else []
+            is_ours = rows.fieldnames in (COLUMNS, _FORMER_COLUMNS)
+            names = [row["heat_map"] or "" for row in rows] if is_ours else []
         except csv.Error:  # a file of somebody else
             return []
     return [name for name in names if name == Path(name).name and name.endswith(".png")]
@@ -73,27 +77,37 @@ def listed_heat_maps(path):
 class HtmlResults:
     """An HTML report."""
 
-    def __init__(self, path, model, note):
+    def __init__(self, path, model, note, **options):
         from skanomaly.report import Report
 
         vmin, vmax = color_limits(model)
         threshold = float(model.map_offset_)
-        self.report = Report(note=note, map_threshold=threshold, vmin=vmin, vmax=vmax)
+        self.report = Report(note=note, map_threshold=threshold, vmin=vmin, vmax=vmax, **options)
         self.path = path
+        self.not_read = []
 
-    def add(self, predictions):
+    def add(self, predictions, labels=None):
         names = titles([one.image for one in predictions], None)
-        for name, one in zip(names, predictions, strict=True):
+        labels = [None] * len(names) if labels is None else labels
+        for name, label, one in zip(names, labels, predictions, strict=True):
+            if one.error:
+                self.not_read.append(name)
+                continue
             self.report.add(
                 one.image,
                 one.score_map,
                 one.decision,
                 name=name,
+                label=label,
                 regions=one.regions,
                 nearest_good=one.nearest_good,
             )
 
     def finish(self):
+        if self.not_read:
+            n = len(self.not_read)
+            images = "1 image" if n == 1 else f"{n} images"
+            self.report.note += f"; {images} could not be read: {shorten(self.not_read)}"
         self.report.save(self.path)
 
 
@@ -118,6 +132,7 @@ class JsonResults(AbstractContextManager):
                 "score": one.decision,
                 "verdict": one.verdict,
                 "regions": one.regions,
+                "error": one.error or None,
             }
             # No NaN and no infinity, which JSON lacks.
             text = json.dumps(record, indent=2, allow_nan=False)

@@ -9,7 +9,7 @@ from skanomaly.cli._model_files import load_data, save_detector
 from skanomaly.cli._printing import print_json, print_note, print_table, progress, shows_progress
 from skanomaly.io import atomic_file, remove_leftovers, temporary_name
 
-FOLDS = 5  # of the held-out images for the threshold, as in fit
+FOLDS = 5  # of the held-out images for the threshold, where the detector takes folds
 
 SUMMARY = "search the settings for a folder of images, and fit the best"
 DESCRIPTION = """\
@@ -28,7 +28,7 @@ grid.toml:
   cv = 3                              # folds
   scoring = ["image_auroc", "aupro"]  # further metrics break ties
   synthetic = false                   # true: synthetic defects
-  target_fpr = 0.01                   # as in fit
+  target_fpr = 0.06                   # as in fit
   random_state = 0
 
   [grid.features]
@@ -81,7 +81,7 @@ def run(options):
         best = clone(pipe).set_params(**ranking[0]["parameters"])
         if "features" in best.named_steps:
             best.set_params(features__cache=None)
-        model = with_threshold(best, grid.target_fpr, FOLDS, grid.random_state)
+        model = with_threshold(best, grid.target_fpr, None, grid.random_state)
         fit_model(model, data.train.images, bars=shows_progress(options))
         save_detector(model, unfinished, images)
     if options.json:

@@ -3,6 +3,7 @@
 from skanomaly.datasets._checks import check_dataset
 from skanomaly.datasets._defects import make_defects
 from skanomaly.datasets._folders import load_folder
+from skanomaly.datasets._image_checks import group_near_duplicates
 from skanomaly.datasets._layouts import list_items
 from skanomaly.datasets._manifest import load_manifest
 from skanomaly.datasets._textures import make_inspection, make_textures
@@ -11,6 +12,7 @@ __all__ = [
     "load_folder",
     "load_manifest",
     "check_dataset",
+    "group_near_duplicates",
     "make_inspection",
     "make_textures",
     "make_defects",

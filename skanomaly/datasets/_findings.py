@@ -114,6 +114,21 @@ class DatasetReport:
         return [finding for finding in self.findings if finding.kind == kind]
 
     def __repr__(self):
+        return self.text(_EXAMPLES, _NAMES_SHOWN)
+
+    def text(self, n_findings=None, n_names=None):
+        """The report as text.
+
+        Parameters
+        ----------
+        n_findings, n_names : int or None, default=None
+            How many findings of a kind, and how many names of a finding, are listed before the
+            number of the others is given; None: all of them.
+
+        Returns
+        -------
+        str
+        """
         parts = ", ".join(f"{n} {part}" for part, n in self.n_images.items())
         counts = ", ".join(_plural(n, severity) for severity, n in self.counts.items())
         lines = [f"{self.name}: checked {sum(self.n_images.values())} images ({parts}): {counts}"]
@@ -122,10 +137,11 @@ class DatasetReport:
             found = [f for f in self.findings if (f.severity, f.kind) == (severity, kind)]
             files = {name for finding in found for name in finding.names}
             lines.append(f"{severity:<8}{kind}: {KINDS[kind]} ({len(found)}; {self._where(files)})")
-            for finding in found[:_EXAMPLES]:
-                lines += [f"          {finding.message}", f"            {_shorten(finding.names)}"]
-            if len(found) > _EXAMPLES:
-                lines.append(f"          and {len(found) - _EXAMPLES} more")
+            for finding in found[:n_findings]:
+                names = _shorten(finding.names, n_names)
+                lines += [f"          {finding.message}", f"            {names}"]
+            if (n_others := len(found) - len(found[:n_findings])) > 0:
+                lines.append(f"          and {n_others} more")
         lines += [f"not checked: {text}" for text in self.not_checked]
         return printable("\n".join(lines))
 
@@ -141,6 +157,6 @@ def _plural(n, word):
     return f"{n} {word}" + "s" * (n != 1)
 
 
-def _shorten(names):
-    more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
-    return ", ".join(names[:_NAMES_SHOWN]) + more
+def _shorten(names, n_shown):
+    n_others = len(names) - len(names[:n_shown])
+    return ", ".join(names[:n_shown]) + (f" and {n_others} more" if n_others else "")

@@ -3,7 +3,7 @@
 import hashlib
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from tqdm.auto import tqdm
@@ -11,7 +11,15 @@ from tqdm.auto import tqdm
 from skanomaly.datasets._findings import Finding
 from skanomaly.datasets._near_duplicates import SIDE, NearDuplicates
 from skanomaly.exceptions import ImageError
-from skanomaly.images import ImageFit, image_name, is_transparent, read_image, unused_high_bits
+from skanomaly.images import (
+    ImageFit,
+    check_images,
+    image_name,
+    is_transparent,
+    read_image,
+    unused_high_bits,
+)
+from skanomaly.utils.threads import N_READERS
 
 _MIN_GOOD = 10  # good images from which the usual spread is estimated
 _MAX_DEVIATIONS = 6  # robust deviations of a feature; one less for the distance to other images
@@ -267,3 +275,45 @@ def _distances(thumbnails, known, limit):
     usual = np.median(levels[known])
     spread = max(1.4826 * np.median(np.abs(levels[known] - usual)), 0.05)
     return np.where(levels > usual + limit * spread, distances, 0), np.exp(usual) - 1e-4
+
+
+def group_near_duplicates(images: Any, *, verbose: int = 0) -> np.ndarray:
+    """Groups of images that show the same object.
+
+    Parameters
+    ----------
+    images : list of paths, arrays or PIL images, or array of shape (n, H, W[, C])
+    verbose : int, default=0
+        1 shows a progress bar.
+
+    Returns
+    -------
+    ndarray of shape (n,), int
+        Images with the same number show the same object: their pixels are equal, or their detail
+        is more similar than that of nearly all random pairs. It can be passed as ``groups``.
+
+    Raises
+    ------
+    ImageError
+        An image cannot be read; the message names it. It is a ValueError.
+
+    See Also
+    --------
+    check_dataset : Names the groups, and finds other problems.
+
+    Examples
+    --------
+    >>> from skanomaly.datasets import group_near_duplicates, make_textures
+    >>> images = make_textures(12, kind="wood", size=64, random_state=0)
+    >>> images[7] = images[2]
+    >>> group_near_duplicates(images).tolist()
+    [0, 1, 2, 3, 4, 5, 6, 2, 8, 9, 10, 11]
+    """
+    images = check_images(images)
+    names = [image_name(image, i) for i, image in enumerate(images)]
+    part = "images", images, names, np.ones(len(images), dtype=int)
+    records = read_records([part], N_READERS, verbose)
+    for record in records:
+        if record.facts is None:
+            raise ImageError(record.error)
+    return check_duplicates(records)[1]

@@ -122,6 +122,32 @@ class DenseCovariances(_Covariances):
         in_threads(finish, parts(*self.origin.shape))
         self.is_finished = True
 
+    def left_out_factors(self, epsilon):
+        """F of M = S + (n - 2) epsilon I at each position, (cells, d, d) float64; shared."""
+        cells, d = self.origin.shape
+        factors = np.empty((cells, d, d))
+
+        def factor(part):
+            scatter = self._central_moments(part)[0]
+            np.einsum("pii->pi", scatter)[:] += (self.n - 2) * epsilon
+            factors[part] = whitening(scatter, self.n)
+
+        in_threads(factor, parts(cells, d))
+        return factors
+
+    def leverages(self, vectors, factors):
+        """u' M^-1 u of vectors (b, cells, d), and 1 - n / (n - 1) of it; (b, cells) each."""
+        b, cells, d = vectors.shape
+        leverage = np.empty((cells, b))
+
+        def measure(part):
+            u = (vectors[:, part] - self.mean[part]).transpose(1, 2, 0)  # (p, d, b)
+            white = factors[part] @ u
+            leverage[part] = np.einsum("pdb,pdb->pb", white, white)
+
+        in_threads(measure, parts(cells, d))
+        return leverage.T, 1 - self.n / (self.n - 1) * leverage.T
+
     def _central_moments(self, part):
         """S (p, d, d) and the sum of |u|^4, (p,), from the sums relative to the origin."""
         shift = self.sums[part] / self.n  # m - origin, (p, d)
@@ -242,6 +268,22 @@ class LowRankCovariances(_Covariances):
         if not self.ridge.all():
             raise ValueError(_singular(self.n))
         self.is_finished = True
+
+    def leverages(self, first, end, epsilon):
+        """u' M^-1 u of the vectors that were added as first to end, with M = S + (n - 2) epsilon I.
+
+        And 1 - n / (n - 1) of it, which would lose all digits as a difference; (b, cells) each.
+        """
+        ridge = (self.n - 2) * epsilon
+        scaled = self.mixing[:, first:end].astype(np.float64)  # U s, (cells, b, n)
+        # variances are s^2 / (n - 1) + epsilon
+        squares = np.maximum((self.variances - self.ridge[:, None]) * (self.n - 1.0), 0)[:, None]
+        inside = np.divide(scaled**2, squares, out=np.zeros_like(scaled), where=squares > 0)
+        leverage = (inside * squares / (squares + ridge)).sum(axis=2)
+        # The rows of U with the mean's direction, 1 / n, have length 1 where none is missing.
+        missing = np.maximum(1 - self.n / (self.n - 1) * inside.sum(axis=2), 0)
+        rest = self.n / (self.n - 1) * (inside * ridge / (squares + ridge)).sum(axis=2) + missing
+        return leverage.T, rest.T
 
     def squared_distances(self, u, part):
         """u' Sigma^-1 u for u (b, p, d), by the formula of the class."""

@@ -179,6 +179,59 @@ class PositionwiseGaussian:
         in_threads(measure, parts(*vectors.shape[1:], block))
         return np.sqrt(squared).reshape(maps.shape[:3])
 
+    def leave_one_out(self, batches):
+        """Mahalanobis distance of every vector it has learned from to the Gaussian of the others.
+
+        Exactly that of a Gaussian learned without the vector's map: a scatter without one vector
+        differs by a matrix of rank one, so that nothing is learned anew.
+
+        Parameters
+        ----------
+        batches : iterable of arrays of shape (b, h, w, d)
+            The maps that were learned from, in their order.
+
+        Yields
+        ------
+        ndarray of shape (b, h, w), float32
+            Distances, not squared.
+
+        Raises
+        ------
+        ValueError
+            If fewer than 3 maps were learned from.
+        NotImplementedError
+            With shrinkage, whose share depends on all vectors; or if the sums have been dropped
+            because of ``updatable=False``.
+
+        Notes
+        -----
+        With u = x - m, M = S + (n - 2) epsilon I and p = u' M^-1 u, the squared distance is
+        (n - 2) (n / (n - 1))^2 p / (1 - p n / (n - 1)), by Sherman and Morrison's identity.
+        """
+        covariances = self._finished()
+        n = covariances.n
+        if n < 3:
+            raise ValueError(f"expected at least 3 maps, of which one is left out, got {n}")
+        if self.shrinkage is not None or covariances.is_closed:
+            raise NotImplementedError(
+                "expected a Gaussian with shrinkage=None and updatable=True, got "
+                f"{self.shrinkage!r} and {self.updatable}: its sums are needed"
+            )
+        is_dense = isinstance(covariances, DenseCovariances)
+        factors = covariances.left_out_factors(self.epsilon) if is_dense else None
+        first = 0
+        for maps in batches:
+            maps = _check_maps(maps, self.shape_)
+            end = first + len(maps)
+            if is_dense:
+                vectors = maps.reshape(len(maps), -1, maps.shape[3])
+                leverage, rest = covariances.leverages(vectors, factors)
+            else:
+                leverage, rest = covariances.leverages(first, end, self.epsilon)
+            squared = (n - 2) * (n / (n - 1)) ** 2 * leverage / rest
+            yield np.sqrt(squared).reshape(maps.shape[:3]).astype(np.float32)
+            first = end
+
     def covariance(self, row, column):
         """Covariance at one position, epsilon and shrinkage included, as scoring uses it.
 

@@ -1,6 +1,7 @@
 """PatchCore's memory bank: rows chosen from all patches, and where each comes from."""
 
 import numpy as np
+from scipy.special import logsumexp
 
 from skanomaly.coreset import greedy_order
 
@@ -100,3 +101,30 @@ def among_all(learned_from, origin, frames):
 def first_rows(array, n_rows):
     """An array's first rows, in memory of their own: nothing longer is held for them."""
     return array if array.base is None and len(array) == n_rows else array[:n_rows].copy()
+
+
+def rarity(patches, nearest, index, bank, n_around):
+    """Weights of eq. 7: near 1 where m* is a rare patch of the bank, 1 - 1/b where a common one.
+
+    Parameters
+    ----------
+    patches : ndarray of shape (b, D)
+        The least familiar patch of each image.
+    nearest : ndarray of shape (b,), int, or None
+        Row of the bank nearest to each, m*; None: it is searched.
+    index : PatchIndex
+        Of the bank.
+    bank : ndarray of shape (m, D)
+    n_around : int
+        Neighbors b of m* in the bank, or as many as it has.
+
+    Returns
+    -------
+    ndarray of shape (b,)
+    """
+    nearest = index.kneighbors(patches)[1][:, 0] if nearest is None else nearest
+    nearest = bank[nearest]
+    _, around = index.kneighbors(nearest, min(n_around, len(bank)))
+    distances = np.linalg.norm(patches[:, None] - bank[around], axis=2)
+    own = np.linalg.norm(patches - nearest, axis=1)
+    return 1 - np.exp(own - logsumexp(distances, axis=1))

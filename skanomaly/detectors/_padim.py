@@ -183,3 +183,16 @@ class PaDiM(BaseDetector):
 
     def _score_maps(self, X):
         return self.gaussian_.mahalanobis(self._vectors(X))
+
+    def _leave_one_out(self, X, groups):
+        n_seen = self.gaussian_.n_samples_seen_
+        if len(np.unique(groups)) < len(X) or n_seen != len(X):
+            raise NotImplementedError(
+                "PaDiM leaves out single images of one fit, not groups, nor images of partial_fit"
+            )
+        found = self.gaussian_.leave_one_out(map(self._vectors, X.batches()))
+        for batch, score_maps in zip(X.batches(), found, strict=True):
+            raw = {"score_maps": score_maps}
+            if self.image_score == "paper":
+                raw["image_scores"] = self._score_images(batch, score_maps)
+            yield batch, raw

@@ -12,14 +12,20 @@ from functools import partial
 from numbers import Integral, Real
 
 import numpy as np
-from scipy.special import logsumexp
 from sklearn.utils import check_random_state
 
 from skanomaly.base import BaseDetector
 from skanomaly.caching import CachedFeatureMaps, recall_images, recall_longest
 from skanomaly.coreset import RandomProjection
 from skanomaly.detectors._hot_spots import HotSpotsMixin
-from skanomaly.detectors._memory_bank import ORIGIN_BYTES, among_all, choose_bank, first_rows
+from skanomaly.detectors._left_out import LeftOutMixin
+from skanomaly.detectors._memory_bank import (
+    ORIGIN_BYTES,
+    among_all,
+    choose_bank,
+    first_rows,
+    rarity,
+)
 from skanomaly.embedding import check_odd, embed, finest_grid
 from skanomaly.feature_maps import BATCH_SIZE
 from skanomaly.io import digest
@@ -32,7 +38,7 @@ _NOT_OF_THE_BANK = ("coreset_ratio", "n_neighbors", "n_reweight", "neighbors")  
 AHEAD_NEIGHBORS = 9  # with a cache, distances to so many neighbors are measured at once
 
 
-class PatchCore(HotSpotsMixin, BaseDetector):
+class PatchCore(LeftOutMixin, HotSpotsMixin, BaseDetector):
     """Memory bank of good patches; an image scores as its least familiar patch.
 
     Parameters
@@ -224,19 +230,12 @@ class PatchCore(HotSpotsMixin, BaseDetector):
         scores = score_maps.max(axis=(1, 2))  # s*
         if self.n_reweight == 0:
             return scores
-        index = self._bank_index()
-        n_cells = score_maps.shape[1] * score_maps.shape[2]
-        worst = score_maps.reshape(len(X), -1).argmax(axis=1) + n_cells * np.arange(len(X))
+        cells = score_maps.reshape(len(X), -1)
+        worst = cells.argmax(axis=1) + cells.shape[1] * np.arange(len(X))
         patches, nearest = X.scratch or (self._patches(X), None)  # of _score_maps
-        patches = patches[worst]  # (b, D)
-        nearest = index.kneighbors(patches)[1][:, 0] if nearest is None else nearest[worst]
-        nearest = self.memory_bank_[nearest]  # m* of each
-        # Eq. 7: near 1 where m* is a rare patch of the bank, 1 - 1/b where it is a common one.
-        n_around = min(self.n_reweight, len(self.memory_bank_))
-        _, around = index.kneighbors(nearest, n_around)
-        distances = np.linalg.norm(patches[:, None] - self.memory_bank_[around], axis=2)
-        own = np.linalg.norm(patches - nearest, axis=1)
-        return scores * (1 - np.exp(own - logsumexp(distances, axis=1)))
+        nearest = None if nearest is None else nearest[worst]
+        bank = self._bank_index(), self.memory_bank_
+        return scores * rarity(patches[worst], nearest, *bank, self.n_reweight)
 
     def _nearest_patches(self, X, images, cells):
         height, width = self._patch_grid()

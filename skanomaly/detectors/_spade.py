@@ -233,22 +233,29 @@ class SPADE(HotSpotsMixin, BaseDetector):
     def _training_scores(self, X):
         if self.image_score == "paper" or len(X) == 1:
             return super()._training_scores(X)
-        scores, done = [], 0
-        for batch in X.batches():
-            own = np.arange(done, done + len(batch))
-            score_maps = self._patch_scores(batch, self._other_images(own))
-            scores.append(self._final_scores(batch, score_maps))
-            done += len(batch)
-        return np.concatenate(scores)
+        parts = self._leave_one_out(X, np.arange(len(X)))
+        return np.concatenate([self._final_scores(batch, **raw) for batch, raw in parts])
 
-    def _other_images(self, own):
-        """The images (b, K) nearest to some of the memory, without those themselves."""
-        n_asked = min(self.n_neighbors + 1, len(self.pooled_))
-        _, images = self._indexes()[0].kneighbors(self.pooled_[own], n_asked)
-        is_own = images == own[:, None]
-        # Of many identical images one may not be among its own nearest: then the last one goes.
-        is_own[~is_own.any(axis=1), -1] = True
-        return images[~is_own].reshape(len(own), n_asked - 1)
+    def _leave_one_out(self, X, groups):
+        first = 0
+        for batch in X.batches():
+            distances, images = self._other_images(np.arange(first, first + len(batch)), groups)
+            raw = {"score_maps": self._patch_scores(batch, images)}
+            if self.image_score == "paper":
+                raw["image_scores"] = distances.mean(axis=1)
+            yield batch, raw
+            first += len(batch)
+
+    def _other_images(self, own, groups):
+        """The nearest images of other groups: distances (b, K) and places."""
+        is_other = groups[own][:, None] != groups  # (b, n)
+        n_asked = min(self.n_neighbors, is_other.sum(axis=1).min())
+        n_nearest = min(n_asked + (~is_other).sum(axis=1).max(), len(groups))
+        distances, images = self._indexes()[0].kneighbors(self.pooled_[own], n_nearest)
+        # A stable sort by whether they are of another group leaves these in their order.
+        order = np.argsort(groups[images] == groups[own][:, None], axis=1, kind="stable")
+        order = order[:, :n_asked]
+        return np.take_along_axis(distances, order, 1), np.take_along_axis(images, order, 1)
 
     def _finest(self):
         return finest_layer(self._pyramid(self.layer_shapes_))

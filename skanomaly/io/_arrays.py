@@ -175,7 +175,8 @@ def _read_head(file, path, kind):
             raise ValueError("two arrays have one name")
     except DamagedFileError:
         raise
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    # numpy parses some names of dtypes as code would be, which raises SyntaxError.
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, SyntaxError) as error:
         raise DamagedFileError(f"{path}: damaged, or not {kind} ({error})") from error
     end = len(line) + 1 + length
     return head, table, -(-end // _ALIGNMENT) * _ALIGNMENT

@@ -34,11 +34,10 @@ class GoodOnlyKFold(BaseCrossValidator):
 
     Notes
     -----
-    A search refits its best candidate on **all** of X, and the splitter has no say in that: after
-    ``search.fit(X, y)`` the model ``search.best_estimator_`` has learned from the defects too. Its
-    parameters are what the search is for. Learn again from the good images, at best together with
-    the threshold: ``HeldOutThreshold(search.best_estimator_).fit(X, y)`` starts from a clone and
-    leaves the defects out. So does the refit of a search over ``HeldOutThreshold(pipeline)``.
+    A search refits its best candidate on all of X; detectors and extractors leave out what y marks
+    as defects. The threshold of ``search.best_estimator_`` is the detector's own: for a reliable
+    one, fit ``HeldOutThreshold(search.best_estimator_)`` on the same X and y, or search over
+    ``HeldOutThreshold(pipeline)``.
 
     With scikit-learn's ``enable_metadata_routing`` it asks for `groups`, as GroupKFold does:
     ``cross_validate(..., params={"groups": groups})`` reaches it, and so does

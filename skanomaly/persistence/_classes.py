@@ -115,7 +115,7 @@ def function_of(name: str) -> Any:
 
 
 def _public_path(kind):
-    """The shortest path of packages from which a class can be had."""
+    """The shortest path of packages from which a class can be imported."""
     parts = kind.__module__.split(".")
     for n in range(1, len(parts)):
         package = ".".join(parts[:n])

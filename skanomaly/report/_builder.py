@@ -33,6 +33,7 @@ from skanomaly.report._summary import summarize
 _BOX = ("top", "left", "bottom", "right")
 MAX_REGIONS = 50  # of one image that are drawn and listed
 _FORMATS = {"webp": "WEBP", "jpeg": "JPEG"}
+_FIRST = {"score": "score", "mistakes": "mistake"}  # names of orders in the page
 
 
 class Report:
@@ -64,6 +65,9 @@ class Report:
     image_format : {"webp", "jpeg"}, default="webp"
         "jpeg" is encoded five times as fast, and takes a third more space or, for smooth images,
         more than twice as much.
+    first : {"score", "mistakes"}, default="score"
+        Which images come first until a reader sorts them: those with the lowest scores, or, for
+        labeled images, missed defects and then false alarms.
     context : float, default=3
         Width of the surroundings shown on each side of a hot spot's patch, in multiples of its
         longer side.
@@ -109,6 +113,7 @@ class Report:
         crop_size: int = 240,
         max_megabytes: float | None = 60,
         image_format: str = "webp",
+        first: str = "score",
         context: float = 3,
     ):
         self._template = load_template("skanomaly.report.Report")
@@ -123,6 +128,8 @@ class Report:
                 raise ValueError(f"{name} must be an integer of at least 8 pixels, got {size!r}")
         if image_format not in _FORMATS:
             raise ValueError(f"image_format must be 'webp' or 'jpeg', got {image_format!r}")
+        if first not in _FIRST:
+            raise ValueError(f"first must be 'score' or 'mistakes', got {first!r}")
         if max_megabytes is not None and not max_megabytes > 0:
             raise ValueError(f"max_megabytes must be above 0 or None, got {max_megabytes!r}")
         if map_threshold is not None and not isinstance(map_threshold, Real):
@@ -139,6 +146,7 @@ class Report:
         self.sizes = sizes
         self.max_megabytes = max_megabytes
         self.image_format = image_format
+        self.first = first
         self.context = context
         self._records: list = []
         self._spool = Spool()
@@ -242,6 +250,7 @@ class Report:
             spool=self._spool,
             limits=self._limits(),
             image_format=_FORMATS[self.image_format],
+            first=_FIRST[self.first],
             max_bytes=inf if self.max_megabytes is None else 1e6 * self.max_megabytes,
             title=str(self.title),
             note=str(self.note),

@@ -27,7 +27,7 @@ def load_template(caller):
     return environment.get_template("page.html")
 
 
-def render(template, *, records, spool, limits, image_format, max_bytes, **texts):
+def render(template, *, records, spool, limits, image_format, first, max_bytes, **texts):
     """Yield the page's bytes in pieces: with thousands of images it is large."""
     from markupsafe import Markup
 
@@ -45,6 +45,7 @@ def render(template, *, records, spool, limits, image_format, max_bytes, **texts
         scripts=[Markup(script) for script in scripts],
         data={
             "mime": _MIME[image_format],
+            "first": first,
             "images": [_entries(record) for record in records],
         },
         blocks=_blocks(records, spool, limits, image_format, max_bytes),

@@ -3,17 +3,19 @@
 
 const grid = $("#images");
 const filters = { text: "", show: "all", low: -Infinity, high: Infinity };
-const order = { by: "score", isReversed: false };
+const order = { by: DATA.first, isReversed: false };
 const collator = new Intl.Collator(undefined, { numeric: true, sensitivity: "base" });
 let shown = []; // images that pass the filters, sorted
 let current = 0; // index in shown of the card from which the keys move
 
 const RANK = { defect: 0, good: 1, "": 2 };
+const MISTAKES = { missed: 0, "false alarm": 1, "": 2 };
 const COMPARE = {
   score: (a, b) => a.score - b.score,
   name: (a, b) => collator.compare(a.name, b.name),
   verdict: (a, b) => RANK[a.verdict] - RANK[b.verdict],
   label: (a, b) => RANK[a.label] - RANK[b.label],
+  mistake: (a, b) => MISTAKES[mistake(a)] - MISTAKES[mistake(b)],
 };
 const SHOWS = {
   all: () => true,
