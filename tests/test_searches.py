@@ -276,7 +276,9 @@ class Recording(GoodOnlyKFold):
 @pytest.mark.usefixtures("routing")
 @pytest.mark.parametrize("kind", [GridSearchCV, HalvingGridSearchCV])
 def test_groups_reach_a_search_its_folds_and_the_threshold_within(kind):
-    model = HeldOutThreshold(detector(), target_fpr=0.2, cv=Recording(2), random_state=0)
+    model = HeldOutThreshold(
+        detector(), target_fpr=0.2, method="folds", cv=Recording(2), random_state=0
+    )
     assert model.get_metadata_routing().fit.requests == {"groups": True}
     pipe = Pipeline([("detector", model)])
     options = {"min_resources": 36, "return_train_score": False} if kind != GridSearchCV else {}
@@ -296,7 +298,9 @@ def test_groups_reach_a_search_its_folds_and_the_threshold_within(kind):
 
 @pytest.mark.usefixtures("routing")
 def test_groups_reach_a_search_that_is_validated_in_turn():
-    model = HeldOutThreshold(detector(), target_fpr=0.2, cv=Recording(2), random_state=0)
+    model = HeldOutThreshold(
+        detector(), target_fpr=0.2, method="folds", cv=Recording(2), random_state=0
+    )
     grid = {"estimator__n_reweight": [0, 3]}
     search = GridSearchCV(model, grid, cv=GoodOnlyKFold(2), scoring=scorers("image_auroc"))
     Recording.seen.clear()
@@ -310,7 +314,7 @@ def test_groups_reach_a_search_that_is_validated_in_turn():
 
 @pytest.mark.usefixtures("routing")
 def test_groups_keep_the_pieces_of_the_threshold_together():
-    model = HeldOutThreshold(detector(), target_fpr=0.2, cv=3, random_state=0)
+    model = HeldOutThreshold(detector(), target_fpr=0.2, method="folds", cv=3, random_state=0)
     routed = clone(model).fit(X, Y, groups=PIECES)
     with sklearn.config_context(enable_metadata_routing=False):
         plain = clone(model).fit(X, Y, groups=PIECES)
