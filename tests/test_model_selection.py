@@ -10,6 +10,7 @@ from sklearn.exceptions import NotFittedError
 from sklearn.frozen import FrozenEstimator
 from sklearn.model_selection import (
     GridSearchCV,
+    GroupShuffleSplit,
     KFold,
     LeaveOneOut,
     RepeatedKFold,
@@ -720,6 +721,20 @@ def test_unfitted_thresholds_say_so(method):
         getattr(HeldOutThreshold(Given()), method)(features())
     with pytest.raises(NotFittedError):
         scorers("image_auroc")(HeldOutThreshold(Given()), features(), labels(with_defects()[1]))
+
+
+def test_strange_images_are_named_where_only_some_are_held_out():
+    X = np.random.default_rng(0).random((60, 1))
+    half = ShuffleSplit(1, test_size=0.5, random_state=0)
+    train, held_out = next(half.split(X))
+    strange = np.sort(held_out)[[3, 20]]
+    X[strange] += [[5], [9]]
+    X[train[0]] += 7  # strange as well, but never held out
+    model = HeldOutThreshold(Given(), target_fpr=0.1, cv=half).fit(X)
+    assert model.suspicious_images_.tolist() == strange[::-1].tolist()
+    pairs = np.arange(60) // 2
+    grouped = clone(model).set_params(cv=GroupShuffleSplit(1, test_size=0.5, random_state=0))
+    assert grouped.fit(X, groups=pairs).n_independent_ == 15  # of 30 pairs
 
 
 def test_painted_defects_that_are_found():

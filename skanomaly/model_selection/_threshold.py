@@ -239,17 +239,20 @@ class HeldOutThreshold(ThresholdMixin, MetaEstimatorMixin, BaseEstimator):
         images = take_rows(X, good) if len(defects) else X
         self.good_images_ = good
         groups = None if groups is None else np.asarray(groups)[good]
+        held_out = np.arange(len(good))  # a splitter may hold out some of them only
         # The model in use first: errors then name images by their places among all of them.
         found = None if self.method == "folds" else self._leave_one_out(images, groups)
         self.method_ = "leave_one_out" if found is not None else "folds"
         if found is None:
             if not hasattr(self, "estimator_"):
                 self.estimator_ = clone(self.estimator).fit(images, None)
-            found = self._held_out(images, self._splits(images, groups))
+            splits = self._splits(images, groups)
+            held_out = np.sort(np.concatenate([test for _, test in splits]))
+            found = self._held_out(images, splits)
         self.oof_scores_, self.oof_map_maxima_ = found
         n = len(self.oof_scores_)
-        self.n_independent_ = n if groups is None else len(np.unique(groups))
-        self.suspicious_images_ = good[far_out(self.oof_scores_)]
+        self.n_independent_ = n if groups is None else len(np.unique(groups[held_out]))
+        self.suspicious_images_ = good[held_out[far_out(self.oof_scores_)]]
         warn_of_few(n, self.target_fpr)
         return self._set_target()
 
