@@ -59,24 +59,17 @@ def one_split(good, defects, seed):
         model.fit(half)
         seconds[method] = time.perf_counter() - began
         scores = model.score_samples(other), model.score_samples(defects)
-        rows[method] = {
-            target: outcome(*threshold(model, target, len(other)), *scores) for target in TARGETS
-        }
+        rows[method] = {}
+        for target in TARGETS:
+            model.set_target(target)
+            interval = model.false_alarm_interval(len(other))
+            rows[method][target] = outcome(model.offset_, interval, *scores)
     in_sample = model.score_samples(half)
     rows["contamination"] = {
         target: outcome(np.percentile(in_sample, 100 * target), (np.nan, np.nan), *scores)
         for target in TARGETS
     }
     return rows, seconds
-
-
-def threshold(model, target, n_new):
-    """Threshold of another target from the same held-out scores, and its prediction interval."""
-    from skanomaly.model_selection._conformal import count_interval, threshold_of
-
-    n = len(model.oof_scores_)
-    interval = count_interval(n, target, model.confidence, n_new)
-    return threshold_of(model.oof_scores_, target), interval
 
 
 def outcome(offset, interval, good_scores, defect_scores):

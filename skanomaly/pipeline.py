@@ -63,7 +63,7 @@ class Pipeline(_SklearnPipeline):
     """scikit-learn's Pipeline with the method ``score_map``, and safe in several threads.
 
     Anything that holds for :class:`sklearn.pipeline.Pipeline` holds here. Beyond it, a fit changes
-    all steps at its end, at once: a thread that predicts meanwhile gets the answer of the old model
+    all steps at its end, at once: a thread that predicts meanwhile gets the result of the old model
     or of the new one, and a fit that fails or is interrupted changes nothing.
 
     Examples

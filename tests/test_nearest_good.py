@@ -252,7 +252,7 @@ def test_a_small_coreset_keeps_the_odd_patches_and_their_places():
 
 
 @pytest.mark.parametrize("ratio", [0.1, 1.0])
-def test_an_odd_place_in_a_picture_is_traced_to_the_picture_that_has_one_like_it(ratio):
+def test_an_odd_place_in_an_image_is_traced_to_the_image_that_has_one_like_it(ratio):
     """Noise in one good image; other noise elsewhere in a new one of twice the size."""
     rng = np.random.default_rng(0)
     good = list(make_textures(12, size=(128, 160), random_state=0))

@@ -13,6 +13,7 @@ import tempfile
 from typing import NamedTuple
 
 import numpy as np
+import pytest
 from fuzz.strategies import bounded
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -163,12 +164,8 @@ class Calls(RuleBasedStateMachine):
     @contextlib.contextmanager
     def refused(self, *kinds):
         before = dict(vars(self.estimator))
-        try:
+        with pytest.raises(kinds):
             yield
-        except kinds:
-            pass
-        else:
-            raise AssertionError(f"expected {kinds}")
         after = vars(self.estimator)
         assert all(after[name] is before[name] for name in before if name.endswith("_"))
         self.unchanged()
@@ -266,12 +263,8 @@ class Calls(RuleBasedStateMachine):
         if not before:
             return
         self.estimator.set_params(**change)
-        try:
+        with pytest.raises(ValueError):
             self.estimator.fit(self.data(0), **self.kind.arguments)
-        except ValueError:
-            pass
-        else:
-            raise AssertionError(f"expected a refusal of {change}")
         self.estimator.set_params(**before)
         self.unchanged()
 

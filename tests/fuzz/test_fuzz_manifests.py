@@ -31,14 +31,14 @@ def _content(kind, pixels):
 def _contents():
     """What files may hold: images, masks, images that are damaged, and others."""
     rng = np.random.default_rng(0)
-    pictures = [rng.integers(0, 255, (12, 10, 3), dtype=np.uint8) for _ in range(8)]
+    pixels = [rng.integers(0, 255, (12, 10, 3), dtype=np.uint8) for _ in range(8)]
     mask = np.zeros((12, 10), dtype=np.uint8)
     mask[3:6, 4] = 255
-    made = [_content("PNG", one) for one in pictures] + [_content("JPEG", pictures[0])]
+    made = [_content("PNG", one) for one in pixels] + [_content("JPEG", pixels[0])]
     masks = [mask, 255 - mask, mask * 0, mask[:8], mask // 100, mask | 128, mask[:, :2]]
     made += [_content("PNG", one) for one in masks] * 2
-    made.append(_content("PNG", np.dstack([pictures[1], pictures[2][..., 0]])))
-    made.append(_content("PNG", pictures[1][..., 0].astype(np.uint16)))
+    made.append(_content("PNG", np.dstack([pixels[1], pixels[2][..., 0]])))
+    made.append(_content("PNG", pixels[1][..., 0].astype(np.uint16)))
     return [*made, made[0][:60], b"", b"text", b"image,label\n1.png,good\n"]
 
 
