@@ -62,9 +62,48 @@ def test_every_pattern_of_convolution_sum_and_relu():
     assert sum("packed" in name for name, _ in packed.named_children()) == 5
 
 
+class LinearBlock(torch.nn.Module):
+    """ReLU6, sums that nothing follows, and a sum before ReLU6, which is not fused."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = torch.nn.Conv2d(3, 8, 3, stride=2, padding=1)
+        self.second = torch.nn.Conv2d(8, 8, 3, padding=1, groups=8)
+        self.third = torch.nn.Conv2d(8, 8, 1)
+        self.relu6 = torch.nn.ReLU6(inplace=True)
+
+    def forward(self, x):
+        x = self.relu6(40 * self.first(x))
+        x = x + self.third(self.relu6(self.second(x)))
+        return self.relu6(x + self.third(x)) + x
+
+
+@needs_packing
+def test_relu6_and_sums_that_nothing_follows():
+    torch.manual_seed(0)
+    block = LinearBlock().eval()
+    x = 3 * torch.randn(2, 3, 21, 18).contiguous(memory_format=torch.channels_last)
+    packed = pack(torch.fx.symbolic_trace(block))
+    operators = [node.target for node in packed.graph.nodes if node.op == "call_function"]
+    assert len(operators) == 3  # the product with 40, and the sums around ReLU6
+    with torch.inference_mode():
+        expected = block(x.clone())
+        assert expected.max() > 6.0
+        torch.testing.assert_close(packed(x.clone()), expected, rtol=1e-5, atol=1e-5)
+
+
 @needs_packing
 @pytest.mark.parametrize(
-    "backbone", ["resnet18", "squeezenet1_1", "mobilenet_v3_small", "densenet121", "vgg11_bn"]
+    "backbone",
+    [
+        "resnet18",
+        "squeezenet1_1",
+        "mobilenet_v2",
+        "mobilenet_v3_small",
+        "efficientnet_lite0",
+        "densenet121",
+        "vgg11_bn",
+    ],
 )
 def test_packed_and_plain_backbones_agree(backbone, monkeypatch):
     """The path of other processors runs here too, and gives the same features."""

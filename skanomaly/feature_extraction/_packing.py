@@ -1,9 +1,9 @@
 """Make a trimmed network fast on an x86 processor: packed weights, fused element-wise steps.
 
 oneDNN keeps convolution weights in a layout of its own. Eager torch rearranges them at every call
-and writes each intermediate map to memory; here weights are rearranged once, and ReLU and the sum
-of a residual block happen while the convolution's result is still in the cache. The numbers are
-the same up to the order of rounding.
+and writes each intermediate map to memory; here weights are rearranged once, and activations and
+the sum of a residual block happen while the convolution's result is still in the cache. The
+numbers are the same up to the order of rounding.
 """
 
 import operator
@@ -13,6 +13,9 @@ import torch
 import torch.nn.functional as F
 
 _SUMS = (operator.add, operator.iadd, torch.add)
+# As oneDNN has them: name and limits.
+_RELU: tuple = ("relu", [])
+_RELU6: tuple = ("hardtanh", [0.0, 6.0])
 _RELUS = (F.relu, torch.relu, F.relu_, torch.relu_)
 
 
@@ -33,18 +36,18 @@ def has_fast_bfloat16():
 
 
 class PackedConvolution(torch.nn.Module):
-    """A convolution with packed weights, then an optional sum with another map, then ReLU.
+    """A convolution with packed weights, then an optional sum with another map, then an activation.
 
     The best layout depends on the input's shape: weights are packed for the first one seen, and
     every later input must have it.
     """
 
-    def __init__(self, convolution, relu):
+    def __init__(self, convolution, activation):
         super().__init__()
         c = convolution
         # In the order in which oneDNN's operators take them.
         self.geometry = (list(c.padding), list(c.stride), list(c.dilation), c.groups)
-        self.after = "relu" if relu else None
+        self.activation, self.limits = activation
         self.weight = c.weight.detach()
         self.bias = None if c.bias is None else c.bias.detach()
         self.is_packed = False
@@ -58,10 +61,16 @@ class PackedConvolution(torch.nn.Module):
             self.is_packed = True
         if other is None:
             return torch.ops.mkldnn._convolution_pointwise(
-                x, self.weight, self.bias, *self.geometry, self.after or "none", [], ""
+                x,
+                self.weight,
+                self.bias,
+                *self.geometry,
+                self.activation or "none",
+                self.limits,
+                "",
             )
         return torch.ops.mkldnn._convolution_pointwise.binary(
-            x, other, self.weight, self.bias, *self.geometry, "add", 1.0, self.after, [], None
+            x, other, self.weight, self.bias, *self.geometry, "add", 1.0, self.activation, [], None
         )
 
 
@@ -132,20 +141,21 @@ def _is_plain(convolution):
 
 
 def _replace(network, node, convolution, modules):
-    """One convolution, with the sum and ReLU after it where nothing else needs what is between."""
-    last, other = node, None
+    """One convolution, and the sum and activation after it that nothing else comes between."""
+    last, other, activation = node, None, (None, [])
     summed = _only_user(last)
     if summed is not None and summed.target in _SUMS and len(summed.args) == 2:
         # The other term of the sum is a map, not a number or the same map again.
         rest = [a for a in summed.args if a is not last]
-        relu = _only_user(summed)
-        if len(rest) == 1 and isinstance(rest[0], torch.fx.Node) and _is_relu(relu, modules):
+        after = _activation(_only_user(summed), modules)
+        # oneDNN's operator has ReLU after a sum, and no other activation.
+        if len(rest) == 1 and isinstance(rest[0], torch.fx.Node) and after in (None, _RELU):
             last, other = summed, rest[0]
-    relu = _only_user(last)
-    if _is_relu(relu, modules):
-        last = relu
+    following = _only_user(last)
+    if (after := _activation(following, modules)) is not None:
+        last, activation = following, after
     name = f"packed_{node.name}"
-    network.add_submodule(name, PackedConvolution(convolution, relu=last is relu))
+    network.add_submodule(name, PackedConvolution(convolution, activation))
     # At the last step's place: the map to be added is computed before it.
     with network.graph.inserting_before(last):
         inputs = (node.args[0],) if other is None else (node.args[0], other)
@@ -158,12 +168,19 @@ def _only_user(node):
     return next(iter(node.users)) if node is not None and len(node.users) == 1 else None
 
 
-def _is_relu(node, modules):
+def _activation(node, modules):
+    """What oneDNN calls the activation that a node is, and its limits; None for any other node."""
     if node is None:
-        return False
+        return None
     if node.op == "call_module":
-        return isinstance(modules.get(node.target), torch.nn.ReLU)
-    return node.target in _RELUS or (node.op == "call_method" and node.target in ("relu", "relu_"))
+        module = modules.get(node.target)
+        if isinstance(module, torch.nn.ReLU6):
+            return _RELU6
+        return _RELU if isinstance(module, torch.nn.ReLU) else None
+    is_relu = node.target in _RELUS or (
+        node.op == "call_method" and node.target in ("relu", "relu_")
+    )
+    return _RELU if is_relu else None
 
 
 def _pair(value):
