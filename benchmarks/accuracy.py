@@ -1,6 +1,6 @@
 """Accuracy on real data sets in MVTec layout: one table, one JSON line.
 
-    python benchmarks/accuracy.py --root DATA --features filter_bank --set coreset_ratio=0.02
+    python benchmarks/accuracy.py --root DATA --features filter_bank --set sigma=4.0
     python benchmarks/accuracy.py --root DATA --features squeezenet1_1 --weights FILE \\
         --detector SPADE --layers features.4 features.7 features.12
 
@@ -28,7 +28,9 @@ COLUMNS = ("image_auroc", "map_max_auroc", "pixel_auroc", "aupro")
 
 def build(options, random_state):
     """The pipeline that the options describe; GlobalLocal uses the features as its teacher."""
-    shape = {"image_size": options.image_size, "resize": options.resize}
+    shape = {"resize": options.resize}
+    if options.image_size is not None:
+        shape["image_size"] = options.image_size
     if options.features == "filter_bank":
         extractor = FilterBank(random_state=random_state, **shape)
     else:
@@ -98,15 +100,15 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--root", type=Path, required=True, help="folder of data sets")
     parser.add_argument("--sets", nargs="+", help="their names; default: every folder of the root")
-    parser.add_argument("--features", default="filter_bank", help="or a torchvision backbone")
-    parser.add_argument("--weights", default="DEFAULT", help="local file or torchvision's name")
+    parser.add_argument("--features", default="filter_bank", help="or a backbone")
+    parser.add_argument("--weights", default="DEFAULT", help="local file or a name")
     parser.add_argument("--layers", nargs="+", help="of the backbone; default: its own")
     parser.add_argument("--detector", default="PatchCore", help="its class")
     parser.add_argument(
         "--set", nargs="*", type=parameter, default=[], help="its parameters, as name=value"
     )
     parser.add_argument("--dtype", default="float32")
-    parser.add_argument("--image-size", type=int, default=224)
+    parser.add_argument("--image-size", type=int, help="default: the features' own")
     parser.add_argument("--resize", default="stretch")
     parser.add_argument("--random-states", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument(

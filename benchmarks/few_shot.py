@@ -1,16 +1,19 @@
 """Few good images: RegAD against other detectors fitted on the same support.
 
-    python benchmarks/few_shot.py --root DATA --weights SQUEEZENET_STATE_DICT [--epochs 3]
+    python benchmarks/few_shot.py --root DATA [--epochs 5] [--every 4]
+    python benchmarks/few_shot.py --root DATA --backbone squeezenet1_1 --weights STATE_DICT
 
 Leave one category out: for each data set of DATA a registration network is trained on the good
 training images of all others, then ten random supports of k = 2, 4, 8 good images of that set are
 drawn. The detectors fitted on each support are RegAD with the trained network; with one trained
 without transformers (--ablation), without training, without augmentation; on FilterBank features;
 and PaDiM, PatchCore and SPADE on the same 22 augmented images for each image and the features of
-the same backbone, unregistered. Printed are the image AUROC on the test images, mean and standard
-deviation over the supports, and the pixel AUROC if there are masks. At most --test images of a set,
-evenly spaced, are scored. If DATA holds categories of MVTec AD or MPDD, published results are
-printed too. Results are written to benchmarks/results as JSON, and the loss curves to docs.
+the same backbone, unregistered: its three stages, and, without augmentation, the last two, which
+are the layers that a FeatureExtractor takes. PatchCore is also fitted on FilterBank features.
+Printed are the image AUROC on the test images, mean and standard deviation over the supports, and
+the pixel AUROC if there are masks. At most --test images of a set, evenly spaced, are scored. If
+DATA holds categories of MVTec AD or MPDD, published results are printed too. Results are written
+to benchmarks/results as JSON, and the loss curves to docs.
 """
 
 import argparse
@@ -24,15 +27,24 @@ import torch
 from _published import published
 from sklearn.base import clone
 
-from skanomaly import SPADE, FeatureMaps, PaDiM, PatchCore, RegAD, RegistrationNetwork, load_folder
+from skanomaly import (
+    SPADE,
+    FeatureMaps,
+    FilterBank,
+    PaDiM,
+    PatchCore,
+    RegistrationNetwork,
+    load_folder,
+)
 from skanomaly.feature_maps import concatenate
 from skanomaly.images import load_batch
 from skanomaly.metrics import image_roc_auc_score, pixel_roc_auc_score
 from skanomaly.model_selection import GoodOnlyShuffleSplit
 from skanomaly.training import augment
 
-PICKED = 0.02  # coreset of PatchCore: the 22 augmented copies of an image are very similar
-RESULT = Path(__file__).parent / "results" / "few_shot.json"
+BACKBONE = "efficientnet_lite0"
+PICKED = 0.005  # coreset of PatchCore: the 22 augmented copies of an image are very similar
+RESULTS = Path(__file__).parent / "results"
 FIGURE = Path(__file__).parents[1] / "docs" / "images" / "registration_loss.png"
 
 
@@ -43,12 +55,13 @@ def networks(options, data, target):
     groups = [name for name, some in others.items() for _ in some[:: options.every]]
     shape = {
         "weights": options.weights,
+        "batch_size": options.batch_size,
         "learning_rate": options.learning_rate,
         "head_learning_rate": options.head_learning_rate,
         "verbose": 1,
     }
-    plain = RegistrationNetwork("squeezenet1_1", n_epochs=0, mode=None, **shape)
-    trained = RegistrationNetwork("squeezenet1_1", n_epochs=options.epochs, **shape)
+    plain = RegistrationNetwork(options.backbone, n_epochs=0, mode=None, **shape)
+    trained = RegistrationNetwork(options.backbone, n_epochs=options.epochs, **shape)
     nets = {
         "trained": trained.fit(images, groups),
         "untrained": plain.fit(images[:2] + images[-2:], groups[:2] + groups[-2:]),
@@ -58,40 +71,74 @@ def networks(options, data, target):
     return nets
 
 
-def with_augmentations(network, images):
-    """Features of all augmented copies of some images, (22 n,)."""
-    pieces = []
-    for i in range(len(images)):
-        batch, _ = load_batch(images, [i], network.image_fit, 3)
-        every = augment(torch.from_numpy(batch[0].transpose(2, 0, 1).copy()))
-        pieces.append(FeatureMaps(network._features(every.permute(0, 2, 3, 1).numpy())))
-    maps = concatenate(pieces)
-    return FeatureMaps(maps.arrays(), maps.frames, network.image_fit)
+class Copies:
+    """Features of the augmented copies of training images, computed once for all supports.
+
+    Parameters
+    ----------
+    extractor : fitted extractor
+    images : list of paths
+    """
+
+    def __init__(self, extractor, images):
+        self.extractor, self.images, self.found = extractor, images, {}
+
+    def __call__(self, support, n_copies=22):
+        """FeatureMaps (n_copies * k,) of the images at some places; the first copy is itself."""
+        maps = concatenate([self._of(i)[:n_copies] for i in support.tolist()])
+        return FeatureMaps(maps.arrays(), maps.frames, self.extractor.image_fit)
+
+    def _of(self, i):
+        if i not in self.found:
+            batch, _ = load_batch(self.images, [i], self.extractor.image_fit, 3)
+            every = augment(torch.from_numpy(batch[0].transpose(2, 0, 1).copy()))
+            pixels = every.permute(0, 2, 3, 1).numpy()
+            self.found[i] = FeatureMaps(self.extractor._features(pixels))
+        return self.found[i]
 
 
-def detectors(nets, support):
-    """{name: (fitted detector, name of the features it scores)}."""
-    plain = with_augmentations(nets["untrained"], support)
-    without = {}
-    if "no transformers" in nets:
-        detector = RegAD(nets["no transformers"]).fit(support)
-        without = {"RegAD, no transformers": (detector, "no transformers")}
-    return {
-        "RegAD": (RegAD(nets["trained"]).fit(support), "trained"),
-        **without,
-        "RegAD, no training": (RegAD(nets["untrained"]).fit(support), "untrained"),
-        "RegAD, no augmentations": (
-            RegAD(nets["trained"], augmentations=()).fit(support),
-            "trained",
-        ),
-        "RegAD, FilterBank": (RegAD(random_state=0).fit(support), None),
-        "PaDiM": (PaDiM(random_state=0).fit(plain), "untrained"),
-        "PatchCore": (
-            PatchCore(random_state=0, coreset_ratio=PICKED, image_score="map_max").fit(plain),
-            "untrained",
-        ),
-        "SPADE": (SPADE(n_neighbors=len(support), image_score="map_max").fit(plain), "untrained"),
-    }
+def last_two(maps):
+    """The layers that a FeatureExtractor has by default, of a network's three stages."""
+    layers = dict(list(maps.arrays().items())[1:])
+    return FeatureMaps(layers, maps.frames, maps.image_fit)
+
+
+def regad():
+    """RegAD on features at hand: tests hold that it is this Gaussian."""
+    return PaDiM(n_components=None, patch_size=3)
+
+
+def patchcore(ratio):
+    return PatchCore(random_state=0, coreset_ratio=ratio, image_score="map_max")
+
+
+def detectors(copies, features, support):
+    """Yields (name, detector, features of the support, features of the test images)."""
+    plain, test = copies["untrained"](support), features["untrained"]
+    yield "RegAD", regad(), copies["trained"](support), features["trained"]
+    if "no transformers" in copies:
+        name = "no transformers"
+        yield f"RegAD, {name}", regad(), copies[name](support), features[name]
+    yield "RegAD, no training", regad(), plain, test
+    alone = copies["trained"](support, n_copies=1)
+    yield "RegAD, no augmentations", regad(), alone, features["trained"]
+    yield "PaDiM", PaDiM(random_state=0), plain, test
+    yield "PatchCore", patchcore(PICKED), plain, test
+    spade = SPADE(n_neighbors=len(support), image_score="map_max")
+    yield "SPADE", spade, plain, test
+    alone, test = last_two(copies["untrained"](support, n_copies=1)), last_two(test)
+    yield "PaDiM, default layers, no augmentations", PaDiM(random_state=0), alone, test
+    yield "PatchCore, default layers, no augmentations", patchcore(0.1), alone, test
+    yield "PatchCore, default layers", patchcore(PICKED), last_two(plain), test
+
+
+def filter_bank_detectors(images, test, support):
+    """The same on a FilterBank, which is learned from the support itself."""
+    chosen = [images[i] for i in support]
+    bank = FilterBank(random_state=0).fit(chosen)
+    features, plain = bank.transform(test), Copies(bank, chosen)(np.arange(len(chosen)))
+    yield "RegAD, FilterBank", regad(), plain, features
+    yield "PatchCore, FilterBank", patchcore(PICKED), plain, features
 
 
 def evaluate(options, nets, data):
@@ -101,17 +148,19 @@ def evaluate(options, nets, data):
     target = data.test.target[::step]
     masks = None if data.test.masks is None else data.test.masks[::step]
     features = {name: net.transform(test) for name, net in nets.items()}
+    copies = {name: Copies(net, data.train.images) for name, net in nets.items()}
     table = {}
     for k in options.shots:
         splitter = GoodOnlyShuffleSplit(options.supports, train_size=k, random_state=0)
         rows = table.setdefault(k, {})
         labels = np.ones(len(data.train.images), dtype=int)
-        for chosen, _ in splitter.split(labels, labels):
-            support = [data.train.images[i] for i in chosen]
-            for name, (detector, kind) in detectors(nets, support).items():
-                scores, maps = detector.score_samples_and_map(
-                    test if kind is None else features[kind]
-                )
+        for support, _ in splitter.split(labels, labels):
+            runs = [
+                *detectors(copies, features, support),
+                *filter_bank_detectors(data.train.images, test, support),
+            ]
+            for name, detector, good, X in runs:
+                scores, maps = detector.fit(good).score_samples_and_map(X)
                 image = 100 * image_roc_auc_score(target, -scores)
                 pixel = None if masks is None else 100 * pixel_roc_auc_score(masks, maps)
                 rows.setdefault(name, []).append((image, pixel))
@@ -132,13 +181,34 @@ def draw(table):
     figure.savefig(FIGURE, dpi=150)
 
 
+def show(target, table):
+    """Print the rows of a set."""
+    for k, rows in table.items():
+        for name, found in rows.items():
+            images, pixels = zip(*found, strict=True)
+            cells = f"{np.mean(images):6.1f} +- {np.std(images):4.1f}"
+            if pixels[0] is not None:
+                cells += f"   pixel {np.mean(pixels):6.1f} +- {np.std(pixels):4.1f}"
+            print(f"{target:<16} k={k} {name:<44} {cells}", flush=True)
+        for name, value in published(target, k).items():
+            print(f"{target:<16} k={k} {name + ', published':<44} {value:6.1f}", flush=True)
+
+
+def show_means(table):
+    """Print each detector's mean image AUROC over the sets."""
+    for k in (key for key in next(iter(table.values())) if isinstance(key, int)):
+        for name in next(iter(table.values()))[k]:
+            means = [np.mean([image for image, _ in row[k][name]]) for row in table.values()]
+            print(f"{'mean':<16} k={k} {name:<44} {np.mean(means):6.1f}", flush=True)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--root", type=Path, required=True, help="folder of data sets")
-    parser.add_argument(
-        "--weights", required=True, help="state dict of torchvision's squeezenet1_1"
-    )
+    parser.add_argument("--backbone", default=BACKBONE, help=f"default: {BACKBONE}")
+    parser.add_argument("--weights", default="DEFAULT", help="state dict; default: those installed")
     parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--head-learning-rate", type=float, default=3e-2)
     parser.add_argument("--every", type=int, default=1, help="train on every so many-th image")
@@ -148,11 +218,14 @@ def main():
     parser.add_argument("--test", type=int, default=100)
     options = parser.parse_args()
     data = {p.name: load_folder(p) for p in sorted(options.root.iterdir()) if p.is_dir()}
+    result = "few_shot" if options.backbone == BACKBONE else f"few_shot_{options.backbone}"
+    path = RESULTS / f"{result}.json"
     record = {
         "benchmark": "few_shot",
         "processor": platform.machine(),
         **{k: v for k, v in vars(options).items() if k not in ("root", "weights")},
         "table": {},
+        "threads": torch.get_num_threads(),
     }
     for target in data:
         began = time.perf_counter()
@@ -165,19 +238,11 @@ def main():
             "history": nets["trained"].history_,
             **table,
         }
-        for k, rows in table.items():
-            for name, found in rows.items():
-                images, pixels = zip(*found, strict=True)
-                cells = f"{np.mean(images):6.1f} +- {np.std(images):4.1f}"
-                if pixels[0] is not None:
-                    cells += f"   pixel {np.mean(pixels):6.1f} +- {np.std(pixels):4.1f}"
-                print(f"{target:<16} k={k} {name:<24} {cells}", flush=True)
-            for name, value in published(target, k).items():
-                print(f"{target:<16} k={k} {name + ', published':<24} {value:6.1f}", flush=True)
-        RESULT.parent.mkdir(exist_ok=True)
-        RESULT.write_text(json.dumps(record) + "\n")
+        show(target, table)
+        path.write_text(json.dumps(record) + "\n")
+    show_means(record["table"])
     draw(record["table"])
-    print(f"written to {RESULT} and {FIGURE}")
+    print(f"written to {path} and {FIGURE}")
 
 
 if __name__ == "__main__":

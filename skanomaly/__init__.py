@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 
 # public name -> module that defines it
 _PUBLIC = {entry.name: entry.package for entry in (*DETECTORS, *EXTRACTORS)} | {
+    "EnsembleDetector": "skanomaly.ensemble",
     "FeatureMaps": "skanomaly.feature_maps",
     "Pipeline": "skanomaly.pipeline",
     "dump": "skanomaly.persistence",
@@ -32,6 +33,7 @@ _SUBMODULES = (
     "detectors",
     "display",
     "embedding",
+    "ensemble",
     "estimator_checks",
     "exceptions",
     "feature_extraction",

@@ -167,7 +167,7 @@ def _constants(code):
 
 def training_key(X, settings):
     """Digest of settings and of all images of X; None without a cache, or without settings."""
-    if settings is None or not isinstance(X, CachedFeatureMaps):
+    if settings is None or X.cache is None:
         return None
     return digest(settings, X.keys)
 
@@ -222,7 +222,7 @@ def recall_longest(X, settings, name, n_rows, n_ahead, compute):
     key : str or None
         Digest of all that a row depends on beside its place; None without a cache.
     """
-    if not isinstance(X, CachedFeatureMaps) or (found := settings()) is None:
+    if X.cache is None or (found := settings()) is None:
         return compute(n_rows), None
     settings = name, found
     key = training_key(X, settings)
@@ -245,7 +245,7 @@ def recall_batches(X, settings, compute):
 
     Parameters
     ----------
-    X : FeatureMaps of shape (n,)
+    X : FeatureMaps of shape (n, D)
     settings : object or None
         All that the arrays depend on beside the image's features; None: unknown, so that nothing
         is kept.
@@ -258,7 +258,7 @@ def recall_batches(X, settings, compute):
     arrays : dict of str to ndarray of shape (b, ...)
         Of a few consecutive images.
     """
-    if settings is None or not isinstance(X, CachedFeatureMaps):
+    if settings is None or X.cache is None:
         for batch in X.batches():
             yield batch.frames, compute(batch)
         return

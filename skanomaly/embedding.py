@@ -1,10 +1,12 @@
 """From the maps of several layers to one vector per patch."""
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from skanomaly.images import upsampling
 
-__all__ = ["embed", "finest_grid", "local_mean"]
+__all__ = ["balancing_scales", "embed", "finest_grid", "local_mean"]
 
 Layers = dict[str, np.ndarray]  # maps (b, h, w, C) by layer
 
@@ -15,6 +17,7 @@ def embed(
     patch_size: int = 1,
     channels: np.ndarray | None = None,
     interpolation: str = "bilinear",
+    scales: Mapping[str, float] | None = None,
 ) -> np.ndarray:
     """One vector per patch: layers averaged locally, brought to the finest grid and joined.
 
@@ -28,6 +31,8 @@ def embed(
         Channels to keep, ascending, counted through the layers in their order; None: all.
     interpolation : {"bilinear", "nearest"}, default="bilinear"
         How coarser layers are resized to the finest grid.
+    scales : dict of str to float, or None, default=None
+        What layers are multiplied by; a layer that is not named stays as it is.
 
     Returns
     -------
@@ -45,15 +50,50 @@ def embed(
     grid = finest_grid({name: maps.shape[1:] for name, maps in layers.items()})
     resize = _INTERPOLATIONS[interpolation]
     parts, first = [], 0
-    for maps in layers.values():
+    for name, maps in layers.items():
         end = first + maps.shape[3]
         if channels is not None:
             start, stop = np.searchsorted(channels, (first, end))
             maps = maps.take(channels[start:stop] - first, axis=3)
         maps = local_mean(maps, patch_size) if patch_size > 1 else maps
+        if scales is not None and scales.get(name, 1.0) != 1.0:
+            maps = maps * np.float32(scales[name])
         parts.append(maps if maps.shape[1:3] == grid else resize(maps, grid))  # (b, H, W, C)
         first = end
     return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=3)
+
+
+def balancing_scales(layers: Layers) -> dict[str, float]:
+    """Factors that bring the channels of all layers to one mean variance.
+
+    Parameters
+    ----------
+    layers : dict of str to ndarray of shape (b, h, w, C)
+        Maps of some images.
+
+    Returns
+    -------
+    dict of str to float
+        1 for the first layer, and for any other the root of the first one's mean variance over its
+        own. A layer that is constant keeps its scale.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skanomaly.embedding import balancing_scales
+    >>> maps = np.random.default_rng(0).normal(size=(2, 4, 4, 3))
+    >>> balancing_scales({"fine": maps, "coarse": 10 * maps})
+    {'fine': 1.0, 'coarse': 0.1}
+    """
+    deviations = {
+        name: np.sqrt(maps.var(axis=(0, 1, 2), dtype=np.float64).mean())
+        for name, maps in layers.items()
+    }
+    first = next(iter(deviations.values()))
+    return {
+        name: float(first / own) if first > 0 and own > 0 else 1.0
+        for name, own in deviations.items()
+    }
 
 
 def finest_grid(layer_shapes: dict[str, tuple[int, ...]]) -> tuple[int, ...]:

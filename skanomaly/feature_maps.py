@@ -1,17 +1,20 @@
 """FeatureMaps: the features of n images by layer, channels last, as scikit-learn may index them.
 
 Stored in memory or streamed from the images batch by batch: detectors see one loop either way.
+numpy's ``hstack`` puts them side by side, as scikit-learn's FeatureUnion asks for it.
 """
 
 from collections.abc import Sequence
+from numbers import Real
 
 import numpy as np
 from sklearn.utils import gen_batches
 
 from skanomaly.embedding import embed
 from skanomaly.images import ImageFit, ImageSubset
+from skanomaly.io import digest
 
-__all__ = ["FeatureMaps", "concatenate"]
+__all__ = ["FeatureMaps", "JoinedFeatureMaps", "concatenate", "side_by_side"]
 
 BATCH_SIZE = 16  # images; what detectors work on at a time
 
@@ -30,13 +33,15 @@ class FeatureMaps:
 
     Attributes
     ----------
-    shape : tuple (n,)
-        What scikit-learn counts samples by.
+    shape : tuple (n, D)
+        Images, and channels of all layers: what scikit-learn counts samples and features by.
     ndim : int
-        Always 1.
+        Always 2.
     layer_shapes : dict of str to tuple (h, w, C)
     frames : ndarray of shape (n, 2), or None
         None while the features are streamed: an image's frame is known once it is read.
+    cache : Cache or None
+        Where features are kept, and what is computed from them.
     scratch : object or None
         What one hook of a detector leaves with a batch for the next one; neither indexed nor
         pickled.
@@ -47,16 +52,21 @@ class FeatureMaps:
     FeatureMaps of the chosen images without copying features; with an int, of one image.
     A pickle holds the chosen images alone: their features, or what it takes to compute them.
 
+    ``np.hstack([X1, X2])`` and ``np.concatenate([X1, X2], axis=1)`` are :func:`side_by_side`, and
+    ``X * number`` has all features times the number: of numpy's functions and operators these
+    are all, those that a scikit-learn FeatureUnion calls.
+
     Examples
     --------
     >>> import numpy as np
     >>> from skanomaly import FeatureMaps
     >>> X = FeatureMaps({"stage2": np.zeros((5, 4, 4, 8), np.float32)})
     >>> X.shape, X[[0, 3]].shape, X[1:].layer_shapes
-    ((5,), (2,), {'stage2': (4, 4, 8)})
+    ((5, 8), (2, 8), {'stage2': (4, 4, 8)})
     """
 
-    ndim = 1
+    ndim = 2
+    cache = None
 
     def __init__(self, layers, frames=None, image_fit=None):
         lengths = {len(maps) for maps in layers.values()}
@@ -87,7 +97,7 @@ class FeatureMaps:
 
         Returns
         -------
-        FeatureMaps of shape (n,)
+        FeatureMaps of shape (n, D)
         """
         maps = cls.__new__(cls)
         maps._layers = maps._frames = maps.scratch = None
@@ -98,7 +108,7 @@ class FeatureMaps:
 
     @property
     def shape(self):
-        return (len(self._rows),)
+        return len(self), sum(shape[2] for shape in self.layer_shapes.values())
 
     @property
     def frames(self):
@@ -137,6 +147,27 @@ class FeatureMaps:
         layers = ", ".join(f"{name} {shape}" for name, shape in self.layer_shapes.items())
         kind = "stored" if self.is_stored else "streamed"
         return f"FeatureMaps({len(self)} images, {kind}: {layers})"
+
+    def __array__(self, dtype=None, copy=None):
+        raise TypeError(
+            "expected an array or a table, got FeatureMaps, whose layers have grids of their own; "
+            "take X.arrays() or X.joined(), and leave set_output and transform_output at their "
+            "default"
+        )
+
+    def __array_function__(self, function, types, args, kwargs):
+        """What numpy calls for its functions of FeatureMaps: those that put arrays side by side."""
+        axis = kwargs.get("axis", args[1] if len(args) > 1 else 0)
+        if function is np.hstack or (function is np.concatenate and axis in (1, -1)):
+            return side_by_side(args[0])
+        return NotImplemented
+
+    def __mul__(self, weight):
+        if not isinstance(weight, Real):
+            return NotImplemented
+        if not np.isfinite(weight):
+            raise ValueError(f"expected a finite number to multiply features by, got {weight}")
+        return JoinedFeatureMaps([self], [""], [float(weight)])
 
     def __getstate__(self):
         """State of the chosen images alone."""
@@ -196,6 +227,159 @@ class FeatureMaps:
         if np.array_equal(self._rows, np.arange(len(self._images))):
             return self._images
         return ImageSubset(self._images, self._rows)
+
+
+class JoinedFeatureMaps(FeatureMaps):
+    """Features of the same images from several extractors, as those of one.
+
+    Nothing is copied: parts that are stored stay stored, the others are streamed or read from
+    their caches.
+
+    Parameters
+    ----------
+    parts : list of FeatureMaps of shape (n, D_i)
+    prefixes : list of str
+        What each part's layers are named with, in front of their own names.
+    weights : list of float
+        Each part's features are multiplied by its weight.
+    """
+
+    def __init__(self, parts, prefixes, weights):
+        self._parts = list(zip(parts, prefixes, weights, strict=True))
+        self.layer_shapes = {
+            prefix + name: shape
+            for part, prefix, _ in self._parts
+            for name, shape in part.layer_shapes.items()
+        }
+        self.image_fit, self.scratch = parts[0].image_fit, None
+
+    @property
+    def frames(self):
+        return next((p.frames for p, *_ in self._parts if p.frames is not None), None)
+
+    @property
+    def is_stored(self):
+        """Whether the features of all parts lie in memory."""
+        return all(part.is_stored for part, *_ in self._parts)
+
+    @property
+    def nbytes(self):
+        """Bytes of the parts that are stored."""
+        return sum(part.nbytes for part, *_ in self._parts)
+
+    @property
+    def cache(self):
+        """That of the first part; None where the features of one are not cached."""
+        caches = [part.cache for part, *_ in self._parts]
+        return None if None in caches else caches[0]
+
+    @property
+    def keys(self):
+        """Digests (n,) of all that each image's features depend on, where all parts have them."""
+        names = [(prefix, weight) for _, prefix, weight in self._parts]
+        of_parts = zip(*(part.keys.tolist() for part, *_ in self._parts), strict=True)
+        return np.array([digest(names, keys) for keys in of_parts])
+
+    def __len__(self):
+        return len(self._parts[0][0])
+
+    def __getitem__(self, key):
+        return self._with([part[key] for part, *_ in self._parts])
+
+    def __getstate__(self):
+        return {**self.__dict__, "scratch": None}
+
+    def arrays(self):
+        """The features themselves, {layer: (n, h, w, C) float32}; of a weight 1 not copied."""
+        return {
+            prefix + name: maps if weight == 1 else maps * np.float32(weight)
+            for part, prefix, weight in self._parts
+            for name, maps in part.arrays().items()
+        }
+
+    def batches(self, batch_size=BATCH_SIZE):
+        """Stored JoinedFeatureMaps of batch_size consecutive images each, the last one shorter."""
+        streams = (part.batches(batch_size) for part, *_ in self._parts)
+        for pieces in zip(*streams, strict=True):
+            _check_frames(pieces)
+            yield self._with(pieces)
+
+    def _with(self, parts):
+        """The same of other images."""
+        return JoinedFeatureMaps(parts, *zip(*(names for _, *names in self._parts), strict=True))
+
+
+def side_by_side(parts: Sequence[FeatureMaps]) -> FeatureMaps:
+    """The features of several extractors for the same images as those of one.
+
+    Parameters
+    ----------
+    parts : sequence of FeatureMaps of shape (n, D_i)
+        Of the same images in the same order. Images of unlike sizes of input lie on the same
+        places only if they are stretched; where ``resize`` is "pad" or "crop", the sizes must be
+        the same.
+
+    Returns
+    -------
+    FeatureMaps of shape (n, D)
+        The layers of all parts, named by the number of their part as well, as "0.energies" and
+        "1.energies". A detector's sigma is in pixels of the first part's input.
+
+    Raises
+    ------
+    ValueError
+        The parts have unlike numbers of images, or images of unlike sizes or ``resize``; or one
+        of them is no FeatureMaps.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skanomaly import FeatureMaps
+    >>> from skanomaly.feature_maps import side_by_side
+    >>> fine = FeatureMaps({"a": np.ones((2, 8, 8, 3), np.float32)})
+    >>> coarse = FeatureMaps({"a": np.zeros((2, 4, 4, 5), np.float32)}, fine.frames, fine.image_fit)
+    >>> side_by_side([fine, coarse])
+    FeatureMaps(2 images, stored: 0.a (8, 8, 3), 1.a (4, 4, 5))
+    """
+    for i, part in enumerate(parts):
+        if not isinstance(part, FeatureMaps):
+            raise ValueError(
+                f"expected the features of an extractor from each transformer of a union, got "
+                f"{type(part).__name__} from that at place {i}; take extractors alone, such as "
+                "FilterBank() and FeatureExtractor()"
+            )
+        first, fit = parts[0].image_fit, part.image_fit
+        if len(part) != len(parts[0]):
+            raise ValueError(
+                f"expected features of the same images, got {len(parts[0])} images from the "
+                f"extractor at place 0 and {len(part)} from that at place {i}"
+            )
+        if fit.resize != first.resize or (fit != first and fit.resize != "stretch"):
+            raise ValueError(
+                "expected extractors that see the same part of an image, got "
+                f"{_described(first)} of that at place 0 and {_described(fit)} of that at place "
+                f'{i}; set the same resize, and with "pad" or "crop" the same image_size'
+            )
+    _check_frames(parts)
+    return JoinedFeatureMaps(parts, [f"{i}." for i in range(len(parts))], [1.0] * len(parts))
+
+
+def _described(fit):
+    return f'resize="{fit.resize}", image_size=({fit.height}, {fit.width})'
+
+
+def _check_frames(parts):
+    """Refuse parts whose images have other sizes, as far as these are known by now."""
+    known = [(i, part.frames) for i, part in enumerate(parts) if part.frames is not None]
+    for i, frames in known[1:]:
+        first, expected = known[0]
+        unlike = (frames != expected).any(axis=1)
+        if unlike.any():
+            one, other = (tuple(sizes[unlike][0].tolist()) for sizes in (expected, frames))
+            raise ValueError(
+                f"expected features of the same images, got one of {one} pixels from the extractor "
+                f"at place {first} and of {other} from that at place {i}"
+            )
 
 
 def concatenate(pieces: Sequence[FeatureMaps]) -> FeatureMaps:

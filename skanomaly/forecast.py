@@ -6,7 +6,7 @@ import numpy as np
 from joblib import effective_n_jobs
 from sklearn.base import clone
 from sklearn.frozen import FrozenEstimator
-from sklearn.pipeline import Pipeline
+from sklearn.pipeline import FeatureUnion, Pipeline
 
 from skanomaly.feature_maps import FeatureMaps
 from skanomaly.utils.validation import is_images
@@ -21,8 +21,8 @@ def estimate_memory(pipeline: Any, X: Any, *, n_images: int | None = None) -> di
     ----------
     pipeline : estimator
         A Pipeline of extractor and detector, a detector of images, or one of features if X holds
-        features; or a HeldOutThreshold or a search around one of these. Fitted or not; it is left
-        as it is.
+        features; or a HeldOutThreshold, a search or an EnsembleDetector of these. Fitted or
+        not; it is left as it is.
     X : what the estimator's ``fit`` takes
         The first two images are read.
     n_images : int, default=None
@@ -65,6 +65,8 @@ def _needs_of_fit(estimator, sample, n_images):
         return _needs_of_pipeline(estimator, sample, n_images)
     if hasattr(estimator, "estimator") and hasattr(estimator, "cv"):
         return _needs_of_folds(estimator, sample, n_images)
+    if hasattr(estimator, "estimators"):
+        return _needs_of_members(estimator, sample, n_images)
     input_needs, layer_shapes = _needs_of_input(estimator, sample, n_images)
     needs = estimator._forecast(layer_shapes, n_images)
     kept = getattr(estimator, "_kept_of_forecast", needs)
@@ -75,13 +77,19 @@ def _needs_of_pipeline(pipeline, sample, n_images):
     if len(pipeline) == 1:
         return _needs_of_fit(pipeline[-1], sample, n_images)
     steps = clone(pipeline[:-1]).fit(sample)
-    maps = steps.transform(sample)
-    extractor = steps[-1]
-    may_stream = hasattr(extractor, "would_stream")
-    if may_stream and extractor.would_stream(maps.layer_shapes, n_images):
-        extractor.set_params(memory_limit=1)  # so that a few images' features are streamed, too
-        maps = steps.transform(sample)
-    return _needs_of_fit(pipeline[-1], maps, n_images)
+    for extractor in _extractors(steps[-1]):
+        if extractor.would_stream(extractor.layer_shapes_, n_images):
+            extractor.set_params(memory_limit=1)  # so that a few images' features are, too
+    return _needs_of_fit(pipeline[-1], steps.transform(sample), n_images)
+
+
+def _extractors(step):
+    """Those that may stream: a step itself, or those that a union puts side by side."""
+    if isinstance(step, FeatureUnion):
+        for _, part in step.transformer_list:
+            yield from _extractors(part)
+    elif hasattr(step, "would_stream"):
+        yield step
 
 
 def _needs_of_folds(search, sample, n_images):
@@ -96,20 +104,33 @@ def _needs_of_folds(search, sample, n_images):
     return {**needs, **more}, n_kept
 
 
+def _needs_of_members(ensemble, sample, n_images):
+    """Of an ensemble, whose members are fitted one after another: at the widest of them."""
+    widest, n_kept = {}, 0
+    for _, member in ensemble.estimators:
+        if isinstance(member, str):  # "drop"
+            continue
+        needs, n_more = _needs_of_fit(member, sample, n_images)
+        needs = {**needs, "members before": n_kept}
+        widest = max(widest, needs, key=lambda one: sum(one.values()))
+        n_kept += n_more
+    return widest, n_kept
+
+
 def _needs_of_input(detector, sample, n_images):
     """Bytes of what a detector is given to learn from, and its {layer: (h, w, C)}."""
     if hasattr(detector, "_input_shapes"):
-        layer_shapes, name, is_held = detector._input_shapes(sample), "pixels", True
-    elif hasattr(detector, "_forecast") and not is_images(sample):
-        if not isinstance(sample, FeatureMaps):
-            sample = np.asarray(sample, dtype=np.float32)
-            sample = sample[:, None, None] if sample.ndim == 2 else sample
-            sample = FeatureMaps({"features": sample})
-        layer_shapes, name, is_held = sample.layer_shapes, "features", sample.is_stored
-    else:
+        layer_shapes = detector._input_shapes(sample)
+        n_values = sum(h * w * c for h, w, c in layer_shapes.values())
+        return {"pixels": 4 * n_values * n_images}, layer_shapes
+    if not hasattr(detector, "_forecast") or is_images(sample):
         raise TypeError(
             "expected a Pipeline of extractor and detector, or a detector and what its fit takes, "
             f"got {type(detector).__name__} and {type(sample).__name__}"
         )
-    n_values = sum(h * w * c for h, w, c in layer_shapes.values())
-    return {name: 4 * n_values * n_images if is_held else 0}, layer_shapes
+    if not isinstance(sample, FeatureMaps):
+        sample = np.asarray(sample, dtype=np.float32)
+        sample = sample[:, None, None] if sample.ndim == 2 else sample
+        sample = FeatureMaps({"features": sample})
+    n_bytes = sample.nbytes * n_images // len(sample)  # of a union's parts some may be streamed
+    return {"features": n_bytes}, sample.layer_shapes

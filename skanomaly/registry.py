@@ -74,6 +74,7 @@ STORED = {entry.name: entry.module for entry in (*DETECTORS, *EXTRACTORS)} | {
     "PatchIndex": "neighbors._index",
     "GalleryIndex": "neighbors._gallery",
     "Pipeline": "pipeline",
+    "EnsembleDetector": "ensemble._ensemble",
     "HeldOutThreshold": "model_selection._threshold",
     "GoodOnlyKFold": "model_selection._split",
 }

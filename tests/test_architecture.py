@@ -45,6 +45,7 @@ RANKS = {
     "feature_extraction": 7,
     "estimator_checks": 7,
     "detectors": 8,
+    "ensemble": 8,
     "model_selection": 9,
     "display": 10,
     "report": 11,
@@ -56,6 +57,13 @@ TOP_LEVEL_TORCH = {"feature_extraction", "training", "utils/networks.py"} | {
     f"detectors/{name}" for name in TRAINED
 }
 TORCH_IN_FUNCTIONS = {"neighbors", "coreset", "utils/device.py", "persistence"}
+IN_FUNCTIONS_OF = {
+    "pynndescent": "neighbors",
+    "matplotlib": "display",
+    "jinja2": "report",
+    "timm": "feature_extraction/backbones",
+    "transformers": "feature_extraction/backbones",
+}
 TOP_LEVEL_NUMBA = {
     "neighbors",
     "coreset",
@@ -137,9 +145,8 @@ def test_heavy_libraries_stay_where_they_belong(path):
             allowed = TOP_LEVEL_TORCH if one.at_top else TOP_LEVEL_TORCH | TORCH_IN_FUNCTIONS
         elif library == "numba":
             allowed = TOP_LEVEL_NUMBA
-        elif library in ("pynndescent", "matplotlib", "jinja2"):
-            place = {"pynndescent": "neighbors", "matplotlib": "display", "jinja2": "report"}
-            allowed = set() if one.at_top else {place[library]}
+        elif library in IN_FUNCTIONS_OF:
+            allowed = set() if one.at_top else {IN_FUNCTIONS_OF[library]}
         else:
             continue
         assert is_within(path, allowed), f"{path.name} imports {library}"

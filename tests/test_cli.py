@@ -165,7 +165,10 @@ def test_errors_are_one_sentence_and_code_2(part, detector, tmp_path, capsys):
         (("fit", part, "--folds", "1", "-o", out), "n_splits"),
         (("fit", part, "--image-size", "0", "-o", out), "image_size"),
         (("fit", tmp_path / "no.csv", "-o", out), "no.csv"),
-        (("fit", part, "--weights", "a.pth", "-o", out), "weights are those of a network"),
+        (
+            ("fit", part, "--features", "filter_bank", "--weights", "a.pth", "-o", out),
+            "weights are those of a network",
+        ),
         (("fit", part, "--detector", "regad", "--features", "x", "-o", out), "--features is not"),
         (("fit", part, "--detector", "regad", "--weights", "x", "-o", out), "--weights is not"),
         (

@@ -122,10 +122,13 @@ def test_detectors_that_take_images(part, tmp_path, capsys):
         ("[grid]\nsigma = [1]", "grid.sigma is unknown; allowed are ['detector', 'features']"),
         ("[grid.detector]\nsigma = 2", "grid.detector.sigma must be a list of values"),
         ("[grid.detector]\nsigma = []", "grid.detector.sigma must be a list of values"),
-        ("[grid.detector]\nsgima = [2]", "grid.detector.sgima is unknown; allowed are ['cores"),
+        ("[grid.detector]\nsgima = [2]", "grid.detector.sgima is unknown; allowed are ['"),
         ("[grid.detector]\nverbose = [2]", "grid.detector.verbose is unknown"),
         ("[grid.detector]\nsigma = [-2]", "The 'sigma' parameter of PatchCore must be a float"),
-        ('[grid.features]\nresize = ["zoom"]', "The 'resize' parameter of FilterBank must be"),
+        (
+            'features = "filter_bank"\n[grid.features]\nresize = ["zoom"]',
+            "The 'resize' parameter of FilterBank must be",
+        ),
     ],
 )
 def test_grids_are_checked_before_any_work(part, text, message, tmp_path, capsys):
@@ -145,8 +148,10 @@ def test_documented_grids_are_accepted(where, tmp_path):
     else:
         text = _tune.EPILOG.partition("grid.toml:")[2].partition("examples:")[0]
     grid = read_grid(write(tmp_path, text))
-    pipe, parameters = make_candidates(grid, 20, None)
-    assert grid.n_candidates == 12 and set(parameters) <= set(pipe.get_params())
+    candidates = make_candidates(grid, 20)
+    assert grid.n_candidates == len(candidates) == 12
+    for parameters, pipe in candidates:
+        assert parameters == {name: pipe.get_params()[name] for name in parameters}
     said = {name for name in Grid.__dataclass_fields__ if re.search(f"^ *{name} = ", text, re.M)}
     assert said == set(Grid.__dataclass_fields__) - {"grid", "path", "weights"}
     if where == "guide":  # it says that these are the defaults

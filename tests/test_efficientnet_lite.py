@@ -127,7 +127,7 @@ def test_without_the_package_the_error_names_the_ways_out(monkeypatch):
         "FilterBank()",
     ):
         assert way_out in text
-    assert not lite.is_installed("efficientnet_lite1")
+    assert not backbones.has_weights("efficientnet_lite1")
 
 
 @needs_weights

@@ -206,7 +206,7 @@ def test_images_are_normalized_as_the_backbone_was_trained(images, monkeypatch):
     gray = backbones.Backbone("squeezenet", ("features.2",), mean=(0.5,) * 3, std=(0.25,) * 3)
     plain = FeatureExtractor("squeezenet1_1", layers="features.0", **SMALL).fit()._identity()
     network = backbones.load_network("squeezenet1_1", None, np.random.RandomState(0).randint(2**31))
-    monkeypatch.setattr(backbones, "BACKBONES", (gray,))
+    monkeypatch.setattr(backbones._families, "BACKBONES", (gray,))
     extractor = FeatureExtractor("squeezenet1_1", layers="features.0", **SMALL).fit()
     assert extractor._identity() != plain
     x = torch.from_numpy(images.transpose(0, 3, 1, 2)).float() / 255

@@ -61,7 +61,7 @@ KEYS = {
 @pytest.mark.parametrize(("key", "expected"), KEYS.values(), ids=KEYS)
 def test_indexing(make, key, expected):
     chosen = make()[key]
-    assert isinstance(chosen, FeatureMaps) and chosen.shape == (len(expected),)
+    assert isinstance(chosen, FeatureMaps) and chosen.shape == (len(expected), 8)
     for name, maps in chosen.arrays().items():
         assert np.array_equal(maps, stored().arrays()[name][list(expected)])
     assert np.array_equal(chosen.store().frames[:, 0], 20 + np.array(expected))
@@ -72,7 +72,7 @@ def test_scikit_learn_keeps_the_kind(make):
     X = make()
     assert isinstance(_safe_indexing(X, np.array([1, 2])), FeatureMaps)
     train, test = train_test_split(X, test_size=3, random_state=0)
-    assert (train.shape, test.shape) == ((N - 3,), (3,))
+    assert (train.shape, test.shape) == ((N - 3, 8), (3, 8))
     assert [len(part) for _, part in KFold(4).split(X)] == [3, 3, 3, 2]
     assert not any(hasattr(X, name) for name in ("iloc", "fit", "device"))
 

@@ -30,12 +30,15 @@ def refits(detector, maps, groups):
     return np.array(scores), np.array(maxima)
 
 
+# The layers' scales are those of all images, also where one is left out.
+PLAIN = {"coreset_ratio": 1.0, "balance_layers": False, "random_state": 0}
 BANKS = [
-    PatchCore(coreset_ratio=1.0, random_state=0),
-    PatchCore(coreset_ratio=1.0, n_neighbors=3, image_score="map_max", random_state=0),
-    PatchCore(coreset_ratio=1.0, n_reweight=0, patch_size=1, random_state=0),
-    SPADE(n_neighbors=4, sigma=1),
+    PatchCore(image_score="paper", **PLAIN),
+    PatchCore(n_neighbors=3, **PLAIN),
+    PatchCore(image_score="paper", n_reweight=0, patch_size=1, **PLAIN),
+    SPADE(n_neighbors=4, sigma=1, image_score="paper", balance_layers=False),
     SPADE(n_neighbors=4, n_gallery_neighbors=2, image_score="map_max", layers="fine"),
+    SPADE(n_neighbors=4, image_score="map_max", balance_layers=False),
 ]
 GAUSSIANS = [
     PaDiM(random_state=0),  # fewer images than channels: low rank
@@ -62,7 +65,7 @@ def test_a_gaussian_without_an_image(detector, maps):
 def test_a_coreset_without_an_image(maps):
     """Slow and obvious: each image by the rows of others and by those that take its rows' place."""
     detector = PatchCore(coreset_ratio=0.3, patch_size=1, n_neighbors=2, sigma=0, random_state=0)
-    detector.set_params(image_score="map_max").fit(maps)
+    detector.set_params(image_score="map_max", balance_layers=False).fit(maps)
     bank, owner = detector.memory_bank_, detector.memory_origin_[:, 0]
     patches = detector._patches(maps).reshape(N, 64, -1)
     distances = np.linalg.norm(patches[:, :, None] - bank, axis=3)  # (n, h * w, m)

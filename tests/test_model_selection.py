@@ -358,11 +358,12 @@ def test_synthetic_defects_stand_in_for_real_ones():
     images, pipe = textures(5), pipeline().fit(textures(6, seed=1))
     spoilt, masks, _ = make_defects(images, random_state=7)
     X, y = np.concatenate([images, spoilt]), [None] * 5 + list(masks)
-    answer = scorers(*ALL_NAMES, synthetic=True, random_state=7)(pipe, images)
+    options = {"synthetic": True, "sizes": [1.0], "random_state": 7}
+    answer = scorers(*ALL_NAMES, **options)(pipe, images)
     assert answer == scorers(*ALL_NAMES)(pipe, X, y)
     assert answer["image_auroc"] > 0.5
-    assert answer != scorers(*ALL_NAMES, synthetic=True, random_state=8)(pipe, images)
-    holes = scorers("aupro", synthetic=True, kinds=["hole"], random_state=7)(pipe, images)
+    assert answer != scorers(*ALL_NAMES, **(options | {"random_state": 8}))(pipe, images)
+    holes = scorers("aupro", **options, kinds=["hole"])(pipe, images)
     assert holes != answer["aupro"]
 
 

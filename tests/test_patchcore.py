@@ -5,6 +5,7 @@ import pytest
 from oracles_features import locally_aware_patches, patchcore_scores
 
 from skanomaly import FeatureMaps, PatchCore
+from skanomaly.detectors._memory_bank import bank_size
 from skanomaly.embedding import local_mean
 
 
@@ -18,6 +19,9 @@ def features(n=7, seed=0):
     )
 
 
+PAPER = {"image_score": "paper", "balance_layers": False}
+
+
 def patches_of(X, size=3):
     """(n, p, D) by the slow way."""
     arrays = X.arrays()
@@ -28,7 +32,7 @@ def patches_of(X, size=3):
 @pytest.mark.parametrize("size", [1, 3, 5])
 def test_patches_are_locally_aware_and_joined(size):
     X = features()
-    got = PatchCore(patch_size=size)._patches(X)
+    got = PatchCore(patch_size=size, **PAPER).fit(X)._patches(X)
     np.testing.assert_allclose(got.reshape(7, 35, 15), patches_of(X, size), atol=1e-5)
 
 
@@ -42,7 +46,12 @@ def test_a_local_mean_wider_than_the_map():
 @pytest.mark.parametrize("ratio", [0.15, 1.0])
 def test_scores_follow_equations_6_and_7(n_neighbors, n_reweight, ratio):
     detector = PatchCore(
-        coreset_ratio=ratio, n_neighbors=n_neighbors, n_reweight=n_reweight, sigma=0, random_state=0
+        coreset_ratio=ratio,
+        n_neighbors=n_neighbors,
+        n_reweight=n_reweight,
+        sigma=0,
+        random_state=0,
+        **PAPER,
     ).fit(features())
     X = features(4, seed=1)
     maps, scores = detector.score_map(X), -detector.score_samples(X)
@@ -57,7 +66,7 @@ def test_scores_follow_equations_6_and_7(n_neighbors, n_reweight, ratio):
 def test_the_bank_holds_patches_of_the_good_images_in_greedy_order():
     X = features()
     patches = patches_of(X).reshape(-1, 15)
-    bank = PatchCore(coreset_ratio=0.2, random_state=0).fit(X).memory_bank_
+    bank = PatchCore(coreset_ratio=0.2, random_state=0, **PAPER).fit(X).memory_bank_
     assert bank.shape == (49, 15)
     gaps = np.linalg.norm(patches[:, None] - bank[None].astype(np.float64), axis=2)  # (245, 49)
     np.testing.assert_allclose(gaps.min(axis=0), 0, atol=1e-4)
@@ -85,10 +94,45 @@ def test_a_rare_neighbour_weighs_more():
     """Eq. 7 by hand, one patch an image: far from a lonely bank row, and from a crowded one."""
     crowd = np.zeros((9, 2)) + np.arange(9)[:, None] * 1e-3
     bank = np.vstack([crowd, [[100.0, 0.0]]])
-    detector = PatchCore(coreset_ratio=1.0, n_reweight=3, random_state=0).fit(bank)
+    detector = PatchCore(coreset_ratio=1.0, n_reweight=3, random_state=0, **PAPER).fit(bank)
     crowded, lonely = -detector.score_samples(np.array([[0.0, -2.0], [100.0, -2.0]]))
     np.testing.assert_allclose(crowded, 2 * (1 - 1 / 3), rtol=1e-2)
     np.testing.assert_allclose(lonely, 2, rtol=1e-6)
+
+
+def test_balanced_layers_have_one_mean_variance():
+    """The scores are those of features that were scaled by hand, whatever their units."""
+    X, test = features(), features(4, seed=1)
+    arrays = X.arrays()
+    roots = {name: np.sqrt(maps.var(axis=(0, 1, 2)).mean()) for name, maps in arrays.items()}
+    first = next(iter(roots.values()))
+    by_hand = {name: first / root for name, root in roots.items()}
+
+    def scaled(maps, factors):
+        layers = {name: one * factors[name] for name, one in maps.arrays().items()}
+        return FeatureMaps(layers, maps.frames, maps.image_fit)
+
+    options = {"coreset_ratio": 0.5, "sigma": 0, "random_state": 0}
+    expected = PatchCore(balance_layers=False, **options).fit(scaled(X, by_hand))
+    expected = expected.score_map(scaled(test, by_hand))
+    units = {name: 10.0**i for i, name in enumerate(arrays)}
+    found = PatchCore(**options).fit(scaled(X, units)).score_map(scaled(test, units))
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
+def test_a_constant_layer_keeps_its_scale():
+    maps = np.random.default_rng(0).normal(size=(5, 4, 4, 3))
+    X = FeatureMaps({"one": maps, "constant": np.ones((5, 2, 2, 2))})
+    assert PatchCore(random_state=0).fit(X).layer_scales_ == {"one": 1.0, "constant": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("ratio", "n_patches", "n_rows"),
+    [("auto", 784, 78), ("auto", 50_000, 5_000), ("auto", 10**6, 5_000), ("auto", 3, 1),
+     (0.02, 10**6, 20_000), (1.0, 10, 10), (0.001, 10, 1)],
+)  # fmt: skip
+def test_rows_of_a_bank(ratio, n_patches, n_rows):
+    assert bank_size(ratio, n_patches) == n_rows
 
 
 def test_more_neighbours_than_the_bank_has_rows():

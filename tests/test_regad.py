@@ -146,7 +146,9 @@ def test_identity_at_first_reproduces_the_plain_backbone():
         torch.testing.assert_close(model.features(images)[-1], plain, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["resnet18", "squeezenet1_0", "mobilenet_v2"])
+@pytest.mark.parametrize(
+    "name", ["resnet18", "squeezenet1_0", "mobilenet_v2", "efficientnet_lite0"]
+)
 def test_known_families_are_cut_at_their_stages(name):
     model = RegistrationNetwork(name, weights=None, image_size=64, n_epochs=0, mode=None)
     model.fit(textures(4), groups=[0, 0, 1, 1])
@@ -605,9 +607,18 @@ def test_a_training_leaves_defects_out_with_their_groups(fitted):
         network().fit(images, labels, groups=groups)
 
 
-def test_normalized_images_have_the_backbones_mean():
-    grey = torch.tensor(backbones.IMAGENET_MEAN)[None, :, None, None].expand(1, 3, 4, 4)
-    assert normalize(grey).abs().max() < 1e-6
+@pytest.mark.parametrize(
+    ("name", "mean", "std"),
+    [
+        ("squeezenet1_1", backbones.IMAGENET_MEAN, backbones.IMAGENET_STD),
+        ("efficientnet_lite0", 3 * [127 / 255], 3 * [128 / 255]),
+    ],
+)
+def test_images_are_normalized_as_the_backbone_expects(name, mean, std):
+    gray = torch.tensor(mean)[None, :, None, None].expand(1, 3, 4, 4)
+    assert normalize(gray, name).abs().max() < 1e-6
+    above = gray + torch.tensor(std)[:, None, None]
+    torch.testing.assert_close(normalize(above, name), torch.ones(1, 3, 4, 4))
 
 
 # --- devices ----------------------------------------------------------------------------------

@@ -46,12 +46,17 @@ def expected_scores(good, X, names, pooled_name, n_neighbors, n_gallery, size=1)
     return np.stack(all_maps), np.array(scores)
 
 
+PAPER = {"image_score": "paper", "balance_layers": False}
+
+
 @pytest.mark.parametrize("n_neighbors", [1, 5, 13])
 @pytest.mark.parametrize("n_gallery_neighbors", [1, 2])
 @pytest.mark.parametrize("offset", [0, 100])
 def test_maps_and_scores_follow_the_definition(n_neighbors, n_gallery_neighbors, offset):
     good, X = features(offset=offset), features(4, seed=1, offset=offset)
-    detector = SPADE(n_neighbors=n_neighbors, n_gallery_neighbors=n_gallery_neighbors, sigma=0)
+    detector = SPADE(
+        n_neighbors=n_neighbors, n_gallery_neighbors=n_gallery_neighbors, sigma=0, **PAPER
+    )
     scores, maps = detector.fit(good).score_samples_and_map(X)
     expected = expected_scores(good, X, SHAPES, "deep", n_neighbors, n_gallery_neighbors)
     np.testing.assert_allclose(maps, expected[0], rtol=1e-5)
@@ -62,7 +67,7 @@ def test_maps_and_scores_follow_the_definition(n_neighbors, n_gallery_neighbors,
 def test_layers_and_patch_size_are_chosen():
     good, X = features(), features(3, seed=1)
     detector = SPADE(
-        n_neighbors=4, layers=["fine", "middle"], image_layer="fine", patch_size=3, sigma=0
+        n_neighbors=4, layers=["fine", "middle"], image_layer="fine", patch_size=3, sigma=0, **PAPER
     ).fit(good)
     expected = expected_scores(good, X, ["fine", "middle"], "fine", 4, 1, size=3)
     np.testing.assert_allclose(detector.score_map(X), expected[0], rtol=1e-5)
@@ -72,12 +77,29 @@ def test_layers_and_patch_size_are_chosen():
 
 def test_half_the_memory_changes_scores_by_its_rounding_alone():
     good, X = features(), features(3, seed=1)
-    full = SPADE(n_neighbors=5).fit(good)
-    half = SPADE(n_neighbors=5, memory_dtype="float16").fit(good)
+    full = SPADE(n_neighbors=5, **PAPER).fit(good)
+    half = SPADE(n_neighbors=5, memory_dtype="float16", **PAPER).fit(good)
     assert {m.dtype for m in half.memory_.values()} == {np.dtype(np.float16)}
     np.testing.assert_allclose(half.score_map(X), full.score_map(X), rtol=2e-3)
     assert not np.array_equal(half.score_map(X), full.score_map(X))
     np.testing.assert_array_equal(half.score_samples(X), full.score_samples(X))  # pooled: float32
+
+
+def test_balanced_layers_count_alike_whatever_their_units():
+    good, X = features(), features(3, seed=1)
+    arrays = good.arrays()
+    roots = {name: np.sqrt(maps.var(axis=(0, 1, 2)).mean()) for name, maps in arrays.items()}
+
+    def scaled(maps, factors):
+        return FeatureMaps({name: one * factors[name] for name, one in maps.arrays().items()})
+
+    by_hand = {name: roots["fine"] / root for name, root in roots.items()}
+    plain = SPADE(n_neighbors=5, balance_layers=False).fit(scaled(good, by_hand))
+    units = {name: 10.0**i for i, name in enumerate(arrays)}
+    balanced = SPADE(n_neighbors=5).fit(scaled(good, units))
+    # The nearest images are found by one layer, whose units do not change their order.
+    expected = plain.score_map(scaled(X, by_hand))
+    np.testing.assert_allclose(balanced.score_map(scaled(X, units)), expected, rtol=1e-4)
 
 
 def test_a_good_patch_in_the_gallery_is_found_wherever_it_lies():
@@ -89,11 +111,12 @@ def test_a_good_patch_in_the_gallery_is_found_wherever_it_lies():
 
 def test_the_threshold_on_maps_leaves_each_image_out_of_its_own_gallery():
     good = features(12)
-    detector = SPADE(n_neighbors=4, image_score="map_max", contamination=0.25).fit(good)
+    options = {"n_neighbors": 4, "image_score": "map_max", "balance_layers": False}
+    detector = SPADE(contamination=0.25, **options).fit(good)
     left_out = []
     for i in range(12):
         others = np.delete(np.arange(12), i)
-        alone = SPADE(n_neighbors=4, image_score="map_max").fit(good[others])
+        alone = SPADE(**options).fit(good[others])
         left_out.append(alone.score_samples(good[i])[0])
     assert detector.offset_ == pytest.approx(np.percentile(left_out, 25), rel=1e-6)
     assert detector.predict(features(8, seed=5)).mean() > 0  # new good images are mostly good
@@ -103,9 +126,11 @@ def test_a_threshold_on_maps_where_all_images_are_asked_for_or_alike():
     same = FeatureMaps({name: np.repeat(m[:1], 4, 0) for name, m in features().arrays().items()})
     assert SPADE(n_neighbors=2, image_score="map_max").fit(same).offset_ == 0
     good = features(3)
-    detector = SPADE(n_neighbors=3, image_score="map_max", contamination=0.5).fit(good)
+    detector = SPADE(
+        n_neighbors=3, image_score="map_max", contamination=0.5, balance_layers=False
+    ).fit(good)
     expected = [
-        SPADE(n_neighbors=2, image_score="map_max")
+        SPADE(n_neighbors=2, image_score="map_max", balance_layers=False)
         .fit(good[np.delete(np.arange(3), i)])
         .score_samples(good[i])[0]
         for i in range(3)

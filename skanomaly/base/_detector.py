@@ -113,7 +113,7 @@ class BaseDetector(TransientStateMixin, ThresholdMixin, BaseEstimator):
 
         Parameters
         ----------
-        X : FeatureMaps of shape (n,), or array of shape (n, h, w, d) or (n, d)
+        X : FeatureMaps of shape (n, D), or array of shape (n, h, w, d) or (n, d)
             Features of good images. A row of a 2-D array is an image of one patch.
         y : array of shape (n,), masks, or None, default=None
             Labels, +1 good and -1 defect, or masks: images marked as defects are left out, so
@@ -207,7 +207,7 @@ class BaseDetector(TransientStateMixin, ThresholdMixin, BaseEstimator):
         same.offset_ = np.percentile(scores, 100 * share)
         return self
 
-    @available_if(lambda self: hasattr(self, "_leave_one_out"))
+    @available_if(lambda self: self._can_leave_one_out())
     @reading
     def leave_one_out(self, X, groups=None):
         """Scores of the images of ``fit``, each as if it were new.
@@ -253,13 +253,9 @@ class BaseDetector(TransientStateMixin, ThresholdMixin, BaseEstimator):
                 f"one group of n_samples={len(maps)}"
             )
         scores, maxima = [], []
-        for batch, raw in self._leave_one_out(maps, groups):
-            scores.append(self._final_scores(batch, **raw))
-            with limit_blas_threads():
-                maxima += [
-                    batch.image_fit.to_frame(one, frame, self.sigma).max()
-                    for one, frame in zip(raw["score_maps"], batch.frames, strict=True)
-                ]
+        for some, score_maps in self._left_out(maps, groups):
+            scores.append(some)
+            maxima += [one.max() for one in score_maps]
         return np.concatenate(scores), np.array(maxima, dtype=np.float64)
 
     @reading
@@ -332,6 +328,19 @@ class BaseDetector(TransientStateMixin, ThresholdMixin, BaseEstimator):
         needs_maps = self.image_score == "map_max" or self._image_scores_need_maps
         raw = (one for _, one in self._raw_scores(X, with_maps=needs_maps))
         return np.concatenate([self._final_scores(X, **one) for one in raw])
+
+    def _can_leave_one_out(self):
+        return hasattr(self, "_leave_one_out")
+
+    def _left_out(self, X, groups):
+        """Yield scores (b,) and score maps of a few images of fit, each as if it were new."""
+        for batch, raw in self._leave_one_out(X, groups):
+            with limit_blas_threads():
+                maps = [
+                    batch.image_fit.to_frame(one, frame, self.sigma)
+                    for one, frame in zip(raw["score_maps"], batch.frames, strict=True)
+                ]
+            yield self._final_scores(batch, **raw), maps
 
     def _raw_scores(self, X, with_maps=True):
         """Frames (b, 2) and the hooks' scores of a few images at a time, from X's cache if any.

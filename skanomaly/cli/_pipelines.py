@@ -2,10 +2,12 @@
 
 from skanomaly import registry
 from skanomaly.feature_extraction import FeatureExtractor, FilterBank
+from skanomaly.feature_extraction.backbones import describe_backbone, has_weights
 from skanomaly.model_selection import HeldOutThreshold
 from skanomaly.pipeline import Pipeline
 
 SPADE_NEIGHBORS = 50
+BEST_FEATURES = "efficientnet_lite0"
 
 
 def detector_defaults(n_images):
@@ -14,14 +16,19 @@ def detector_defaults(n_images):
     A class that is missing here has its own defaults.
     """
     return {
-        "PatchCore": {"coreset_ratio": 0.02, "image_score": "map_max"},
         # A model of a fold has fewer images to choose from than the final one.
         "SPADE": {"n_neighbors": max(1, min(SPADE_NEIGHBORS, n_images)), "image_score": "map_max"},
     }
 
 
+def default_features():
+    """Name of the features where none are named: the best ones whose weights are installed."""
+    return BEST_FEATURES if has_weights(BEST_FEATURES) else "filter_bank"
+
+
 def make_features(name, weights, random_state):
-    """A FilterBank, or a network by its name in torchvision."""
+    """A FilterBank, or a network by its name; None: the default."""
+    name = default_features() if name is None else name
     if name == "filter_bank":
         if weights is not None:
             raise ValueError(
@@ -43,6 +50,22 @@ def make_detector(name, random_state, n_images):
     if "random_state" in detector.get_params(deep=False):
         parameters = {**parameters, "random_state": random_state}
     return detector.set_params(**parameters)
+
+
+def make_few_shot(features, weights, sizes, random_state):
+    """Pipeline for a handful of good images: RegAD on three layers of a network, or a FilterBank.
+
+    ``sizes`` are parameters of the input: image_size and resize.
+    """
+    from skanomaly.detectors.regad import RegAD
+
+    extractor = make_features(features, weights, random_state).set_params(**sizes)
+    if isinstance(extractor, FilterBank):  # which RegAD learns from the images by itself
+        extractor = None
+    else:
+        stages = describe_backbone(extractor.backbone).stages
+        extractor.set_params(layers=stages).fit(None)
+    return make_pipeline(None, RegAD(extractor, random_state=random_state, **sizes))
 
 
 def make_pipeline(features, detector):

@@ -1,13 +1,12 @@
 """tune: a grid search with cross-validation over settings."""
 
 from pathlib import Path
-from tempfile import TemporaryDirectory, gettempdir
 
 from skanomaly import registry
-from skanomaly.cli._grid import make_candidates, read_grid
+from skanomaly.cli._grid import default_grid, make_candidates, read_grid
 from skanomaly.cli._model_files import load_data, save_detector
-from skanomaly.cli._printing import print_json, print_note, print_table, progress, shows_progress
-from skanomaly.io import atomic_file, remove_leftovers, temporary_name
+from skanomaly.cli._printing import print_json, print_note, print_table, shows_progress
+from skanomaly.io import atomic_file
 
 FOLDS = 5  # of the held-out images for the threshold, where the detector takes folds
 
@@ -17,6 +16,9 @@ Search settings by cross-validation and write a detector with the best ones. Can
 are fitted on good images only and scored on the held-out ones and on the defects. The
 best one is then fitted on all good training images, with a threshold as in fit.
 
+Without --grid no defects are needed: features, image sizes, detectors and smoothing are
+compared by synthetic defects, painted into good images that are held out.
+
 The known defects of a labeled folder (good, scratch, ...) are used for scoring. With
 synthetic = true none are needed: synthetic defects are added to good training images,
 and the other images in FOLDER are not used.
@@ -24,7 +26,7 @@ and the other images in FOLDER are not used.
 EPILOG = f"""\
 grid.toml:
   detector = "patchcore"              # {", ".join(entry.command for entry in registry.DETECTORS)}
-  features = "filter_bank"            # or a torchvision backbone, with weights = "file.pth"
+  features = "filter_bank"            # or a backbone, or a list of both
   cv = 3                              # folds
   scoring = ["image_auroc", "aupro"]  # further metrics break ties
   synthetic = false                   # true: synthetic defects
@@ -38,6 +40,7 @@ grid.toml:
   sigma = [2, 4, 8]
 
 examples:
+  skanomaly tune my_part/good -o best.skanomaly
   skanomaly tune my_part --grid grid.toml -o best.skanomaly
   skanomaly tune my_part/good --grid synthetic.toml -o best.skanomaly --json
 
@@ -53,7 +56,9 @@ def add_arguments(parser):
     parser.add_argument(
         "folder", metavar="FOLDER", type=Path, help="labeled images, or only good ones"
     )
-    parser.add_argument("--grid", type=Path, required=True, help="TOML file, see below")
+    parser.add_argument(
+        "--grid", type=Path, help="TOML file, see below; without it the usual candidates"
+    )
     parser.add_argument(
         "-o",
         "--output",
@@ -66,21 +71,14 @@ def add_arguments(parser):
 
 def run(options):
     """Search, print the ranking, and write the best candidate."""
-    from sklearn.base import clone
-
     from skanomaly.cli._pipelines import fit_model, with_threshold
 
-    grid = read_grid(options.grid)
+    grid = default_grid() if options.grid is None else read_grid(options.grid)
     with atomic_file(options.output) as unfinished:
         data = load_data(options.folder)
         images, target = _images_and_target(options.folder, data, grid)
-        remove_leftovers(gettempdir())  # the features of a search that was killed
-        with TemporaryDirectory(prefix=f"{temporary_name()}-") as cache:
-            pipe, parameters = make_candidates(grid, _n_fitted(data, grid), cache)
-            ranking = _search(options, grid, pipe, parameters, images, target)
-        best = clone(pipe).set_params(**ranking[0]["parameters"])
-        if "features" in best.named_steps:
-            best.set_params(features__cache=None)
+        candidates = make_candidates(grid, _n_fitted(data, grid))
+        ranking, best = _search(options, grid, candidates, images, target)
         model = with_threshold(best, grid.target_fpr, None, grid.random_state)
         fit_model(model, data.train.images, bars=shows_progress(options))
         save_detector(model, unfinished, images)
@@ -127,44 +125,35 @@ def _images_and_target(folder, data, grid):
     return images, [1] * n_train + data.test.target.tolist()
 
 
-def _search(options, grid, pipe, parameters, images, target):
-    """Records of all candidates, the best one first."""
-    from sklearn.model_selection import GridSearchCV
-
-    from skanomaly.model_selection import GoodOnlyKFold, scorers
+def _search(options, grid, candidates, images, target):
+    """Records of all candidates, the best one first, and the pipeline of the best one."""
+    from skanomaly.model_selection import DetectorSearchCV, GoodOnlyKFold, scorers
 
     score = scorers(*grid.scoring, synthetic=grid.synthetic, random_state=grid.random_state)
-    with progress(options, grid.n_candidates * grid.cv, "fits") as bar:
-
-        def counted(estimator, X, y=None):
-            values = score(estimator, X, y)
-            bar.update()
-            return values if isinstance(values, dict) else {grid.scoring[0]: values}
-
-        search = GridSearchCV(
-            pipe,
-            parameters,
-            cv=GoodOnlyKFold(grid.cv, shuffle=True, random_state=grid.random_state),
-            scoring=counted,
-            refit=False,
-            error_score="raise",
-        ).fit(images, target)
-    found = search.cv_results_
+    search = DetectorSearchCV(
+        [(str(i), pipe) for i, (_, pipe) in enumerate(candidates)],
+        scoring=score,
+        cv=GoodOnlyKFold(grid.cv, shuffle=True, random_state=grid.random_state),
+        refit=False,
+        verbose=int(shows_progress(options)),
+    ).fit(images, target)
+    found, several = search.cv_results_, len(grid.scoring) > 1
+    keys = {name: name if several else "score" for name in grid.scoring}
     records = [
         {
-            "rank": int(found[f"rank_test_{grid.scoring[0]}"][i]),
-            "parameters": candidate,
+            "rank": int(found[f"rank_test_{keys[grid.scoring[0]]}"][i]),
+            "parameters": parameters,
             "scores": {
                 name: {
-                    "mean": float(found[f"mean_test_{name}"][i]),
-                    "std": float(found[f"std_test_{name}"][i]),
+                    "mean": float(found[f"mean_test_{key}"][i]),
+                    "std": float(found[f"std_test_{key}"][i]),
                 }
-                for name in grid.scoring
+                for name, key in keys.items()
             },
         }
-        for i, candidate in enumerate(found["params"])
+        for i, (parameters, _) in enumerate(candidates)
     ]
-    return sorted(records, key=_mean_scores, reverse=True)
+    return sorted(records, key=_mean_scores, reverse=True), candidates[search.best_index_][1]
 
 
 def _mean_scores(record):
@@ -173,18 +162,28 @@ def _mean_scores(record):
 
 
 def _print_ranking(options, grid, ranking):
-    table = [["settings", "rank", *grid.scoring]]
+    table, several = [["settings", "rank", *grid.scoring]], _varied(ranking)
     for record in ranking:
-        settings = ", ".join(
-            f"{name.partition('__')[2]}={value}"
-            for name, value in record["parameters"].items()
-            if len(grid.grid[name]) > 1
-        )
         scores = [f"{s['mean']:.3f} ± {s['std']:.3f}" for s in record["scores"].values()]
-        table.append([settings or "defaults", str(record["rank"]), *scores])
+        table.append([_settings(record, several), str(record["rank"]), *scores])
     print_table(table)
-    print(f"\nthe best candidate is written to {options.output}")
+    by = "defects painted into held-out good images" if grid.synthetic else "known defects"
+    chosen = _settings(ranking[0], several)
+    print(f"\nchosen by {by}: {chosen}; written to {options.output}")
     others = "real defects" if grid.synthetic else "images that are not in this folder"
     print_note(
         f"the scores of the best candidate are optimistically biased; evaluate it on {others}"
     )
+
+
+def _varied(ranking):
+    """The parameters of which several values were tried."""
+    values = {name: [r["parameters"][name] for r in ranking] for name in ranking[0]["parameters"]}
+    return [name for name, found in values.items() if any(one != found[0] for one in found)]
+
+
+def _settings(record, names):
+    """What tells a candidate from the others, as text."""
+    parameters = record["parameters"]
+    texts = [f"{name.rpartition('__')[2]}={parameters[name]}" for name in names]
+    return ", ".join(texts) or "defaults"

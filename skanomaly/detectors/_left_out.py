@@ -54,7 +54,7 @@ class LeftOutBanks:
 
     Parameters
     ----------
-    X : FeatureMaps of shape (n,)
+    X : FeatureMaps of shape (n, D)
         What the bank was chosen from.
     patches_of : callable
         FeatureMaps of b images in, (b * h * w, D) out.

@@ -4,8 +4,43 @@ import numpy as np
 from scipy.special import logsumexp
 
 from skanomaly.coreset import greedy_order
+from skanomaly.embedding import balancing_scales, finest_grid
+from skanomaly.feature_maps import BATCH_SIZE
 
+AUTO_RATIO, AUTO_ROWS = 0.1, 5_000  # of coreset_ratio="auto": the paper's share, and the most rows
+SCALE_IMAGES = 64  # on so many, evenly spaced, the layers' scales are measured
 ORIGIN_BYTES = 8  # per row of the bank: two int32
+CORESET_ROW_BYTES = 220  # estimate: what the greedy search holds beside each projected row
+
+
+def bank_size(ratio, n_patches):
+    """Rows of the bank for a coreset_ratio, at least one."""
+    if ratio == "auto":
+        return max(1, min(int(AUTO_RATIO * n_patches), AUTO_ROWS))
+    return max(1, int(ratio * n_patches))
+
+
+def scales_of(X):
+    """{layer: factor} that balances the layers of FeatureMaps of good images."""
+    if len(X.layer_shapes) == 1:
+        return dict.fromkeys(X.layer_shapes, 1.0)
+    places = np.linspace(0, len(X) - 1, min(SCALE_IMAGES, len(X))).astype(int)
+    return balancing_scales(X[places].arrays())
+
+
+def forecast_bank(layer_shapes, n_images, ratio, n_projections):
+    """Bytes held while a bank is chosen, by what they are for."""
+    height, width = finest_grid(layer_shapes)
+    n_features = sum(shape[2] for shape in layer_shapes.values())
+    n_patches = n_images * height * width
+    n_kept = bank_size(ratio, n_patches)
+    n_dims = min(n_projections or n_features, n_features)
+    return {
+        "projected patches": 4 * n_dims * (n_patches + n_kept),
+        "the coreset's search": CORESET_ROW_BYTES * n_patches,
+        "memory bank and its index": (4 * 2 * n_features + ORIGIN_BYTES) * n_kept,
+        "a batch": 4 * 4 * n_features * min(n_images, BATCH_SIZE) * height * width,
+    }
 
 
 def choose_bank(X, patches_of, projection, rng, n_rows, **options):
@@ -13,7 +48,7 @@ def choose_bank(X, patches_of, projection, rng, n_rows, **options):
 
     Parameters
     ----------
-    X : FeatureMaps of shape (n,)
+    X : FeatureMaps of shape (n, D)
     patches_of : callable
         FeatureMaps of b images in, (b * h * w, D) out.
     projection : RandomProjection
@@ -49,7 +84,7 @@ def gather(X, order, patches_of, n_features):
 
     Parameters
     ----------
-    X : FeatureMaps of shape (n,)
+    X : FeatureMaps of shape (n, D)
     order : ndarray of shape (m,), int
         Numbers of patches, counted over images, then rows, then columns.
     patches_of : callable

@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 
 from skanomaly.base import BaseDetector
 from skanomaly.detectors._hot_spots import HotSpotsMixin, finest_layer, nearest_in_images
+from skanomaly.detectors._memory_bank import scales_of
 from skanomaly.embedding import check_odd, embed, local_mean
 from skanomaly.feature_maps import BATCH_SIZE
 from skanomaly.neighbors import GalleryIndex, PatchIndex
@@ -41,6 +42,9 @@ class SPADE(HotSpotsMixin, BaseDetector):
     patch_size : int, default=1
         Side, in cells, of the neighborhood over which each layer is averaged; odd, 1: none, as
         in the paper. 3 suits features of small receptive field, such as FilterBank's.
+    balance_layers : bool, default=True
+        Scale the layers' distances to one mean variance of the channels over good patches, so that
+        none outweighs the others by its units; False: as in the paper.
     memory_dtype : {"float32", "float16"}, default="float32"
         How the good images' features are kept; "float16" rounds them, in half the memory.
     image_score : {"paper", "map_max"}, default="paper"
@@ -56,6 +60,8 @@ class SPADE(HotSpotsMixin, BaseDetector):
         The good images' patches by layer.
     pooled_ : ndarray of shape (n, C), float64
         The good images' pooled features.
+    layer_scales_ : dict of str to float
+        What the layers' distances are multiplied by; the first layer keeps its scale.
     memory_frames_ : ndarray of shape (n_fit, 2), int32
         Height and width of each image of fit; (0, 0) of those left out as defects.
     offset_ : float
@@ -114,6 +120,7 @@ class SPADE(HotSpotsMixin, BaseDetector):
         "layers": [None, str, "array-like"],
         "image_layer": [None, str],
         "patch_size": [Interval(Integral, 1, None, closed="left")],
+        "balance_layers": ["boolean"],
         "memory_dtype": [StrOptions({"float32", "float16"})],
         "memory_limit": [None, str, Interval(Integral, 1, None, closed="left")],
     }
@@ -126,6 +133,7 @@ class SPADE(HotSpotsMixin, BaseDetector):
         layers=None,
         image_layer=None,
         patch_size=1,
+        balance_layers=True,
         memory_dtype="float32",
         image_score="paper",
         sigma=4.0,
@@ -138,6 +146,7 @@ class SPADE(HotSpotsMixin, BaseDetector):
         self.layers = layers
         self.image_layer = image_layer
         self.patch_size = patch_size
+        self.balance_layers = balance_layers
         self.memory_dtype = memory_dtype
         self.image_score = image_score
         self.sigma = sigma
@@ -147,6 +156,7 @@ class SPADE(HotSpotsMixin, BaseDetector):
 
     def _fit(self, X):
         self._check_parameters(len(X))
+        self.layer_scales_ = scales_of(X) if self.balance_layers else {}
         self.memory_ = {
             name: np.empty((len(X), h * w, c), dtype=self.memory_dtype)
             for name, (h, w, c) in self._pyramid(X.layer_shapes).items()
@@ -227,6 +237,7 @@ class SPADE(HotSpotsMixin, BaseDetector):
         for name, rows in self._patches(X).items():
             found = galleries[name].distances(rows, images, self.n_gallery_neighbors)
             height, width, _ = self.layer_shapes_[name]
+            found = np.float32(self.layer_scales_.get(name, 1.0)) * found
             maps[name] = found.mean(axis=2).reshape(len(X), height, width, 1)
         return embed(maps).mean(axis=3)
 

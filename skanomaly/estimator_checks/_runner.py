@@ -9,9 +9,10 @@ from typing import Any
 
 from sklearn.base import clone
 from sklearn.exceptions import SkipTestWarning
+from sklearn.utils import get_tags
 from sklearn.utils.estimator_checks import check_estimator
 
-from skanomaly.base import BaseDetector, BaseExtractor, BaseImageDetector
+from skanomaly.base import BaseDetector, BaseExtractor
 from skanomaly.estimator_checks._cache_rules import CACHE_RULES
 from skanomaly.estimator_checks._detector_rules import DETECTOR_RULES
 from skanomaly.estimator_checks._extractor_rules import EXTRACTOR_RULES
@@ -141,7 +142,7 @@ def _run(estimator, expected_failed_checks):
 def _check_rule(rule, estimator):
     """Check one rule; whatever is raised comes as an AssertionError with the rule's name."""
     takes_features = isinstance(estimator, BaseDetector)
-    takes_features &= not isinstance(estimator, BaseImageDetector)
+    takes_features &= get_tags(estimator).input_tags.two_d_array
     samples = FeatureSamples() if takes_features else ImageSamples()
     try:
         with _importable(type(estimator)):

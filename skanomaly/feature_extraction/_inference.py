@@ -18,14 +18,16 @@ class InferenceNetwork:
 
     Parameters
     ----------
-    network : torch.fx.GraphModule
+    network : torch.fx.GraphModule or torch.nn.Module
         From :func:`~skanomaly.feature_extraction.backbones.trim`; it is changed in place.
     layouts : dict of str to {"NCHW", "NHWC", "tokens"}
         Order of the axes of each layer's output.
     image_size : tuple (height, width)
     n_channels : int
-    known : Backbone
-        Its mean and standard deviation normalize images of three channels.
+    normalization : tuple of two sequences of three floats
+        Mean and standard deviation, which normalize images of three channels.
+    n_prefix_tokens : int
+        Tokens before those of the image's patches, as far as known.
     device : torch.device
     dtype : {"float32", "bfloat16", "auto"}
         "auto" takes bfloat16 where the device multiplies it in hardware.
@@ -43,19 +45,34 @@ class InferenceNetwork:
         features depend on.
     """
 
-    def __init__(self, network, layouts, image_size, n_channels, known, device, dtype):
-        self.layouts, self.image_size, self.known = layouts, image_size, known
+    def __init__(
+        self,
+        network,
+        layouts,
+        image_size,
+        n_channels,
+        normalization,
+        n_prefix_tokens,
+        device,
+        dtype,
+    ):
+        self.layouts, self.image_size = layouts, image_size
+        self.n_prefix_tokens = n_prefix_tokens
         self.device, self.dtype = device, _precision(dtype, device)
         network = network.to(
             device=self.device, dtype=self.dtype, memory_format=torch.channels_last
         )
-        self.is_packed = device.type == "cpu" and can_pack()
+        is_traced = isinstance(network, torch.fx.GraphModule)
+        self.is_packed = device.type == "cpu" and can_pack() and is_traced
+        # A packed network takes one image at a time: its maps stay in the processor's cache. So
+        # does one that is not traced, of large products, which round otherwise for several.
+        self.takes_one = device.type == "cpu" and (self.is_packed or not is_traced)
         self.network = pack(network) if self.is_packed else network
         self.normalization = None
         if n_channels == 3:
             self.normalization = [
                 torch.tensor(values, device=device)[:, None, None]  # (3, 1, 1)
-                for values in (known.mean, known.std)
+                for values in normalization
             ]
         # This first image also packs the weights, which several threads must not do at a time.
         blank = np.zeros((1, *image_size, n_channels), dtype=np.float32)
@@ -80,8 +97,7 @@ class InferenceNetwork:
         -------
         dict of str to ndarray of shape (b, h, w, C), float32
         """
-        # A packed network takes one image at a time: its maps stay in the processor's cache.
-        step = 1 if self.is_packed else len(batch)
+        step = 1 if self.takes_one else len(batch)
         with limit_if_shared():
             pieces = [self._maps(batch[part]) for part in gen_batches(len(batch), step)]
         return {name: np.concatenate([p[name] for p in pieces]) for name in pieces[0]}
@@ -125,7 +141,7 @@ class InferenceNetwork:
             )
         if layout == "tokens":
             try:
-                grid = token_grid(shape[1], self.image_size, self.known.n_prefix_tokens)
+                grid = token_grid(shape[1], self.image_size, self.n_prefix_tokens)
             except ValueError as error:
                 raise ValueError(f"layer {name!r}: {error}") from error
             return (*grid, shape[2])

@@ -15,32 +15,39 @@ from skanomaly.images import warn_of_unused_bits
 from skanomaly.io import digest
 from skanomaly.utils.device import resolve_device
 from skanomaly.utils.networks import from_arrays, to_arrays
-from skanomaly.utils.validation import Interval, StrOptions
+from skanomaly.utils.validation import IMAGE_SIZE, Interval, StrOptions
 
 # Of the threads that use an unpickled extractor first: one of them rebuilds the network.
 
 
 class FeatureExtractor(BaseExtractor):
-    """Feature maps of a torchvision backbone or a torch module.
+    """Feature maps of a pretrained network: torchvision's, timm's, Hugging Face's, or your own.
 
     Parameters
     ----------
-    backbone : str or torch.nn.Module, default="wide_resnet50_2"
-        Any of torchvision's classification networks by name. A module is copied whenever the
-        extractor is cloned; it must be traceable by torch.fx.
+    backbone : str or torch.nn.Module, default="efficientnet_lite0"
+        Any of torchvision's classification networks by name; ``"timm:NAME"``, one of timm's; or
+        ``"hf:NAME"``, a vision model of Hugging Face by the name of its repository or a local
+        folder. Or a module, also one of these two; it is copied whenever the extractor is
+        cloned.
     layers : list of str, or str, default=None
-        Names of the layers, as torchvision's ``get_graph_node_names`` has them. None: the ends
-        of the stages at strides 8 and 16 or, of a vision transformer, two blocks in its middle,
-        as :data:`skanomaly.feature_extraction.backbones.BACKBONES` has them.
+        Names of the layers, as torchvision's ``get_graph_node_names`` has them; of timm's
+        networks, as their ``feature_info`` has them; of Hugging Face's, ``"hidden_states.6"``
+        for what comes out of the sixth block. A module within any of them may be named as
+        well. None: the ends of the stages at strides 8 and 16 or, of a vision transformer, two
+        blocks in its middle; a module of another make must have its layers named.
     weights : str, Path or None, default="DEFAULT"
         One of torchvision's weights by name ("DEFAULT", "IMAGENET1K_V1", ...), loaded from its
-        cache or the internet; a local file with the network's state dict; or None: random.
+        cache or the internet; a local file with the network's state dict, or of Hugging Face's
+        models a local folder; or None: random. timm's and Hugging Face's have "DEFAULT" alone.
         The papers' figures are for "IMAGENET1K_V1", which is not always "DEFAULT".
     layout : {"auto", "NCHW", "NHWC", "tokens"}, default="auto"
         Order of the axes of the layers' outputs: maps (b, C, h, w), maps (b, h, w, C), or tokens
         (b, n, C), of which the last ones are the image's patches row by row. "auto" measures it,
         layer by layer. Name it where fit says that it cannot be told.
-    <image_size>
+    image_size : int, (int, int) or None, default=None
+        Height and width in pixels that images are brought to. None: what suits the backbone, 320
+        for the EfficientNet-Lites and 224 for all others.
     <resize>
     dtype : {"float32", "bfloat16", "auto"}, default="float32"
         Precision of the network; "auto" takes bfloat16 where the processor multiplies it in
@@ -64,6 +71,12 @@ class FeatureExtractor(BaseExtractor):
     layers_ : tuple of str
     layouts_ : dict of str to {"NCHW", "NHWC", "tokens"}
         Order of the axes in which the network itself returns each layer.
+    mean_, std_ : tuple of three floats
+        What images of three channels are normalized by.
+    n_prefix_tokens_ : int
+        Class and register tokens before those of the image's patches, as far as known: dropped.
+    configuration_ : str or None
+        Of a model of Hugging Face by name, JSON, from which it is rebuilt.
     layer_shapes_ : dict of str to tuple (h, w, C)
     weights_ : dict of str to ndarray
         Of the trimmed network, batch normalization folded in. A pickle carries them.
@@ -81,7 +94,12 @@ class FeatureExtractor(BaseExtractor):
     Notes
     -----
     Images are scaled to [0, 1] and, where there are three channels, normalized by the mean and
-    standard deviation of the images that the backbone was trained on; for a module, ImageNet's.
+    standard deviation of the images that the backbone was trained on: those of torchvision's
+    weights; of timm's ``pretrained_cfg``; of the ``preprocessor_config.json`` beside the weights
+    of a model of Hugging Face, by its name or a module loaded from there. Otherwise ImageNet's.
+
+    Of vision transformers let ``image_size`` be a multiple of the patches' side: what is left at
+    the right and the bottom is seen by no patch.
 
     A fitted extractor may be used by several threads at a time. Its pickle carries ``weights_``
     and rebuilds the network on first use. A module given as ``backbone`` is a parameter, from
@@ -104,6 +122,7 @@ class FeatureExtractor(BaseExtractor):
         **BaseExtractor._parameter_constraints,
         "backbone": [str, torch.nn.Module],
         "layers": [None, str, "array-like"],
+        "image_size": [None, *IMAGE_SIZE],
         "weights": [None, str, Path],
         "layout": [StrOptions({"auto", *LAYOUTS})],
         "dtype": [StrOptions({"float32", "bfloat16", "auto"})],
@@ -113,12 +132,12 @@ class FeatureExtractor(BaseExtractor):
 
     def __init__(
         self,
-        backbone="wide_resnet50_2",
+        backbone="efficientnet_lite0",
         *,
         layers=None,
         weights="DEFAULT",
         layout="auto",
-        image_size=224,
+        image_size=None,
         resize="stretch",
         dtype="float32",
         device="auto",
@@ -175,22 +194,32 @@ class FeatureExtractor(BaseExtractor):
         device = resolve_device(
             self.device
         )  # first: a wrong one is known before weights are fetched
-        known = backbones.describe_backbone(self.backbone)
-        self.layers_ = self._chosen_layers()
+        layers = self._named_layers()  # refused before weights are fetched, where that can be
         seed = check_random_state(self.random_state).randint(2**31)
-        network = backbones.load_network(self.backbone, self.weights, seed, self._size())
+        size = self._size()
+        network = backbones.load_network(self.backbone, self.weights, seed, size)
+        known = backbones.describe_network(self.backbone, network, size, layers)
+        self.mean_, self.std_ = known.mean, known.std
+        self.n_prefix_tokens_ = known.n_prefix_tokens
+        self.layers_ = known.layers if layers is None else layers
+        if not self.layers_:
+            raise ValueError(
+                "layers must be named where backbone is a torch.nn.Module, but for those of timm "
+                f"and Hugging Face that have maps at strides 8 and 16; got {type(network).__name__}"
+            )
+        self.configuration_ = backbones.configuration_of(self.backbone, network)
         self.n_channels_in_ = backbones.input_channels(network)
         trimmed = backbones.trim(network, self.layers_)
         # Before the convolutions are packed, which is for images of one size.
-        if self.layout == "auto":
-            self.layouts_ = measure_layouts(
-                trimmed, self._size(), self.n_channels_in_, known.layout
-            )
-        else:
+        if self.layout != "auto":
             self.layouts_ = dict.fromkeys(self.layers_, self.layout)
+        elif isinstance(getattr(trimmed, "layout", None), str):
+            self.layouts_ = dict.fromkeys(self.layers_, trimmed.layout)
+        else:
+            self.layouts_ = measure_layouts(trimmed, size, self.n_channels_in_, known.layout)
         self.weights_ = to_arrays(trimmed)
         self.weights_fingerprint_ = backbones.fingerprint(self.weights_)
-        self.architecture_digest_ = digest(trimmed.code, str(trimmed))
+        self.architecture_digest_ = digest(*backbones.describe_code(trimmed))
         self._network = self._ready(trimmed, device)
         self.layer_shapes_ = self._network.layer_shapes
         if images is not None:
@@ -200,22 +229,25 @@ class FeatureExtractor(BaseExtractor):
         network = self.architecture_digest_, self.weights_fingerprint_, self.layers_
         # Devices, precisions and packing differ in the last digits.
         place = self._ready_network().place
-        known = backbones.describe_backbone(self.backbone)
         shapes = self.layouts_, self.layer_shapes_, self.image_fit
-        return digest(network, shapes, known.mean, known.std, place)
+        return digest(network, shapes, self.mean_, self.std_, place)
 
     def _features(self, batch):
         """(b, height, width, C) float32 in [0, 1] -> {layer: (b, h, w, C) float32}."""
         return self._ready_network()(batch)
 
-    def _chosen_layers(self):
-        """Names of the layers, the backbone's default ones where none are given."""
-        layers = self.layers
-        if layers is None:
-            if not isinstance(self.backbone, str):
-                raise ValueError("layers must be named where backbone is a torch.nn.Module")
-            layers = backbones.find_backbone(self.backbone).layers
-        return (layers,) if isinstance(layers, str) else tuple(layers)
+    def _named_layers(self):
+        """Names of the layers; None: the default ones, which a network by name must have."""
+        if self.layers is None:
+            if isinstance(self.backbone, str) and ":" not in self.backbone:
+                return backbones.find_backbone(self.backbone).layers
+            return None
+        return (self.layers,) if isinstance(self.layers, str) else tuple(self.layers)
+
+    def _input_size(self):
+        if self.image_size is None:
+            return backbones.describe_backbone(self.backbone).image_size
+        return self.image_size
 
     def _size(self):
         """Height and width of the network's input."""
@@ -229,18 +261,18 @@ class FeatureExtractor(BaseExtractor):
 
     def _build(self):
         # The weights that it is loaded with are random, or a module's present ones: weights_ count.
-        whole = backbones.load_network(self.backbone, None, seed=0, image_size=self._size())
+        whole = backbones.load_network(self.backbone, None, 0, self._size(), self.configuration_)
         trimmed = from_arrays(backbones.trim(whole, self.layers_), self.weights_)
         return self._ready(trimmed, resolve_device(self.device))
 
     def _ready(self, trimmed, device):
-        known = backbones.describe_backbone(self.backbone)
         network = InferenceNetwork(
             trimmed,
             self.layouts_,
             self._size(),
             self.n_channels_in_,
-            known,
+            (self.mean_, self.std_),
+            self.n_prefix_tokens_,
             device=device,
             dtype=self.dtype,
         )

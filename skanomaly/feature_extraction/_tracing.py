@@ -22,6 +22,10 @@ _LEAVES = tuple(
 )
 
 
+class NotTraceableError(Exception):
+    """What a network does depends on the values or shapes that it meets."""
+
+
 class ThreadTracer(NodePathTracer):
     """A tracer that leaves alone what other threads do with their modules meanwhile."""
 
@@ -62,10 +66,15 @@ def trim(network, layers):
     ------
     ValueError
         A layer is not in the network.
+    NotTraceableError
+        The network cannot be traced.
     """
     with _ONE_TRACE:
         tracer = ThreadTracer()
-        graph = tracer.trace(network)
+        try:
+            graph = tracer.trace(network)
+        except Exception as error:  # whatever a network of any make raises
+            raise NotTraceableError(f"{type(network).__name__}: {error}") from error
     ends = {}  # the last node of each layer, in the order of the nodes
     for node, name in tracer.node_to_qualname.items():
         for layer in layers:

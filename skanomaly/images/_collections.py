@@ -100,6 +100,8 @@ def image_name(item: Any, index: int) -> str:
 class ImageSubset:
     """Some images of a collection; in messages they keep their indices in the whole collection.
 
+    An array of int or bool chooses some of them in turn.
+
     Parameters
     ----------
     images : collection of images
@@ -114,6 +116,8 @@ class ImageSubset:
         return len(self.rows)
 
     def __getitem__(self, i):
+        if isinstance(i, np.ndarray):
+            return ImageSubset(self.images, self.rows[i])
         if isinstance(i, slice):
             return [self.images[row] for row in self.rows[i]]
         return self.images[self.rows[i]]

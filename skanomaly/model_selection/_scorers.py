@@ -8,7 +8,7 @@ import numpy as np
 from sklearn.exceptions import UndefinedMetricWarning
 
 from skanomaly import metrics
-from skanomaly.model_selection._synthetic_defects import with_synthetic_defects
+from skanomaly.model_selection._synthetic_defects import SIZES, with_synthetic_defects
 from skanomaly.utils.targets import is_defect
 from skanomaly.utils.unwrapping import scores_and_maps
 from skanomaly.utils.validation import check_max_fpr
@@ -31,6 +31,7 @@ def scorers(
     max_fpr: float = 0.3,
     synthetic: bool = False,
     kinds: Sequence[str] | None = None,
+    sizes: Sequence[float] = SIZES,
     random_state: int = 0,
 ) -> "Scorers":
     """One metric, or several, as a scorer for whatever in scikit-learn takes ``scoring``.
@@ -44,10 +45,15 @@ def scorers(
         Limit of the false alarms in "aupro".
     synthetic : bool, default=False
         True asks for no defects: the good images of each test part are judged as they are and
-        once more with a defect painted in by :func:`skanomaly.datasets.make_defects`. X holds
-        images, so that the estimator is a Pipeline that begins with an extractor.
+        once more, in each of some `sizes`, with a defect painted in by
+        :func:`skanomaly.datasets.make_defects`. X holds images, so that the estimator is a
+        Pipeline that begins with an extractor.
     kinds : sequence of str or None, default=None
         The kinds of synthetic defects, as in ``make_defects``; None: its usual ones take turns.
+    sizes : sequence of float, default=(1.5,)
+        Factors on the size of the synthetic defects, as in ``make_defects``: each good image gets
+        a defect of each. By the default one candidates come in an order that agrees best with that
+        by real defects, as was found on five sets of real images.
     random_state : int, default=0
         Draws the synthetic defects. An int, so that all candidates meet the same ones.
 
@@ -94,7 +100,8 @@ def scorers(
     No metadata is asked for: with ``enable_metadata_routing`` groups go to the splitter alone.
 
     Synthetic defects rank settings where there are no real ones yet; how well the defects of
-    tomorrow are found they do not tell.
+    tomorrow are found they do not tell. The user guide shows by how much their ranking agrees with
+    that of real defects.
 
     Examples
     --------
@@ -120,7 +127,12 @@ def scorers(
             f"random_state is {random_state!r}; expected an int, so that all candidates of a "
             "search are judged on the same synthetic defects"
         )
-    painting = {"kinds": kinds, "random_state": random_state} if synthetic else None
+    sizes = [float(size) for size in sizes]
+    if not sizes or not min(sizes) > 0:
+        raise ValueError(f"sizes must be positive numbers, at least one, got {sizes}")
+    painting = None
+    if synthetic:
+        painting = {"kinds": kinds, "sizes": sizes, "random_state": random_state}
     return Scorers(names, check_max_fpr(max_fpr), painting)
 
 
@@ -136,8 +148,16 @@ class Scorers:
         return f"<scorers {', '.join(self.names)}>"
 
     def __call__(self, estimator, X, y=None):
-        if self.painting is not None:
-            X, y = with_synthetic_defects(X, y, **self.painting)
+        return self.evaluate(estimator, *self.prepare(X, y))
+
+    def prepare(self, X, y=None):
+        """The images that estimators are judged on, and their y: with synthetic defects, if any."""
+        if self.painting is None:
+            return X, y
+        return with_synthetic_defects(X, y, **self.painting)
+
+    def evaluate(self, estimator, X, y):
+        """The value, or {name: value}, of what ``prepare`` has returned."""
         y, n_defects = self._check_truth(y)
         values = self._score(estimator, X, y) if n_defects else self._undefined(len(y))
         return values if len(self.names) > 1 else values[self.names[0]]
@@ -166,7 +186,7 @@ class Scorers:
             "only; for a test part, split with cv=GoodOnlyKFold(), which puts all defects into "
             "every test part, or use scorers(..., synthetic=True)",
             UndefinedMetricWarning,
-            stacklevel=3,
+            stacklevel=4,
         )
         return dict.fromkeys(self.names, float("nan"))
 

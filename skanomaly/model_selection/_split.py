@@ -79,7 +79,7 @@ class GoodOnlyKFold(BaseCrossValidator):
 
         Parameters
         ----------
-        X : sequence of n images, or FeatureMaps of shape (n,)
+        X : sequence of n images, or FeatureMaps of shape (n, D)
         y : array of shape (n,), or masks, default=None
             Labels +1 (good) and -1 (defect), or masks, (n, H, W) or a list of (H, W) with None
             for a good image. None: all are good.
@@ -156,7 +156,7 @@ class GoodOnlyShuffleSplit(BaseShuffleSplit):
 
         Parameters
         ----------
-        X : sequence of n images, or FeatureMaps of shape (n,)
+        X : sequence of n images, or FeatureMaps of shape (n, D)
         y : array of shape (n,), or masks, default=None
             As in :meth:`GoodOnlyKFold.split`.
         groups : array of shape (n,), default=None

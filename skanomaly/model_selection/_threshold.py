@@ -24,7 +24,7 @@ from skanomaly.model_selection._conformal import (
 )
 from skanomaly.model_selection._split import GoodOnlyKFold, good_and_defects, take_rows
 from skanomaly.utils.state import exchanged
-from skanomaly.utils.unwrapping import scores_and_maps, without_threshold
+from skanomaly.utils.unwrapping import fit_once, scores_and_maps, without_threshold
 from skanomaly.utils.validation import Interval, StrOptions, fitting
 
 N_NEW = 1000  # images, for which false alarms are predicted
@@ -353,17 +353,11 @@ class HeldOutThreshold(ThresholdMixin, MetaEstimatorMixin, BaseEstimator):
     def _leave_one_out(self, images, groups):
         """Scores and maxima of the maps of all images, in one fit; None where that cannot be."""
         model = clone(self.estimator)
-        steps = model[:-1] if isinstance(model, Pipeline) else []
         detector = model[-1] if isinstance(model, Pipeline) else model
         reason = f"{type(detector).__name__} has no leave_one_out"
         # A frozen one is not fitted: the images given here are new to it.
         if not isinstance(detector, FrozenEstimator) and hasattr(detector, "leave_one_out"):
-            if len(steps) and model.memory is None:  # features are computed once
-                features = steps.fit_transform(images, None)
-                detector.fit(features)
-            else:
-                model.fit(images, None)
-                features = model[:-1].transform(images) if len(steps) else images
+            features = fit_once(model, images)
             self.estimator_ = model
             try:
                 return detector.leave_one_out(features, groups)

@@ -1,5 +1,6 @@
 """torch modules as arrays and back, and seeded initial weights."""
 
+import copy
 from contextlib import contextmanager
 
 import numpy as np
@@ -7,7 +8,7 @@ import torch
 
 from skanomaly.utils.threads import ForkSafeLock
 
-__all__ = ["from_arrays", "seeded", "to_arrays"]
+__all__ = ["from_arrays", "seeded", "shared_copy", "to_arrays"]
 
 _ONE_AT_A_TIME = ForkSafeLock()  # of the threads that draw from torch's global generator
 
@@ -42,3 +43,9 @@ def from_arrays(network, arrays):
     tensors = {name: torch.from_numpy(np.array(a)) for name, a in arrays.items()}
     network.load_state_dict(tensors)
     return network
+
+
+def shared_copy(network):
+    """Copy of a network, whose parts may be changed, with the same tensors."""
+    tensors = [*network.parameters(), *network.buffers()]
+    return copy.deepcopy(network, {id(tensor): tensor for tensor in tensors})

@@ -10,12 +10,14 @@ from skanomaly.utils.state import snapshot
 __all__ = [
     "check_nearest_good",
     "decisions_and_maps",
+    "fit_once",
     "image_threshold",
     "innermost",
     "inside",
     "outermost",
     "places_of_good_images",
     "scores_and_maps",
+    "transformed",
     "without_threshold",
 ]
 
@@ -113,6 +115,26 @@ def places_of_good_images(estimator):
             places.append(estimator.good_images_)
         estimator = inside(estimator)
     return places[::-1]
+
+
+def fit_once(estimator, X):
+    """Fit a detector, or a Pipeline that ends in one, and return what the detector learned from.
+
+    Features are computed once, unless the Pipeline has a memory that is to keep them.
+    """
+    if not isinstance(estimator, Pipeline) or len(estimator) == 1 or estimator.memory is not None:
+        estimator.fit(X, None)
+        return transformed(estimator, X)
+    features = estimator[:-1].fit_transform(X, None)
+    estimator[-1].fit(features)
+    return features
+
+
+def transformed(estimator, X):
+    """X as the last step of a fitted Pipeline gets it; of a detector itself: as it is."""
+    if not isinstance(estimator, Pipeline) or len(estimator) == 1:
+        return X
+    return estimator[:-1].transform(X)
 
 
 def without_threshold(estimator):

@@ -12,6 +12,7 @@ from sklearn.utils._param_validation import (
     StrOptions,
     validate_parameter_constraints,
 )
+from sklearn.utils.metaestimators import _BaseComposition as NamedEstimators
 from sklearn.utils.validation import validate_data
 
 from skanomaly.utils.state import exchanged
@@ -19,6 +20,7 @@ from skanomaly.utils.state import exchanged
 __all__ = [
     "IMAGE_SIZE",
     "Interval",
+    "NamedEstimators",
     "StrOptions",
     "check_array_input",
     "check_decisions",

@@ -199,7 +199,7 @@ def test_slices_of_features_are_those_of_arrays(keys, is_streamed):
                 X[key]
             return
         X = X[key]
-    assert X.shape == (len(rows),) == (len(X),)
+    assert X.shape == (len(rows), MAPS.shape[3]) == (len(X), MAPS.shape[3])
     if len(rows):
         np.testing.assert_array_equal(X.arrays()["only"], MAPS[rows])
         np.testing.assert_array_equal(X.store().frames, FRAMES[rows])

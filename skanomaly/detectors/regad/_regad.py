@@ -2,8 +2,7 @@
 
 support     k good images and their augmented copies: rotated, translated, mirrored, gray; 22 k in
             all
-x           features of three stages, registered and moved back, averaged over neighboring cells
-            and joined at the finest grid, (h, w, d)
+x           features of three stages, registered and moved back, joined at the finest grid, (h, w, d)
 mu, Sigma   mean and covariance + epsilon I of the 22 k vectors at each position
 M           sqrt((x - mu)' Sigma^-1 (x - mu)): score of a position, (b, h, w), as in PaDiM
 """
@@ -22,7 +21,9 @@ from skanomaly.detectors.regad._registration import RegistrationNetwork
 from skanomaly.embedding import check_odd, embed, finest_grid
 from skanomaly.feature_extraction import FilterBank
 from skanomaly.training import AUGMENTATIONS, augment
-from skanomaly.utils.validation import Interval
+from skanomaly.utils.validation import Interval, StrOptions
+
+MOST_LEFT_OUT = 16  # images whose copies' features are held for leave_one_out
 
 
 class RegAD(BaseImageDetector):
@@ -32,17 +33,23 @@ class RegAD(BaseImageDetector):
 
     Parameters
     ----------
-    registration : RegistrationNetwork, str, Path or None, default=None
-        A fitted network, or a file of its ``save``. Clones keep it as it is. None: features of a
-        FilterBank learned from the support, and no registration, which needs no training at all.
+    registration : RegistrationNetwork, other extractor, str, Path or None, default=None
+        Where the features come from: a fitted network, or a file of its ``save``; or without
+        registration, another fitted extractor, such as a FeatureExtractor with three layers.
+        Clones keep it as it is. None: a FilterBank learned from the support, which needs neither
+        training nor weights.
     augmentations : sequence of str, default=("rotations", "translations", "flip", "grey", \
 "quarter_turns")
         Kinds of copies of each image that join the support: 8, 8, 1, 1 and 3 of them.
-    patch_size : int, default=3
-        Side, in cells, of the neighborhood over which features are averaged, so that a place need
-        not match to the pixel; odd, 1: none, as in the paper.
+    patch_size : int or None, default=None
+        Side, in cells, of the neighborhood over which features are averaged; odd, 1: none, as in
+        the paper. None: 1 for the features of a network, and 3 for a FilterBank's, of small
+        receptive field.
     epsilon : float, default=0.01
         Added to every variance.
+    shrinkage : {"ledoit_wolf"} or None, default="ledoit_wolf"
+        None: the unbiased covariance, as in the paper. "ledoit_wolf": drawn toward a multiple of
+        the identity, position by position.
     image_score : {"paper", "map_max"}, default="map_max"
         Score of an image: the maximum of M over its positions (the paper's), or of its smoothed
         score map.
@@ -101,8 +108,9 @@ class RegAD(BaseImageDetector):
         **BaseImageDetector._parameter_constraints,
         "registration": [None, str, Path, BaseExtractor],
         "augmentations": ["array-like"],
-        "patch_size": [Interval(Integral, 1, None, closed="left")],
+        "patch_size": [None, Interval(Integral, 1, None, closed="left")],
         "epsilon": [Interval(Real, 0, None, closed="left")],
+        "shrinkage": [None, StrOptions({"ledoit_wolf"})],
     }
 
     def __init__(
@@ -110,8 +118,9 @@ class RegAD(BaseImageDetector):
         registration=None,
         *,
         augmentations=AUGMENTATIONS,
-        patch_size=3,
+        patch_size=None,
         epsilon=0.01,
+        shrinkage="ledoit_wolf",
         image_score="map_max",
         sigma=4.0,
         contamination=0.01,
@@ -126,6 +135,7 @@ class RegAD(BaseImageDetector):
         self.augmentations = augmentations
         self.patch_size = patch_size
         self.epsilon = epsilon
+        self.shrinkage = shrinkage
         self.image_score = image_score
         self.sigma = sigma
         self.contamination = contamination
@@ -181,7 +191,8 @@ class RegAD(BaseImageDetector):
         return network
 
     def _fit(self, X):
-        check_odd(self.patch_size)
+        if self.patch_size is not None:
+            check_odd(self.patch_size)
         unknown = set(self.augmentations) - set(AUGMENTATIONS)
         if unknown:
             raise ValueError(f"expected augmentations among {AUGMENTATIONS}, got {sorted(unknown)}")
@@ -194,20 +205,53 @@ class RegAD(BaseImageDetector):
             self.extractor_ = FilterBank(
                 image_size=self.image_size, resize=self.resize, random_state=self.random_state
             ).fit(pixels)
-        self.gaussian_ = PositionwiseGaussian(epsilon=self.epsilon, updatable=False)
-        for image in tqdm(pixels, "RegAD", unit="image", disable=not self.verbose):
-            channels_first = torch.from_numpy(image.transpose(2, 0, 1).copy())  # (C, H, W)
-            copies = augment(channels_first, self.augmentations)  # (22, C, H, W)
-            self.gaussian_.partial_fit(self._vectors(copies.permute(0, 2, 3, 1).numpy()))
-        self.gaussian_.finish()
+        images = tqdm(pixels, "RegAD", unit="image", disable=not self.verbose)
+        self.gaussian_ = self._gaussian(self._copies(image) for image in images)
+
+    def _copies(self, image):
+        """Features of an image (H, W, C) and of its augmented copies, itself first, (n, h, w, d)."""
+        channels_first = torch.from_numpy(image.transpose(2, 0, 1).copy())  # (C, H, W)
+        copies = augment(channels_first, self.augmentations)  # (22, C, H, W)
+        return self._vectors(copies.permute(0, 2, 3, 1).numpy())
+
+    def _gaussian(self, copies):
+        """Gaussians of the copies of several images, each (n, h, w, d)."""
+        gaussian = PositionwiseGaussian(
+            epsilon=self.epsilon, shrinkage=self.shrinkage, updatable=False
+        )
+        for one in copies:
+            gaussian.partial_fit(one)
+        return gaussian.finish()
 
     def _vectors(self, pixels):
         """Pixels (b, H, W, C) -> features of all layers at the finest grid, (b, h, w, d)."""
+        patch_size = self.patch_size
+        if patch_size is None:
+            patch_size = 3 if isinstance(self.extractor_, FilterBank) else 1
         layers = self.extractor_._features(pixels)
-        return embed(layers, patch_size=self.patch_size, interpolation="nearest")
+        return embed(layers, patch_size=patch_size, interpolation="nearest")
 
     def _score_maps(self, X):
         return self.gaussian_.mahalanobis(self._vectors(X.arrays()[PIXELS]))
+
+    def _leave_one_out(self, X, groups):
+        """Each group of images by a Gaussian of the others: an image goes with all its copies."""
+        if len(X) > MOST_LEFT_OUT:
+            raise NotImplementedError(
+                f"RegAD leaves out images among at most {MOST_LEFT_OUT}, got {len(X)}, as it keeps "
+                "the features of all their augmented copies"
+            )
+        X = X.store()
+        copies = [self._copies(image) for image in X.arrays()[PIXELS]]
+        score_maps = np.empty((len(X), *copies[0].shape[1:3]), dtype=np.float32)
+        for group in np.unique(groups):
+            gaussian = self._gaussian(copies[i] for i in np.flatnonzero(groups != group))
+            for i in np.flatnonzero(groups == group):
+                score_maps[i] = gaussian.mahalanobis(copies[i][:1])[0]
+        raw = {"score_maps": score_maps}
+        if self.image_score == "paper":
+            raw["image_scores"] = self._score_images(X, score_maps)
+        yield X, raw
 
     _kept_of_forecast = ("vectors", "factors")
 

@@ -365,7 +365,7 @@ features.12 (3, 3, 512))
     def _loss(self, network, pixels, part, support):
         """Loss of the images (b,) with their support (b, k), places in the batch."""
         batch = pixels[torch.from_numpy(part)].to(network.device)  # (b, 3, H, W) uint8
-        maps = network(normalize(batch.float() / 255))[-1][0]  # (b, C, h, w)
+        maps = network(normalize(batch.float() / 255, self.backbone))[-1][0]  # (b, C, h, w)
         mean = support_weights(support).to(maps.device) @ maps.flatten(1)  # (b, C * h * w)
         return network.loss(maps, mean.view_as(maps))
 
@@ -387,7 +387,7 @@ features.12 (3, 3, 512))
             # One by one: no image's maps depend on the other images in the batch.
             pieces = [
                 [maps.permute(0, 2, 3, 1).cpu().numpy() for maps in network.features(one)]
-                for one in normalize(images.to(network.device)).split(1)
+                for one in normalize(images.to(network.device), self.backbone).split(1)
             ]
         return {
             name: np.concatenate([piece[i] for piece in pieces])

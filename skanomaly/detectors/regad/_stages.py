@@ -66,13 +66,14 @@ def map_shapes(parts, height, width):
     return shapes
 
 
-def normalize(images):
-    """Images (b, 3, H, W) in [0, 1] normalized by ImageNet's mean and standard deviation.
+def normalize(images, backbone):
+    """Images (b, 3, H, W) in [0, 1] normalized by the mean and standard deviation of a backbone.
 
     In memory the channels are last, in which convolutions are fastest.
     """
+    known = backbones.describe_backbone(backbone)
     mean, std = (
         images.new_tensor(values)[:, None, None]  # (3, 1, 1)
-        for values in (backbones.IMAGENET_MEAN, backbones.IMAGENET_STD)
+        for values in (known.mean, known.std)
     )
     return ((images - mean) / std).contiguous(memory_format=torch.channels_last)

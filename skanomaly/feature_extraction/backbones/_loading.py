@@ -11,29 +11,34 @@ from torchvision import models
 from torchvision.models.vision_transformer import interpolate_embeddings
 
 from skanomaly.exceptions import WeightsError
-from skanomaly.feature_extraction.backbones import _efficientnet_lite
+from skanomaly.feature_extraction.backbones import _efficientnet_lite, _hugging_face, _timm
 from skanomaly.feature_extraction.backbones._families import describe_backbone
 from skanomaly.utils.networks import seeded
 
 _HEAD = re.compile(r"(fc|classifier|heads?)\.")  # parameters after the last layer that has maps
+_SOURCES = {source.PREFIX: source for source in (_timm, _hugging_face)}
 
 
-def load_network(backbone, weights, seed, image_size=None):
+def load_network(backbone, weights, seed, image_size=None, configuration=None):
     """A whole network in evaluation mode, with its weights.
 
     Parameters
     ----------
     backbone : str or torch.nn.Module
-        One of torchvision's classification networks or of the EfficientNet-Lites by name, or a
-        module, which is copied.
+        One of torchvision's classification networks or of the EfficientNet-Lites by name; one of
+        timm's, "timm:" before its name; a model of Hugging Face, "hf:" before its name or
+        folder; or a module, which is copied.
     weights : str, Path or None
-        "DEFAULT" or another member of torchvision's weights for the backbone, a local file, or
-        None: random. Not used for a module, which brings its own.
+        "DEFAULT" or another member of torchvision's weights for the backbone, a local file, of
+        Hugging Face's a local folder, or None: random. Not used for a module, which brings its
+        own.
     seed : int
         Of random weights.
     image_size : tuple (height, width) or None, default=None
         What a network that is built for one size of images is built for; None: torchvision's
         default. Embeddings of positions are interpolated to it. Other networks take any size.
+    configuration : str or None, default=None
+        Of a model of Hugging Face, from :func:`configuration_of`: no file is looked for.
 
     Returns
     -------
@@ -51,11 +56,18 @@ def load_network(backbone, weights, seed, image_size=None):
     if isinstance(backbone, torch.nn.Module):
         # The user's own stays in its mode, in its precision and on its device.
         return copy.deepcopy(backbone).eval().float().cpu()
+    for prefix, source in _SOURCES.items():
+        if backbone.startswith(prefix):
+            if weights not in (None, "DEFAULT"):
+                _check_path(weights, backbone)
+            network = source.load(backbone, weights, seed, image_size, configuration)
+            return network.eval().float()
     is_lite = backbone in _efficientnet_lite.VARIANTS
     if not is_lite and backbone not in models.list_models(module=models):
         raise ValueError(
             f"expected a torchvision classification backbone, one of "
-            f"{', '.join(_efficientnet_lite.VARIANTS)}, or a torch.nn.Module, got {backbone!r}; "
+            f'{", ".join(_efficientnet_lite.VARIANTS)}, "timm:" or "hf:" and a name of theirs, '
+            f"or a torch.nn.Module, got {backbone!r}; "
             "torchvision.models.list_models(module=torchvision.models) lists torchvision's"
         )
     names = [] if is_lite else [*models.get_model_weights(backbone).__members__]
@@ -73,6 +85,12 @@ def load_network(backbone, weights, seed, image_size=None):
             f"{', '.join(['DEFAULT', *names])}"
         )
     return _local_network(backbone, path, image_size)
+
+
+def configuration_of(backbone, network):
+    """What a network is rebuilt from beside its name, JSON; None where the name is enough."""
+    is_model = isinstance(backbone, str) and backbone.startswith(_hugging_face.PREFIX)
+    return network.config.to_json_string(use_diff=False) if is_model else None
 
 
 def input_channels(network):
@@ -111,6 +129,17 @@ def check_file(path):
             f"with {expected.group(1)}, got {found}; fetch it again, or rename it if the weights "
             "are your own"
         )
+
+
+def _check_path(weights, backbone):
+    path = Path(weights)
+    if not path.exists():
+        raise WeightsError(
+            f"weights={str(weights)!r} of {backbone} is neither a file nor a folder; name one, or "
+            'take "DEFAULT"'
+        )
+    if path.is_file():
+        check_file(path)
 
 
 def _random_network(backbone, seed, image_size=None):
