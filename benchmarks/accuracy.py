@@ -3,6 +3,9 @@
     python benchmarks/accuracy.py --root DATA --features filter_bank --set sigma=4.0
     python benchmarks/accuracy.py --root DATA --features squeezenet1_1 --weights FILE \\
         --detector SPADE --layers features.4 features.7 features.12
+    python benchmarks/accuracy.py --root DATA --features ensemble
+
+"ensemble" is an EnsembleDetector of FilterBank and EfficientNet-Lite0, each with the detector.
 
 Fits on train/good, scores test/, and prints per set the means over the random states: image AUROC
 of the paper's score and of the map's maximum and, if there are masks, pixel AUROC and AUPRO up to a
@@ -19,7 +22,7 @@ import numpy as np
 import torch
 
 import skanomaly
-from skanomaly import FeatureExtractor, FilterBank, Pipeline, load_folder
+from skanomaly import EnsembleDetector, FeatureExtractor, FilterBank, Pipeline, load_folder
 from skanomaly.metrics import aupro_score, image_roc_auc_score, pixel_roc_auc_score
 
 RESULTS = Path(__file__).parent / "results"
@@ -41,6 +44,12 @@ def build(options, random_state):
             dtype=options.dtype,
             **shape,
         )
+    if options.features == "ensemble":
+        members = [
+            (name, build(argparse.Namespace(**{**vars(options), "features": name}), random_state))
+            for name in ("filter_bank", "efficientnet_lite0")
+        ]
+        return EnsembleDetector(members)
     detector = getattr(skanomaly, options.detector)(**dict(options.set))
     if options.detector == "GlobalLocal":
         teacher = None if options.features == "filter_bank" else extractor
@@ -52,7 +61,7 @@ def build(options, random_state):
 
 
 def measure(pipe, data):
-    """One fit and one pass over the test images; GlobalLocal's image score is the map's maximum."""
+    """One fit and one pass over the test images; detectors of images score by the map's maximum."""
     if isinstance(pipe, Pipeline):
         pipe.fit(data.train.images)
         features = pipe[:-1].transform(data.test.images)
@@ -60,7 +69,7 @@ def measure(pipe, data):
         map_max, maps = detector.score_samples_and_map(features)
         paper = detector.set_params(image_score="paper").score_samples(features)
     else:
-        if pipe.teacher is not None:
+        if getattr(pipe, "teacher", None) is not None:
             pipe.teacher.fit(data.train.images)
         map_max, maps = pipe.fit(data.train.images).score_samples_and_map(data.test.images)
         paper = map_max

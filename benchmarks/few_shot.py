@@ -90,7 +90,8 @@ class Copies:
 
     def _of(self, i):
         if i not in self.found:
-            batch, _ = load_batch(self.images, [i], self.extractor.image_fit, 3)
+            n_channels = self.extractor.n_channels_in_
+            batch, _ = load_batch(self.images, [i], self.extractor.image_fit, n_channels)
             every = augment(torch.from_numpy(batch[0].transpose(2, 0, 1).copy()))
             pixels = every.permute(0, 2, 3, 1).numpy()
             self.found[i] = FeatureMaps(self.extractor._features(pixels))
@@ -103,13 +104,13 @@ def last_two(maps):
     return FeatureMaps(layers, maps.frames, maps.image_fit)
 
 
-def regad():
+def regad(patch_size=1):
     """RegAD on features at hand: tests hold that it is this Gaussian."""
-    return PaDiM(n_components=None, patch_size=3)
+    return PaDiM(n_components=None, shrinkage="ledoit_wolf", patch_size=patch_size)
 
 
 def patchcore(ratio):
-    return PatchCore(random_state=0, coreset_ratio=ratio, image_score="map_max")
+    return PatchCore(random_state=0, coreset_ratio=ratio)
 
 
 def detectors(copies, features, support):
@@ -123,12 +124,13 @@ def detectors(copies, features, support):
     alone = copies["trained"](support, n_copies=1)
     yield "RegAD, no augmentations", regad(), alone, features["trained"]
     yield "PaDiM", PaDiM(random_state=0), plain, test
+    shrunk = PaDiM(random_state=0, shrinkage="ledoit_wolf")
+    yield "PaDiM, shrinkage", shrunk, plain, test
     yield "PatchCore", patchcore(PICKED), plain, test
-    spade = SPADE(n_neighbors=len(support), image_score="map_max")
-    yield "SPADE", spade, plain, test
+    yield "SPADE", SPADE(n_neighbors=len(support)), plain, test
     alone, test = last_two(copies["untrained"](support, n_copies=1)), last_two(test)
     yield "PaDiM, default layers, no augmentations", PaDiM(random_state=0), alone, test
-    yield "PatchCore, default layers, no augmentations", patchcore(0.1), alone, test
+    yield "PatchCore, default layers, no augmentations", patchcore("auto"), alone, test
     yield "PatchCore, default layers", patchcore(PICKED), last_two(plain), test
 
 
@@ -137,7 +139,7 @@ def filter_bank_detectors(images, test, support):
     chosen = [images[i] for i in support]
     bank = FilterBank(random_state=0).fit(chosen)
     features, plain = bank.transform(test), Copies(bank, chosen)(np.arange(len(chosen)))
-    yield "RegAD, FilterBank", regad(), plain, features
+    yield "RegAD, FilterBank", regad(patch_size=3), plain, features
     yield "PatchCore, FilterBank", patchcore(PICKED), plain, features
 
 

@@ -47,6 +47,7 @@ SPOT_COLUMNS = (
 # As they were by default.
 paper_patchcore = partial(PatchCore, coreset_ratio=0.1, image_score="paper", balance_layers=False)
 paper_spade = partial(SPADE, image_score="paper", balance_layers=False)
+PAPER_REGAD = {"patch_size": 3, "shrinkage": None}
 
 
 def evenly(items, n_items):
@@ -164,7 +165,7 @@ def padim(data, name, **parameters):
 
 def regad(data, name):
     """RegAD on filters, without a registration network."""
-    detector = RegAD(image_size=96, random_state=0).fit(good_images(data, name, 4))
+    detector = RegAD(image_size=96, random_state=0, **PAPER_REGAD).fit(good_images(data, name, 4))
     return answers_of(detector, new_images(data, name))
 
 
@@ -181,7 +182,8 @@ def regad_registered(data, name, others):
     )
     images = [image for other in others for image in good_images(data, other, 6)]
     network.fit(images, groups=np.repeat(others, 6))
-    detector = RegAD(registration=network, random_state=0).fit(good_images(data, name, 4))
+    detector = RegAD(registration=network, random_state=0, **PAPER_REGAD)
+    detector.fit(good_images(data, name, 4))
     return answers_of(detector, new_images(data, name))
 
 

@@ -95,7 +95,7 @@ def fit(root):
     """A detector file of the part."""
     file = root.parent / "part.skanomaly"
     options = ["--image-size", SIZE, "--target-fpr", "0.1", "--folds", "2"]
-    assert run("fit", root, "-o", file, *options) == 0
+    assert run("fit", root, "-o", file, "--features", "filter_bank", *options) == 0
     return file
 
 

@@ -54,10 +54,7 @@ def test_fit_with_other_detectors(part, name, tmp_path):
 def test_the_commands_defaults_are_those_of_the_detectors_but_for_a_few():
     from skanomaly.cli._pipelines import detector_defaults, make_detector
 
-    changed = {
-        "PatchCore": {"coreset_ratio": 0.02, "image_score": "map_max"},
-        "SPADE": {"n_neighbors": 20, "image_score": "map_max"},
-    }
+    changed = {"SPADE": {"n_neighbors": 20, "image_score": "map_max"}}
     assert detector_defaults(20) == changed
     assert detector_defaults(99)["SPADE"]["n_neighbors"] == 50
     for entry in registry.DETECTORS:

@@ -25,6 +25,7 @@ from skanomaly import (
 )
 from skanomaly.datasets import make_textures
 from skanomaly.detectors import _patchcore
+from skanomaly.embedding import embed
 from skanomaly.images import ImageFit
 from skanomaly.model_selection import GoodOnlyKFold, HeldOutThreshold, scorers
 
@@ -60,6 +61,12 @@ def all_patches(X, size=3):
     return np.stack([locally_aware_patches(image, size).reshape(-1, 11) for image in images])
 
 
+def patches_of(X, size=3):
+    """(n * h * w, D), as PatchCore has them where there is one layer."""
+    vectors = embed(X.arrays(), patch_size=size)
+    return vectors.reshape(-1, vectors.shape[3])
+
+
 def assert_rows_come_from(detector, X):
     """Each row of the bank is the patch that its origin names."""
     images, cells = detector.memory_origin_.T
@@ -75,7 +82,7 @@ def assert_rows_come_from(detector, X):
 @pytest.mark.parametrize("ratio", [0.07, 0.5, 1.0])
 def test_each_row_of_the_bank_says_where_it_comes_from(kind, ratio):
     X = features()
-    detector = PatchCore(coreset_ratio=ratio, random_state=0).fit(kind(X))
+    detector = PatchCore(coreset_ratio=ratio, balance_layers=False, random_state=0).fit(kind(X))
     assert_rows_come_from(detector, X)
     assert_rows_come_from(pickle.loads(pickle.dumps(detector)), X)
     np.testing.assert_array_equal(detector.memory_frames_, X.frames)
@@ -83,7 +90,7 @@ def test_each_row_of_the_bank_says_where_it_comes_from(kind, ratio):
 
 def test_an_origin_takes_at_most_12_bytes_a_row_and_a_frame_8_an_image():
     X = features()
-    detector = PatchCore(coreset_ratio=0.5, random_state=0).fit(X)
+    detector = PatchCore(coreset_ratio=0.5, balance_layers=False, random_state=0).fit(X)
     assert detector.memory_origin_.nbytes <= 12 * len(detector.memory_bank_)
     assert detector.memory_frames_.nbytes == 8 * len(X)
     assert len(pickle.dumps(detector.memory_origin_)) < 12 * len(detector.memory_bank_) + 300
@@ -103,7 +110,10 @@ def test_the_forecast_counts_the_origins():
 def test_images_left_out_are_counted():
     X, y = features(), np.ones(N_GOOD, int)
     y[[0, 4, 18]] = -1
-    for detector in (PatchCore(coreset_ratio=0.6, random_state=0), SPADE(n_neighbors=3)):
+    for detector in (
+        PatchCore(coreset_ratio=0.6, balance_layers=False, random_state=0),
+        SPADE(n_neighbors=3, balance_layers=False),
+    ):
         detector.fit(X, y)
         expected = np.where(y[:, None] == 1, X.frames, 0)
         np.testing.assert_array_equal(detector.memory_frames_, expected)
@@ -135,7 +145,7 @@ def test_the_cache_keeps_origins_for_whoever_asks(tmp_path, seen, monkeypatch):
     y = np.array([-1, 1, 1, 1, 1, 1, -1, 1, 1, 1, 1])
     detector.fit(bank.transform(with_others), y)
     assert len(calls) == (not seen)
-    patches = PatchCore()._patches(bank.transform(with_others)).reshape(11, 64, -1)
+    patches = patches_of(bank.transform(with_others)).reshape(11, 64, -1)
     rows, cells = detector.memory_origin_.T
     assert set(y[rows]) == {1}
     np.testing.assert_array_equal(detector.memory_bank_, patches[rows, cells])
@@ -187,8 +197,8 @@ def expected_box(fit, frame, cell):
 @pytest.mark.parametrize(
     "detector",
     [
-        PatchCore(coreset_ratio=1.0, patch_size=1, sigma=0, random_state=0),
-        SPADE(n_neighbors=N_GOOD, sigma=0),
+        PatchCore(coreset_ratio=1.0, balance_layers=False, patch_size=1, sigma=0, random_state=0),
+        SPADE(n_neighbors=N_GOOD, balance_layers=False, sigma=0),
     ],
     ids=["PatchCore", "SPADE"],
 )
@@ -222,7 +232,7 @@ def test_a_planted_patch_is_traced_to_its_image_and_place(detector, kind, resize
 def test_boxes_of_good_patches_are_of_the_way_that_good_images_came_in():
     good, X, frames = planted()
     fits = ImageFit(48, 40, "pad"), ImageFit(48, 40, "stretch")
-    detector = PatchCore(coreset_ratio=1.0, patch_size=1, random_state=0)
+    detector = PatchCore(coreset_ratio=1.0, balance_layers=False, patch_size=1, random_state=0)
     detector.fit(FeatureMaps(good, frames, fits[0]))
     spot = detector.nearest_good(FeatureMaps({"only": X}, frames[:4], fits[1]))[0]
     boxes = [
@@ -236,7 +246,9 @@ def test_boxes_of_good_patches_are_of_the_way_that_good_images_came_in():
 
 def test_a_small_coreset_keeps_the_odd_patches_and_their_places():
     good, X, frames = planted()
-    detector = PatchCore(coreset_ratio=0.03, patch_size=1, sigma=0, random_state=0)
+    detector = PatchCore(
+        coreset_ratio=0.03, balance_layers=False, patch_size=1, sigma=0, random_state=0
+    )
     detector.fit(FeatureMaps(good, frames, FIT))
     assert len(detector.memory_bank_) == 17
     origins = {tuple(origin) for origin in detector.memory_origin_.tolist()}
@@ -260,7 +272,7 @@ def test_an_odd_place_in_an_image_is_traced_to_the_image_that_has_one_like_it(ra
     good[7][64:112, 80:128] = rng.integers(0, 256, (48, 48, 3))
     bad[16:72, 8:56] = rng.integers(0, 256, (56, 48, 3))
     bad = bad.repeat(2, axis=0).repeat(2, axis=1)
-    detector = PatchCore(coreset_ratio=ratio, random_state=0)
+    detector = PatchCore(coreset_ratio=ratio, balance_layers=False, random_state=0)
     pipe = Pipeline([("f", FilterBank(image_size=128, random_state=0)), ("d", detector)]).fit(good)
     (spot,) = nearest_good(pipe, [bad])
     assert spot["good_image"] == 7
@@ -276,7 +288,7 @@ def test_an_odd_place_in_an_image_is_traced_to_the_image_that_has_one_like_it(ra
 @pytest.mark.parametrize("n_peaks", [1, 4])
 @pytest.mark.parametrize("ratio", [0.1, 1.0])
 def test_hot_spots_and_their_nearest_patches(ratio, n_peaks):
-    detector = PatchCore(coreset_ratio=ratio, random_state=0).fit(features())
+    detector = PatchCore(coreset_ratio=ratio, balance_layers=False, random_state=0).fit(features())
     frames = [(60, 50), (48, 40), (24, 90)] * 6
     X = features(18, 1, frames)
     spots, maps, patches = (
@@ -317,9 +329,9 @@ def test_spade_looks_among_the_patches_of_the_images_most_alike(dtype, size):
         good
     )
     means = good.arrays()["fine"].mean((1, 2), dtype=np.float64)
-    memory = PatchCore(patch_size=size)._patches(FeatureMaps({"fine": good.arrays()["fine"]}))
+    memory = patches_of(FeatureMaps({"fine": good.arrays()["fine"]}), size)
     memory = memory.reshape(N_GOOD, 30, 7).astype(dtype).astype(np.float64)
-    queries = PatchCore(patch_size=size)._patches(FeatureMaps({"fine": X.arrays()["fine"]}))
+    queries = patches_of(FeatureMaps({"fine": X.arrays()["fine"]}), size)
     for i, spot in enumerate(detector.nearest_good(X)):
         own = X.arrays()["fine"][i].mean((0, 1), dtype=np.float64)
         alike = np.argsort(np.linalg.norm(means - own, axis=1))[:4]
@@ -334,7 +346,7 @@ def test_spade_looks_among_the_patches_of_the_images_most_alike(dtype, size):
 def test_spade_compares_the_finest_of_its_layers():
     good = features()
     coarse = SPADE(n_neighbors=3, layers="coarse", image_layer="fine").fit(good)
-    both = SPADE(n_neighbors=3).fit(good)
+    both = SPADE(n_neighbors=3, balance_layers=False).fit(good)
     X = features(2, 1, [(48, 40)] * 2)
     for detector, grid in ((coarse, (3, 3)), (both, GRID)):
         for spot in detector.nearest_good(X):
@@ -348,7 +360,7 @@ def test_what_a_crop_leaves_out_has_no_hot_spot_of_its_own():
     good = {"only": np.zeros((2, *GRID, 3), np.float32)}
     X = good["only"][:1].copy()
     X[0, :, 0] = 9  # the left border of what is seen: its scores go on to the image's border
-    detector = PatchCore(coreset_ratio=1.0, patch_size=1, random_state=0)
+    detector = PatchCore(coreset_ratio=1.0, balance_layers=False, patch_size=1, random_state=0)
     detector.fit(FeatureMaps(good, [(48, 100)] * 2, fit))
     maps = FeatureMaps({"only": X}, [(48, 100)], fit)
     assert detector.score_map(maps)[0, :, 0].max() == detector.score_map(maps).max()
@@ -360,7 +372,10 @@ def test_what_a_crop_leaves_out_has_no_hot_spot_of_its_own():
 def test_rows_are_images_of_one_patch():
     rows = np.random.default_rng(0).normal(size=(30, 5))
     y = np.where(np.arange(30) == 3, -1, 1)
-    for detector in (PatchCore(coreset_ratio=1.0, random_state=0), SPADE(n_neighbors=2)):
+    for detector in (
+        PatchCore(coreset_ratio=1.0, balance_layers=False, random_state=0),
+        SPADE(n_neighbors=2),
+    ):
         spots = detector.fit(rows, y).nearest_good(rows[[4, 29]])
         assert [spot["good_image"] for spot in spots] == [4, 29]
         assert {spot["distance"] for spot in spots} == {0}
@@ -377,7 +392,12 @@ def images():
 
 def pipeline(detector=None, **parameters):
     bank = FilterBank(image_size=64, random_state=0, **parameters)
-    return Pipeline([("f", bank), ("d", detector or PatchCore(coreset_ratio=1.0, random_state=0))])
+    return Pipeline(
+        [
+            ("f", bank),
+            ("d", detector or PatchCore(coreset_ratio=1.0, balance_layers=False, random_state=0)),
+        ]
+    )
 
 
 @pytest.mark.parametrize("detector", [None, SPADE(n_neighbors=2)], ids=["PatchCore", "SPADE"])

@@ -389,7 +389,7 @@ def test_a_few_images_are_enough(fitted, tmp_path, kind, k):
 
 def test_it_is_the_gaussian_of_all_augmented_images():
     support = textures(3, seed=3, size=64)
-    detector = RegAD(image_size=64, random_state=0, sigma=0).fit(support)
+    detector = RegAD(image_size=64, shrinkage=None, random_state=0, sigma=0).fit(support)
     bank = FilterBank(image_size=64, random_state=0).fit(support)
     every = []
     for image in support:

@@ -5,8 +5,6 @@ from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
 
-from sklearn.base import clone
-
 from skanomaly import registry
 
 # Parameters that no grid may have: they are set by tune, or do not change the scores.
@@ -123,6 +121,8 @@ def make_candidates(grid, n_images):
     The parameters are those in the grid, and the names of features and detector of which there are
     several.
     """
+    from sklearn.base import clone
+
     candidates = []
     for features, detector in grid.steps:
         pipe = _make_pipeline(grid, features, detector, n_images)

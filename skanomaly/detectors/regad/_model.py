@@ -88,6 +88,17 @@ class Registration(nn.Module):
         """Where the weights are."""
         return self.encoder[0].weight.device
 
+    def train(self, mode=True):
+        """As any module, but normalization in the stages keeps the statistics it came with.
+
+        Those of a batch are of one category, to which the scored images do not belong.
+        """
+        super().train(mode)
+        for part in self.stages.modules():
+            if isinstance(part, nn.BatchNorm2d):
+                part.eval()
+        return self
+
     def forward(self, images):
         """Registered maps of each stage.
 

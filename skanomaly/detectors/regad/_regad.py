@@ -2,7 +2,8 @@
 
 support     k good images and their augmented copies: rotated, translated, mirrored, gray; 22 k in
             all
-x           features of three stages, registered and moved back, joined at the finest grid, (h, w, d)
+x           features of three stages, registered and moved back, joined at the finest grid,
+            (h, w, d)
 mu, Sigma   mean and covariance + epsilon I of the 22 k vectors at each position
 M           sqrt((x - mu)' Sigma^-1 (x - mu)): score of a position, (b, h, w), as in PaDiM
 """
@@ -209,7 +210,7 @@ class RegAD(BaseImageDetector):
         self.gaussian_ = self._gaussian(self._copies(image) for image in images)
 
     def _copies(self, image):
-        """Features of an image (H, W, C) and of its augmented copies, itself first, (n, h, w, d)."""
+        """Features (n, h, w, d) of an image (H, W, C) and of its augmented copies, itself first."""
         channels_first = torch.from_numpy(image.transpose(2, 0, 1).copy())  # (C, H, W)
         copies = augment(channels_first, self.augmentations)  # (22, C, H, W)
         return self._vectors(copies.permute(0, 2, 3, 1).numpy())
