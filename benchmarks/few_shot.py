@@ -63,11 +63,11 @@ def networks(options, data, target):
     plain = RegistrationNetwork(options.backbone, n_epochs=0, mode=None, **shape)
     trained = RegistrationNetwork(options.backbone, n_epochs=options.epochs, **shape)
     nets = {
-        "trained": trained.fit(images, groups),
-        "untrained": plain.fit(images[:2] + images[-2:], groups[:2] + groups[-2:]),
+        "trained": trained.fit(images, groups=groups),
+        "untrained": plain.fit(images[:2] + images[-2:], groups=groups[:2] + groups[-2:]),
     }
     if options.ablation:
-        nets["no transformers"] = clone(trained).set_params(mode=None).fit(images, groups)
+        nets["no transformers"] = clone(trained).set_params(mode=None).fit(images, groups=groups)
     return nets
 
 

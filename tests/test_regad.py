@@ -156,6 +156,22 @@ def test_known_families_are_cut_at_their_stages(name):
     assert len(sides) == 3 and sides == sorted(sides, reverse=True)
 
 
+def test_statistics_of_the_backbone_are_those_of_its_weights():
+    model = RegistrationNetwork(
+        "efficientnet_lite0", weights=None, image_size=64, n_epochs=1, batch_size=2
+    )
+    before, after = (
+        clone(model).set_params(n_epochs=n).fit(textures(4), groups=[0, 0, 1, 1]).state_
+        for n in (0, 1)
+    )
+    moved = {name for name in before if not np.array_equal(before[name], after[name])}
+    statistics = {name for name in before if name.endswith("running_mean")}
+    in_stages = {name for name in statistics if name.startswith("stages")}
+    assert in_stages and not in_stages & moved
+    assert statistics - in_stages <= moved  # of transformers, encoder and predictor
+    assert any(name.startswith("stages") for name in moved)  # weights are learned
+
+
 def test_registered_maps_are_moved_back():
     transformer = SpatialTransformer(4, (12, 12), "rotation")
     with torch.no_grad():

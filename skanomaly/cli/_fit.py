@@ -62,9 +62,16 @@ def add_arguments(parser):
         "otherwise; needs no weights), or another backbone",
     )
     parser.add_argument("--weights", help="weights of the backbone: a local file or a name")
-    parser.add_argument("--image-size", type=int, help="default: 224 pixels; global_local: 256")
+    parser.add_argument(
+        "--image-size",
+        type=int,
+        help="default: that of the features (efficientnet_lite0: 320, others: 224) or of the "
+        "detector",
+    )
     parser.add_argument("--resize", help="stretch (default), pad or crop")
-    parser.add_argument("--coreset-ratio", type=float, help="for patchcore (default: 0.02)")
+    parser.add_argument(
+        "--coreset-ratio", type=float, help="for patchcore (default: a tenth, up to 5,000 patches)"
+    )
     _add_threshold_arguments(parser)
     parser.add_argument("--random-state", type=int, default=0, help="seed (default: 0)")
 
@@ -147,18 +154,30 @@ def _note_sizes(options, images):
     from skanomaly.images import read_image
 
     height, width = read_image(images[0]).shape[:2]
-    size = options.image_size or (256 if options.detector == "global_local" else 224)
-    if max(height, width) > MUCH_LARGER * size:
-        smallest = max(height, width) / size
+    size = _input_size(options, len(images))
+    if max(height, width) > MUCH_LARGER * max(size):
+        smallest = max(height, width) / max(size)
         print_note(
-            f"images of {height} x {width} pixels are reduced to {size} x {size}: what is smaller "
-            f"than about {2 * smallest:.0f} pixels is hardly seen; try a larger --image-size"
+            f"images of {height} x {width} pixels are reduced to {size[0]} x {size[1]}: what is "
+            f"smaller than about {2 * smallest:.0f} pixels is hardly seen; try a larger "
+            "--image-size"
         )
     if max(height, width) > FAR_FROM_SQUARE * min(height, width) and options.resize is None:
         print_note(
             f"images of {height} x {width} pixels are stretched to a square; try --resize pad, "
             "which keeps their shape"
         )
+
+
+def _input_size(options, n_images):
+    """Height and width that images are brought to."""
+    from skanomaly.images import ImageFit
+
+    first = _make_pipeline(options, n_images)[0]
+    if hasattr(first, "image_fit"):  # an extractor, which knows its default
+        return first.image_fit.height, first.image_fit.width
+    fit = ImageFit.from_size(first.image_size, first.resize)
+    return fit.height, fit.width
 
 
 def _find_groups(options, images):

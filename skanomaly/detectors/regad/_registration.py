@@ -51,8 +51,8 @@ class RegistrationNetwork(BaseExtractor):
 
     Parameters
     ----------
-    backbone : str, default="resnet18"
-        A torchvision network.
+    backbone : str, default="efficientnet_lite0"
+        A network by name, as in FeatureExtractor.
     stages : list of 3 str, or None, default=None
         Names of the parts after which maps are registered; None: those known for the family.
     weights : str, Path or None, default="DEFAULT"
@@ -104,8 +104,13 @@ class RegistrationNetwork(BaseExtractor):
     Notes
     -----
     The support of an image is drawn from the other images in the batch, whose features are there
-    already. Images are normalized as the backbone's weights expect. The last state is kept, or the
-    best of the validation group; the authors' code kept the one best on test images.
+    already. Images are normalized as the backbone's weights expect, and its batch normalization
+    keeps the statistics that come with them. The last state is kept, or the best of the validation
+    group; the authors' code kept the one best on test images.
+
+    Nothing in the loss keeps the transformers from moving all images alike: where images are
+    aligned already, they learn to enlarge the middle, and the border is lost on the way back. With
+    ``mode=None`` that cannot be.
 
     References
     ----------
@@ -145,7 +150,7 @@ features.12 (3, 3, 512))
 
     def __init__(
         self,
-        backbone="resnet18",
+        backbone="efficientnet_lite0",
         *,
         stages=None,
         weights="DEFAULT",
