@@ -6,10 +6,11 @@
 Leave one category out: for each data set of DATA a registration network is trained on the good
 training images of all others, then ten random supports of k = 2, 4, 8 good images of that set are
 drawn. The detectors fitted on each support are RegAD with the trained network; with one trained
-without transformers (--ablation), without training, without augmentation; on FilterBank features;
-and PaDiM, PatchCore and SPADE on the same 22 augmented images for each image and the features of
-the same backbone, unregistered: its three stages, and, without augmentation, the last two, which
-are the layers that a FeatureExtractor takes. PatchCore is also fitted on FilterBank features.
+without transformers (--ablation), without training, which is what fit --few-shot takes on the last
+two stages, without augmentation; on FilterBank features; and PaDiM, PatchCore and SPADE on the same
+22 augmented images for each image and the stages of the same backbone, unregistered. PatchCore is
+also fitted on the default layers of a FeatureExtractor, with and without augmentation, and on
+FilterBank features.
 Printed are the image AUROC on the test images, mean and standard deviation over the supports, and
 the pixel AUROC if there are masks. At most --test images of a set, evenly spaced, are scored. If
 DATA holds categories of MVTec AD or MPDD, published results are printed too. Results are written
@@ -29,6 +30,7 @@ from sklearn.base import clone
 
 from skanomaly import (
     SPADE,
+    FeatureExtractor,
     FeatureMaps,
     FilterBank,
     PaDiM,
@@ -49,7 +51,7 @@ FIGURE = Path(__file__).parents[1] / "docs" / "images" / "registration_loss.png"
 
 
 def networks(options, data, target):
-    """The registration network trained on the other categories, and the same untrained."""
+    """The registration network trained on the other categories, the same untrained, and layers."""
     others = {name: one.train.images for name, one in data.items() if name != target}
     images = [image for some in others.values() for image in some[:: options.every]]
     groups = [name for name, some in others.items() for _ in some[:: options.every]]
@@ -68,7 +70,8 @@ def networks(options, data, target):
     }
     if options.ablation:
         nets["no transformers"] = clone(trained).set_params(mode=None).fit(images, groups=groups)
-    return nets
+    layers = FeatureExtractor(options.backbone, weights=options.weights, image_size=224)
+    return {**nets, "default layers": layers.fit(None)}
 
 
 class Copies:
@@ -99,7 +102,7 @@ class Copies:
 
 
 def last_two(maps):
-    """The layers that a FeatureExtractor has by default, of a network's three stages."""
+    """The last two of a network's three stages."""
     layers = dict(list(maps.arrays().items())[1:])
     return FeatureMaps(layers, maps.frames, maps.image_fit)
 
@@ -128,10 +131,12 @@ def detectors(copies, features, support):
     yield "PaDiM, shrinkage", shrunk, plain, test
     yield "PatchCore", patchcore(PICKED), plain, test
     yield "SPADE", SPADE(n_neighbors=len(support)), plain, test
-    alone, test = last_two(copies["untrained"](support, n_copies=1)), last_two(test)
+    yield "RegAD, no training, two stages", regad(), last_two(plain), last_two(test)
+    layers, test = copies["default layers"], features["default layers"]
+    alone = layers(support, n_copies=1)
     yield "PaDiM, default layers, no augmentations", PaDiM(random_state=0), alone, test
     yield "PatchCore, default layers, no augmentations", patchcore("auto"), alone, test
-    yield "PatchCore, default layers", patchcore(PICKED), last_two(plain), test
+    yield "PatchCore, default layers", patchcore(PICKED), layers(support), test
 
 
 def filter_bank_detectors(images, test, support):

@@ -74,8 +74,8 @@ def balancing_scales(layers: Layers) -> dict[str, float]:
     Returns
     -------
     dict of str to float
-        1 for the first layer, and for any other the root of the first one's mean variance over its
-        own. A layer that is constant keeps its scale.
+        1 for the first layer that is not constant, and for any other the root of that one's mean
+        variance over its own. A constant layer keeps its scale.
 
     Examples
     --------
@@ -86,14 +86,11 @@ def balancing_scales(layers: Layers) -> dict[str, float]:
     {'fine': 1.0, 'coarse': 0.1}
     """
     deviations = {
-        name: np.sqrt(maps.var(axis=(0, 1, 2), dtype=np.float64).mean())
+        name: np.sqrt(np.mean([maps[..., i].var(dtype=np.float64) for i in range(maps.shape[3])]))
         for name, maps in layers.items()
     }
-    first = next(iter(deviations.values()))
-    return {
-        name: float(first / own) if first > 0 and own > 0 else 1.0
-        for name, own in deviations.items()
-    }
+    first = next((own for own in deviations.values() if own > 0), 1.0)
+    return {name: float(first / own) if own > 0 else 1.0 for name, own in deviations.items()}
 
 
 def finest_grid(layer_shapes: dict[str, tuple[int, ...]]) -> tuple[int, ...]:

@@ -65,6 +65,11 @@ def _needs_of_fit(estimator, sample, n_images):
         return _needs_of_pipeline(estimator, sample, n_images)
     if hasattr(estimator, "estimator") and hasattr(estimator, "cv"):
         return _needs_of_folds(estimator, sample, n_images)
+    if hasattr(estimator, "estimators") and hasattr(estimator, "refit"):
+        raise TypeError(
+            f"the memory of a {type(estimator).__name__} cannot be estimated; pass its candidates "
+            "one by one"
+        )
     if hasattr(estimator, "estimators"):
         return _needs_of_members(estimator, sample, n_images)
     input_needs, layer_shapes = _needs_of_input(estimator, sample, n_images)

@@ -25,6 +25,16 @@ def part(tmp_path_factory):
     return make_part(tmp_path_factory.mktemp("evaluate") / "part")
 
 
+def test_advice_with_the_default_features(part, tmp_path, capsys, monkeypatch):
+    """Their image size is the features' own, and not among the parameters."""
+    file = tmp_path / "default.skanomaly"
+    assert run("fit", part, "-o", file, "--target-fpr", "0.1", "--no-trial") == 0
+    monkeypatch.setattr("skanomaly.cli._evaluate.LOW_AUROC", 2.0)
+    capsys.readouterr()
+    assert run("evaluate", file, part) == 0
+    assert "to find more defects, try: more good images" in capsys.readouterr().out
+
+
 @pytest.fixture(scope="module")
 def detector(part):
     return fit(part)

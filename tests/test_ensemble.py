@@ -209,6 +209,13 @@ def test_leave_one_out(good, test):
         model.leave_one_out(good[:3])
 
 
+def test_leave_one_out_follows_a_combination_that_was_set_since(good):
+    model = EnsembleDetector(members()).fit(good).set_params(combination="max")
+    scores, maxima = model.leave_one_out(good)
+    assert not np.allclose(scores, model.held_out_scores_)
+    np.testing.assert_allclose(maxima, model.leave_one_out(good, np.arange(N))[1], rtol=1e-6)
+
+
 @pytest.mark.parametrize("method", ["leave_one_out", "folds"])
 def test_a_threshold_from_held_out_images(method, good, test):
     model = EnsembleDetector(members())

@@ -62,6 +62,18 @@ def test_a_gaussian_without_an_image(detector, maps):
         np.testing.assert_allclose(one, other, rtol=1e-4)
 
 
+def test_balanced_layers_keep_the_scales_of_all_images(maps):
+    """As a fit on the others, of features that were scaled as those of all images."""
+    found = PatchCore(coreset_ratio=1.0, random_state=0).fit(maps)
+    scaled = {name: one * found.layer_scales_[name] for name, one in maps.arrays().items()}
+    scaled = FeatureMaps(scaled, maps.frames, maps.image_fit)
+    expected = PatchCore(**PLAIN)
+    for one, other in zip(
+        found.leave_one_out(maps), refits(expected, scaled, np.arange(N)), strict=True
+    ):
+        np.testing.assert_allclose(one, other, rtol=1e-5)
+
+
 def test_a_coreset_without_an_image(maps):
     """Slow and obvious: each image by the rows of others and by those that take its rows' place."""
     detector = PatchCore(coreset_ratio=0.3, patch_size=1, n_neighbors=2, sigma=0, random_state=0)

@@ -243,7 +243,8 @@ def _print_advice(model, test, metrics):
     if metrics["image_auroc"] >= LOW_AUROC and metrics["defects_found"] >= LOW_FOUND:
         return
     steps = [step for _, step in getattr(model.estimator_, "steps", ())]
-    sizes = [np.max(step.image_size) for step in steps if hasattr(step, "image_size")]
+    fits = [getattr(step, "image_fit_", None) for step in steps]
+    sizes = [max(fit.height, fit.width) for fit in fits if fit is not None]
     ways = []
     if sizes and max(read_image(test.images[-1]).shape[:2]) > sizes[0]:
         ways.append(f"a larger --image-size than {sizes[0]} in fit")

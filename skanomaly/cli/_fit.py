@@ -101,7 +101,7 @@ def _add_threshold_arguments(parser):
         "--folds",
         type=int,
         help="score the good images by models of so many folds; by default only where the "
-        "detector cannot leave single images out (regad, global_local: 5)",
+        "detector cannot leave single images out (global_local, regad on more than 16: 5)",
     )
     parser.add_argument(
         "--no-trial", action="store_true", help="do not try the detector on painted defects"

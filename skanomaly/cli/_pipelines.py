@@ -53,18 +53,20 @@ def make_detector(name, random_state, n_images):
 
 
 def make_few_shot(features, weights, sizes, random_state):
-    """Pipeline for a handful of good images: RegAD on three layers of a network, or a FilterBank.
+    """Pipeline for a handful of good images: RegAD on two layers of a network, or a FilterBank.
 
-    ``sizes`` are parameters of the input: image_size and resize.
+    ``sizes`` may have image_size and resize; the image size is RegAD's where it is left out.
     """
     from skanomaly.detectors.regad import RegAD
 
+    sizes = {"image_size": RegAD().image_size, **sizes}
     extractor = make_features(features, weights, random_state).set_params(**sizes)
     if isinstance(extractor, FilterBank):  # which RegAD learns from the images by itself
         extractor = None
     else:
-        stages = describe_backbone(extractor.backbone).stages
-        extractor.set_params(layers=stages).fit(None)
+        stages = describe_backbone(extractor.backbone).stages or ()
+        # With the first stage as well, of four times the cells, no more defects are found.
+        extractor.set_params(layers=stages[1:] or None).fit(None)
     return make_pipeline(None, RegAD(extractor, random_state=random_state, **sizes))
 
 

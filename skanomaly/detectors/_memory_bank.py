@@ -20,12 +20,17 @@ def bank_size(ratio, n_patches):
     return max(1, int(ratio * n_patches))
 
 
-def scales_of(X):
-    """{layer: factor} that balances the layers of FeatureMaps of good images."""
-    if len(X.layer_shapes) == 1:
-        return dict.fromkeys(X.layer_shapes, 1.0)
+def scales_of(X, layers=None):
+    """{layer: factor} that balances the layers of FeatureMaps of good images.
+
+    ``layers`` are those that count; None: all.
+    """
+    layers = list(X.layer_shapes if layers is None else layers)
+    if len(layers) == 1:
+        return dict.fromkeys(layers, 1.0)
     places = np.linspace(0, len(X) - 1, min(SCALE_IMAGES, len(X))).astype(int)
-    return balancing_scales(X[places].arrays())
+    arrays = X[places].arrays()
+    return balancing_scales({name: arrays[name] for name in layers})
 
 
 def forecast_bank(layer_shapes, n_images, ratio, n_projections):

@@ -203,7 +203,10 @@ class PatchCore(LeftOutMixin, HotSpotsMixin, BaseDetector):
     def _bank_ahead(self, X, n_patches):
         """Rows of the largest bank that a search is likely to ask for, if memory allows it."""
         is_allowed = self._fits_memory(X, ratio=AHEAD_RATIO)
-        return int(AHEAD_RATIO * n_patches) if is_allowed else 0
+        if not is_allowed:
+            return 0
+        ratio = AHEAD_RATIO if self.coreset_ratio != "auto" else "auto"
+        return bank_size(ratio, n_patches)
 
     def _forecast(self, layer_shapes, n_images, ratio=None):
         ratio = self.coreset_ratio if ratio is None else ratio

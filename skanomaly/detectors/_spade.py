@@ -156,7 +156,9 @@ class SPADE(HotSpotsMixin, BaseDetector):
 
     def _fit(self, X):
         self._check_parameters(len(X))
-        self.layer_scales_ = scales_of(X) if self.balance_layers else {}
+        self.layer_scales_ = (
+            scales_of(X, self._pyramid(X.layer_shapes)) if self.balance_layers else {}
+        )
         self.memory_ = {
             name: np.empty((len(X), h * w, c), dtype=self.memory_dtype)
             for name, (h, w, c) in self._pyramid(X.layer_shapes).items()

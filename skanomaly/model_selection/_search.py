@@ -268,6 +268,11 @@ def _fit_and_score(evaluate, training, tests, candidate):
     scores = evaluate(model, *tests)
     if not isinstance(scores, dict):
         scores = {"score": scores}
+    if not np.isfinite(list(scores.values())).all():  # now, not after hours of other fits
+        raise ValueError(
+            f"expected a number as score of each candidate, got {scores}; metrics need defects: "
+            "mark some in y, or use scorers(..., synthetic=True)"
+        )
     return scores, fitted - began, time.perf_counter() - fitted
 
 
@@ -280,11 +285,6 @@ def _results(names, records):
     metrics = list(records[0][0][0])
     for metric in metrics:
         scores = np.array([[record[0][metric] for record in split] for split in records])
-        if not np.isfinite(scores).all():
-            raise ValueError(
-                f"expected a number as {metric} of each candidate, got {scores.tolist()}; metrics "
-                "need defects: mark some in y, or use scorers(..., synthetic=True)"
-            )
         found |= {f"split{i}_test_{metric}": row for i, row in enumerate(scores)}
         found[f"mean_test_{metric}"] = mean = scores.mean(axis=0)
         found[f"std_test_{metric}"] = scores.std(axis=0)

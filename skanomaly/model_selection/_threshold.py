@@ -48,8 +48,9 @@ class HeldOutThreshold(ThresholdMixin, MetaEstimatorMixin, BaseEstimator):
         trying the commands on five real sets, defects included.
     method : {"auto", "leave_one_out", "folds"}, default="auto"
         How an image is scored as if it were new. "leave_one_out": by the one model in use, without
-        what it has learned from this image (``leave_one_out`` of PatchCore, SPADE and PaDiM).
-        "folds": by models fitted on the other folds. "auto": the first where the detector can.
+        what it has learned from this image (``leave_one_out`` of PatchCore, SPADE and PaDiM, and
+        of RegAD on a few images). "folds": by models fitted on the other folds. "auto": the first
+        where the detector can.
     cv : int or splitter, default=5
         The folds. An int is the number of shuffled folds of :class:`GoodOnlyKFold`; a splitter, as
         ``LeaveOneOut()``, may hold out each image at most once. More folds take more time and are

@@ -36,7 +36,7 @@ class RegAD(BaseImageDetector):
     ----------
     registration : RegistrationNetwork, other extractor, str, Path or None, default=None
         Where the features come from: a fitted network, or a file of its ``save``; or without
-        registration, another fitted extractor, such as a FeatureExtractor with three layers.
+        registration, another fitted extractor, such as ``FeatureExtractor().fit()``.
         Clones keep it as it is. None: a FilterBank learned from the support, which needs neither
         training nor weights.
     augmentations : sequence of str, default=("rotations", "translations", "flip", "grey", \

