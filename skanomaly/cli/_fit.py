@@ -55,7 +55,7 @@ def add_arguments(parser):
         help="filter_bank (default; needs no weights), or a torchvision backbone",
     )
     parser.add_argument("--weights", help="weights of the backbone: a local file or a name")
-    parser.add_argument("--image-size", type=int, help="default: 224 pixels; global_local: 256")
+    parser.add_argument("--image-size", type=int, help="default: the detector's; with features 224")
     parser.add_argument("--resize", help="stretch (default), pad or crop")
     parser.add_argument("--coreset-ratio", type=float, help="for patchcore (default: 0.02)")
     _add_threshold_arguments(parser)
@@ -134,7 +134,9 @@ def _note_sizes(options, images):
     from skanomaly.images import read_image
 
     height, width = read_image(images[0]).shape[:2]
-    size = options.image_size or (256 if options.detector == "global_local" else 224)
+    detector = registry.find_detector(options.detector).load()()
+    # Those on features have none: it is the extractor's.
+    size = options.image_size or getattr(detector, "image_size", 224)
     if max(height, width) > MUCH_LARGER * size:
         smallest = max(height, width) / size
         print_note(
