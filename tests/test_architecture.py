@@ -52,7 +52,8 @@ RANKS = {
     "cli": 12,
     "__main__": 13,
 }
-TRAINED = {"regad", "global_local"}  # folders of detectors, imported on first use
+# Folders of detectors, imported on first use.
+TRAINED = {"arnet", "cutpaste", "ganomaly", "global_local", "regad", "tdg"}
 TOP_LEVEL_TORCH = {"feature_extraction", "training", "utils/networks.py"} | {
     f"detectors/{name}" for name in TRAINED
 }

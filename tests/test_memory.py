@@ -8,7 +8,10 @@ from sklearn.model_selection import GridSearchCV
 
 from skanomaly import (
     SPADE,
+    TDG,
+    ARNet,
     FilterBank,
+    GANomaly,
     GlobalLocal,
     PaDiM,
     PatchCore,
@@ -86,6 +89,9 @@ def test_forecast_adds_up_and_grows_with_the_images():
         *(pipeline(detector=kind()) for kind in (PatchCore, PaDiM, SPADE)),
         RegAD(image_size=64),
         GlobalLocal(image_size=64),
+        GANomaly(image_size=64),
+        ARNet(image_size=64),
+        TDG(image_size=64),
     ],
     ids=str,
 )

@@ -19,8 +19,11 @@ from sklearn.preprocessing import FunctionTransformer
 import skanomaly
 from skanomaly import (
     SPADE,
+    TDG,
+    ARNet,
     FeatureExtractor,
     FilterBank,
+    GANomaly,
     GlobalLocal,
     PaDiM,
     PatchCore,
@@ -64,6 +67,9 @@ MODELS = {
     "SPADE": lambda: on_features(SPADE(n_neighbors=2)),
     "RegAD": lambda: RegAD(image_size=SIZE),
     "GlobalLocal": lambda: GlobalLocal(n_iter=(1, 1, 1), patch_size=17, image_size=SIZE),
+    "GANomaly": lambda: GANomaly(n_epochs=1, width=2, image_size=32),
+    "ARNet": lambda: ARNet(n_epochs=1, width=2, image_size=32),
+    "TDG": lambda: TDG(n_iter=1, sizes=[16, 24], image_size=SIZE),
     "held-out threshold": lambda: HeldOutThreshold(
         on_features(PatchCore(random_state=0)), target_fpr=0.3, cv=GoodOnlyKFold(2)
     ),

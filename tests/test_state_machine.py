@@ -82,6 +82,21 @@ KINDS = {
         n_examples=2,
         is_slow=True,
     ),
+    "TDG": Kind(
+        {"image_size": SIDE, "sizes": [16, 24], "n_iter": 1, "transformations": "turns"},
+        n_examples=2,
+        is_slow=True,
+    ),
+    "GANomaly": Kind(
+        {"image_size": 32, "width": 2, "n_epochs": 1, "random_state": 0},
+        n_examples=2,
+        is_slow=True,
+    ),
+    "ARNet": Kind(
+        {"image_size": 32, "width": 2, "n_epochs": 1, "random_state": 0},
+        n_examples=2,
+        is_slow=True,
+    ),
     "FilterBank": Kind(
         {"image_size": SIDE, "n_filters": 4, "random_state": 0}, n_examples=8, is_slow=True
     ),
@@ -328,9 +343,5 @@ def machine(entry, is_detector):
     return calls.TestCase
 
 
-TestPatchCore, TestPaDiM, TestSPADE, TestRegAD, TestGlobalLocal = (
-    machine(entry, True) for entry in DETECTORS
-)
-TestFilterBank, TestFeatureExtractor, TestRegistrationNetwork = (
-    machine(entry, False) for entry in EXTRACTORS
-)
+globals().update({f"Test{entry.name}": machine(entry, True) for entry in DETECTORS})
+globals().update({f"Test{entry.name}": machine(entry, False) for entry in EXTRACTORS})

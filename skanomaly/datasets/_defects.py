@@ -10,9 +10,9 @@ from sklearn.utils import check_random_state
 from skanomaly.datasets._defect_kinds import KINDS, ON_REQUEST
 from skanomaly.images import check_images, image_name, read_image
 
-_VISIBLE = 0.02  # of the brightest value; a smaller change is hidden by camera noise
-_MIN_PIXELS = 6
-_ATTEMPTS = 8
+VISIBLE = 0.02  # of the brightest value; a smaller change is hidden by camera noise
+MIN_PIXELS = 6
+ATTEMPTS = 8
 
 
 def make_defects(
@@ -110,10 +110,10 @@ def _add_defect(image, candidates, size, rng, name):
     top = _brightest(image)
     scaled = image.astype(np.float32) / top
     for kind in candidates:
-        for _ in range(_ATTEMPTS):
+        for _ in range(ATTEMPTS):
             painted = np.clip(KINDS[kind](rng, scaled, size), 0, 1)
             mask = _visible(np.abs(painted - scaled).max(axis=2))
-            if mask.sum() >= _MIN_PIXELS:
+            if mask.sum() >= MIN_PIXELS:
                 return _write(image, painted, mask, top), mask, kind
     raise ValueError(
         f"{name}: a defect of kind {candidates[0]!r} is not visible on this image; "
@@ -135,10 +135,10 @@ def _brightest(image):
 
 def _visible(change):
     """Pixels (H, W) of visible change, without small holes and isolated pixels."""
-    seen = change > _VISIBLE
+    seen = change > VISIBLE
     seen |= binary_closing(seen, iterations=2) & (change > 0)
     regions, _ = label(seen, structure=np.ones((3, 3)))
-    return seen & (np.bincount(regions.ravel()) >= _MIN_PIXELS)[regions]
+    return seen & (np.bincount(regions.ravel()) >= MIN_PIXELS)[regions]
 
 
 def _write(image, painted, mask, top):

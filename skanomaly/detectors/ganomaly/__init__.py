@@ -1,0 +1,5 @@
+"""GANomaly: an image's code compared with the code of its reconstruction."""
+
+from skanomaly.detectors.ganomaly._ganomaly import GANomaly
+
+__all__ = ["GANomaly"]
