@@ -87,6 +87,11 @@ KINDS = {
         n_examples=2,
         is_slow=True,
     ),
+    "CutPaste": Kind(
+        {"encoder": "tiny", "image_size": 64, "patch_size": 32, "n_iter": 1, "random_state": 0},
+        n_examples=2,
+        is_slow=True,
+    ),
     "GANomaly": Kind(
         {"image_size": 32, "width": 2, "n_epochs": 1, "random_state": 0},
         n_examples=2,

@@ -49,8 +49,8 @@ def add_arguments(parser):
         "--detector",
         choices=[entry.command for entry in registry.DETECTORS],
         default="patchcore",
-        help="default: patchcore; those that take images (all but patchcore, padim and spade) train "
-        "for minutes, once in each fold",
+        help="default: patchcore; those on images (all but patchcore, padim and spade) train for "
+        "minutes, once in each fold",
     )
     parser.add_argument(
         "--few-shot",
