@@ -218,6 +218,7 @@ def test_a_table_stands_for_a_folder(part, tmp_path, detector, capsys):
     try:
         assert metrics_of(capsys, detector, table) == metrics_of(capsys, detector, part)
         options = ["--image-size", "64", "--target-fpr", "0.1", "--folds", "2"]
+        options += ["--features", "filter_bank"]
         assert run("fit", table, "-o", tmp_path / "table.skanomaly", *options) == 0
     finally:
         table.unlink()

@@ -49,8 +49,9 @@ def add_arguments(parser):
         "--detector",
         choices=[entry.command for entry in registry.DETECTORS],
         default="patchcore",
-        help="default: patchcore; those on images (all but patchcore, padim and spade) train for "
-        "minutes, once in each fold",
+        metavar="NAME",
+        help=f"{', '.join(entry.command for entry in registry.DETECTORS)} (default: patchcore); "
+        "those on images, all but patchcore, padim and spade, may train for minutes in each fold",
     )
     parser.add_argument(
         "--few-shot",
@@ -156,6 +157,8 @@ def _note_sizes(options, images):
 
     height, width = read_image(images[0]).shape[:2]
     size = _input_size(options, len(images))
+    if min(size) < 1:
+        return  # the fit refuses it
     if max(height, width) > MUCH_LARGER * max(size):
         smallest = max(height, width) / max(size)
         print_note(

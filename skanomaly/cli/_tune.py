@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-from skanomaly import registry
 from skanomaly.cli._grid import default_grid, make_candidates, read_grid
 from skanomaly.cli._model_files import load_data, save_detector
 from skanomaly.cli._printing import print_json, print_note, print_table, shows_progress
@@ -23,9 +22,9 @@ The known defects of a labeled folder (good, scratch, ...) are used for scoring.
 synthetic = true none are needed: synthetic defects are added to good training images,
 and the other images in FOLDER are not used.
 """
-EPILOG = f"""\
+EPILOG = """\
 grid.toml:
-  detector = "patchcore"              # {", ".join(entry.command for entry in registry.DETECTORS)}
+  detector = "patchcore"              # or a list; as in fit
   features = "filter_bank"            # or a backbone, or a list of both
   cv = 3                              # folds
   scoring = ["image_auroc", "aupro"]  # further metrics break ties
