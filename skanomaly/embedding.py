@@ -82,8 +82,9 @@ def balancing_scales(layers: Layers) -> dict[str, float]:
     >>> import numpy as np
     >>> from skanomaly.embedding import balancing_scales
     >>> maps = np.random.default_rng(0).normal(size=(2, 4, 4, 3))
-    >>> balancing_scales({"fine": maps, "coarse": 10 * maps})
-    {'fine': 1.0, 'coarse': 0.1}
+    >>> scales = balancing_scales({"fine": maps, "coarse": 10 * maps})
+    >>> scales["fine"], round(scales["coarse"], 3)
+    (1.0, 0.1)
     """
     deviations = {
         name: np.sqrt(np.mean([maps[..., i].var(dtype=np.float64) for i in range(maps.shape[3])]))
