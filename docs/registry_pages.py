@@ -24,7 +24,11 @@ PAGES = {
         "Estimators that return predictions, scores and score maps, from the features of images\n"
         "or from the images themselves.",
         DETECTORS,
-        ("skanomaly.base.BaseDetector", "skanomaly.base.BaseImageDetector"),
+        (
+            "skanomaly.EnsembleDetector",
+            "skanomaly.base.BaseDetector",
+            "skanomaly.base.BaseImageDetector",
+        ),
     ),
     "features.md": (
         "Features",
