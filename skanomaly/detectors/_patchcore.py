@@ -45,7 +45,7 @@ class PatchCore(LeftOutMixin, HotSpotsMixin, BaseDetector):
     ----------
     coreset_ratio : float in (0, 1] or "auto", default="auto"
         Share of the good patches the memory bank keeps. "auto": a tenth, as in the paper, but not
-        more than 5,000 rows; a larger bank costs time for each image and gains little.
+        more than 5,000 rows: a larger bank costs time for each image.
     n_neighbors : int, default=1
         A patch's score is its mean distance to so many patches of the bank.
     n_reweight : int, default=9

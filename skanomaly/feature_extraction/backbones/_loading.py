@@ -17,7 +17,7 @@ from skanomaly.feature_extraction.backbones._families import describe_backbone
 from skanomaly.utils.networks import seeded
 
 _HEAD = re.compile(r"(fc|classifier|heads?)\.")  # parameters after the last layer that has maps
-_SOURCES = {source.PREFIX: source for source in (_timm, _hugging_face)}
+SOURCES = (_timm, _hugging_face)  # of networks that are not torchvision's
 
 
 def load_network(backbone, weights, seed, image_size=None, configuration=None):
@@ -57,8 +57,8 @@ def load_network(backbone, weights, seed, image_size=None, configuration=None):
     if isinstance(backbone, torch.nn.Module):
         # The user's own stays in its mode, in its precision and on its device.
         return copy.deepcopy(backbone).eval().float().cpu()
-    for prefix, source in _SOURCES.items():
-        if backbone.startswith(prefix):
+    for source in SOURCES:
+        if backbone.startswith(source.PREFIX):
             if weights not in (None, "DEFAULT"):
                 _check_path(weights, backbone)
             network = source.load(backbone, weights, seed, image_size, configuration)

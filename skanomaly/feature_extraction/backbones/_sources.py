@@ -11,12 +11,10 @@ from torch.fx import GraphModule
 from skanomaly.caching import code_identity
 from skanomaly.feature_extraction import _tracing
 from skanomaly.feature_extraction._hooks import HookedNetwork
-from skanomaly.feature_extraction.backbones import _hugging_face, _timm
 from skanomaly.feature_extraction.backbones._families import describe_backbone
+from skanomaly.feature_extraction.backbones._loading import SOURCES
 from skanomaly.io import digest
 from skanomaly.utils.networks import shared_copy
-
-SOURCES = (_timm, _hugging_face)
 
 
 def describe_network(backbone, network, image_size, layers=None):
