@@ -53,10 +53,26 @@ RANKS = {
     "__main__": 13,
 }
 # Folders of detectors, imported on first use.
-TRAINED = {"arnet", "cutpaste", "ganomaly", "global_local", "regad", "tdg"}
-TOP_LEVEL_TORCH = {"feature_extraction", "training", "utils/networks.py"} | {
-    f"detectors/{name}" for name in TRAINED
+TRAINED = {
+    "arnet",
+    "cflow",
+    "cutpaste",
+    "differnet",
+    "fyd",
+    "ganomaly",
+    "global_local",
+    "mkd",
+    "regad",
+    "tdg",
 }
+TOP_LEVEL_TORCH = {
+    "feature_extraction",
+    "training",
+    "utils/networks.py",
+    "detectors/_flows.py",
+    "detectors/_registration_model.py",
+    "detectors/_stages.py",
+} | {f"detectors/{name}" for name in TRAINED}
 TORCH_IN_FUNCTIONS = {"neighbors", "coreset", "utils/device.py", "persistence"}
 IN_FUNCTIONS_OF = {
     "pynndescent": "neighbors",

@@ -23,16 +23,24 @@ from skanomaly.images import ImageFit
 from skanomaly.registry import DETECTORS as REGISTERED_DETECTORS
 from skanomaly.registry import EXTRACTORS as REGISTERED_EXTRACTORS
 
+# Fitted, as MKD takes one.
+SOURCE = FilterBank(n_filters=4, image_size=64, random_state=0).fit(
+    np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), dtype=np.uint8)
+)
 # Parameters under which a registered class is quick on small data; others are checked as they come.
 SMALL = {
     "PatchCore": {"random_state": 0},
     "PaDiM": {"random_state": 0},
     "SPADE": {"n_neighbors": 3},
+    "CFlow": {"n_components": 8, "n_blocks": 2, "condition_size": 8, "n_epochs": 2},
+    "DifferNet": {"n_blocks": 2, "n_epochs": 2},
     "RegAD": {"image_size": 64, "random_state": 0},
     "GlobalLocal": {"image_size": 64, "n_iter": 2},
     "GANomaly": {"image_size": 32, "width": 4, "n_epochs": 2},
+    "FYD": {"backbone": "squeezenet1_1", "weights": None, "image_size": 64, "n_epochs": 2},
     "ARNet": {"image_size": 32, "width": 4, "n_epochs": 2},
     "CutPaste": {"encoder": "tiny", "image_size": 64, "patch_size": 32, "n_iter": 2},
+    "MKD": {"source": SOURCE, "image_size": 64, "width": 4, "n_epochs": 2},
     "TDG": {"image_size": 64, "sizes": [16, 24], "n_iter": 2, "transformations": "turns"},
     "FilterBank": {"image_size": 64, "random_state": 0},
     "FeatureExtractor": {

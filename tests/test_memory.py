@@ -7,10 +7,14 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.model_selection import GridSearchCV
 
 from skanomaly import (
+    FYD,
+    MKD,
     SPADE,
     TDG,
     ARNet,
+    CFlow,
     CutPaste,
+    DifferNet,
     FilterBank,
     GANomaly,
     GlobalLocal,
@@ -87,13 +91,16 @@ def test_forecast_adds_up_and_grows_with_the_images():
 @pytest.mark.parametrize(
     "estimator",
     [
-        *(pipeline(detector=kind()) for kind in (PatchCore, PaDiM, SPADE)),
+        *(pipeline(detector=kind()) for kind in (PatchCore, PaDiM, SPADE, CFlow, DifferNet)),
         RegAD(image_size=64),
         GlobalLocal(image_size=64),
         CutPaste("tiny", image_size=64, patch_size=32),
+        FYD("squeezenet1_1", weights=None, image_size=64),
+        DifferNet(FilterBank(n_filters=4, image_size=64), n_views=2),
         GANomaly(image_size=64),
         ARNet(image_size=64),
         TDG(image_size=64),
+        MKD(FilterBank(n_filters=4, image_size=64).fit(IMAGES), image_size=64),
     ],
     ids=str,
 )

@@ -18,10 +18,14 @@ from sklearn.preprocessing import FunctionTransformer
 
 import skanomaly
 from skanomaly import (
+    FYD,
+    MKD,
     SPADE,
     TDG,
     ARNet,
+    CFlow,
     CutPaste,
+    DifferNet,
     FeatureExtractor,
     FilterBank,
     GANomaly,
@@ -66,11 +70,23 @@ MODELS = {
     "PatchCore": lambda: on_features(PatchCore(random_state=0)),
     "PaDiM": lambda: on_features(PaDiM(n_components=8, random_state=0)),
     "SPADE": lambda: on_features(SPADE(n_neighbors=2)),
+    "CFlow": lambda: on_features(CFlow(n_blocks=2, n_epochs=1)),
+    "DifferNet": lambda: on_features(DifferNet(n_blocks=2, n_epochs=1)),
+    "DifferNet of views": lambda: DifferNet(
+        FilterBank(n_filters=4, image_size=SIZE), n_views=2, n_test_views=2, density="gaussian"
+    ),
     "RegAD": lambda: RegAD(image_size=SIZE),
     "GlobalLocal": lambda: GlobalLocal(n_iter=(1, 1, 1), patch_size=17, image_size=SIZE),
     "CutPaste": lambda: CutPaste("tiny", image_size=SIZE, patch_size=32, n_iter=1),
+    "FYD": lambda: FYD("squeezenet1_1", weights=None, n_epochs=1, image_size=SIZE),
     "GANomaly": lambda: GANomaly(n_epochs=1, width=2, image_size=32),
     "ARNet": lambda: ARNet(n_epochs=1, width=2, image_size=32),
+    "MKD": lambda: MKD(
+        FilterBank(n_filters=4, image_size=SIZE, random_state=0).fit(make_textures(2, size=SIZE)),
+        n_epochs=1,
+        width=2,
+        image_size=SIZE,
+    ),
     "TDG": lambda: TDG(n_iter=1, sizes=[16, 24], image_size=SIZE),
     "held-out threshold": lambda: HeldOutThreshold(
         on_features(PatchCore(random_state=0)), target_fpr=0.3, cv=GoodOnlyKFold(2)

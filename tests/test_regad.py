@@ -16,9 +16,9 @@ from sklearn.base import clone
 
 from skanomaly import FilterBank, PaDiM, RegAD, RegistrationNetwork, score_map
 from skanomaly.datasets import make_defects, make_textures
+from skanomaly.detectors._registration_model import Registration, SpatialTransformer
+from skanomaly.detectors._stages import cut, normalize
 from skanomaly.detectors.regad._category_batches import draw_batches
-from skanomaly.detectors.regad._model import Registration, SpatialTransformer
-from skanomaly.detectors.regad._stages import cut, normalize
 from skanomaly.embedding import embed
 from skanomaly.exceptions import TrainingError
 from skanomaly.feature_extraction import backbones

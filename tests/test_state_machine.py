@@ -21,7 +21,7 @@ from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 
 import skanomaly
-from skanomaly import FeatureMaps
+from skanomaly import FeatureMaps, FilterBank
 from skanomaly.images import ImageFit
 from skanomaly.registry import DETECTORS, EXTRACTORS
 
@@ -72,6 +72,10 @@ KINDS = {
     "PatchCore": Kind({"coreset_ratio": 0.5, "random_state": 0}, n_examples=40),
     "PaDiM": Kind({"n_components": 6, "random_state": 0}, n_examples=40),
     "SPADE": Kind({"n_neighbors": 2}, n_examples=40),
+    "CFlow": Kind(
+        {"n_blocks": 1, "condition_size": 4, "n_epochs": 1, "random_state": 0}, n_examples=8
+    ),
+    "DifferNet": Kind({"n_blocks": 1, "n_epochs": 1, "random_state": 0}, n_examples=8),
     "RegAD": Kind(
         {"image_size": SIDE, "augmentations": ["flip"], "random_state": 0},
         n_examples=8,
@@ -92,6 +96,14 @@ KINDS = {
         n_examples=2,
         is_slow=True,
     ),
+    "FYD": Kind(
+        {
+            "backbone": "squeezenet1_1", "weights": None, "image_size": SIDE, "n_epochs": 1,
+            "random_state": 0,
+        },
+        n_examples=2,
+        is_slow=True,
+    ),
     "GANomaly": Kind(
         {"image_size": 32, "width": 2, "n_epochs": 1, "random_state": 0},
         n_examples=2,
@@ -99,6 +111,14 @@ KINDS = {
     ),
     "ARNet": Kind(
         {"image_size": 32, "width": 2, "n_epochs": 1, "random_state": 0},
+        n_examples=2,
+        is_slow=True,
+    ),
+    "MKD": Kind(
+        {
+            "source": FilterBank(n_filters=4, image_size=SIDE, random_state=0).fit(images(0)),
+            "image_size": SIDE, "width": 2, "n_epochs": 1, "random_state": 0,
+        },
         n_examples=2,
         is_slow=True,
     ),

@@ -9,6 +9,8 @@ from sklearn.utils.validation import check_is_fitted
 
 from skanomaly import training
 from skanomaly.base import BaseExtractor
+from skanomaly.detectors._registration_model import Registration, cosine_descent
+from skanomaly.detectors._stages import check_stages, cut, map_shapes, normalize
 from skanomaly.detectors.regad._category_batches import (
     check_groups,
     draw_batches,
@@ -16,8 +18,6 @@ from skanomaly.detectors.regad._category_batches import (
     members_of,
     support_weights,
 )
-from skanomaly.detectors.regad._model import Registration, cosine_descent
-from skanomaly.detectors.regad._stages import check_stages, cut, map_shapes, normalize
 from skanomaly.exceptions import TrainingError
 from skanomaly.feature_extraction import backbones
 from skanomaly.images import ImageSubset, check_images

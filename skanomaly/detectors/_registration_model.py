@@ -1,4 +1,4 @@
-"""RegAD's network: a backbone whose stages are followed by spatial transformers, and its loss."""
+"""A backbone whose stages are followed by spatial transformers, as in RegAD and FYD."""
 
 import math
 
@@ -91,7 +91,7 @@ class Registration(nn.Module):
     def train(self, mode=True):
         """As any module, but normalization in the stages keeps the statistics it came with.
 
-        Those of a batch are of one category, to which the scored images do not belong.
+        Those of a batch are of one category; in RegAD the scored images do not belong to it.
         """
         super().train(mode)
         for part in self.stages.modules():
@@ -161,7 +161,9 @@ def _pointwise(channels):
     return nn.Conv2d(channels, channels, 1, bias=False), nn.BatchNorm2d(channels), nn.ReLU()
 
 
-def cosine_descent(network, learning_rate, head_learning_rate, momentum, n_epochs):
+def cosine_descent(
+    network, learning_rate, head_learning_rate, momentum, n_epochs, further_groups=()
+):
     """Gradient descent of a Registration, its rates falling to 0 along a cosine.
 
     Parameters
@@ -172,6 +174,8 @@ def cosine_descent(network, learning_rate, head_learning_rate, momentum, n_epoch
         Of encoder and predictor; None: the same.
     momentum : float
     n_epochs : int
+    further_groups : sequence of dict, default=()
+        Groups of other parameters, each with its rate, as torch's optimizers take them.
 
     Returns
     -------
@@ -183,6 +187,7 @@ def cosine_descent(network, learning_rate, head_learning_rate, momentum, n_epoch
     groups = [
         {"params": rest, "lr": learning_rate},
         {"params": heads, "lr": head_learning_rate or learning_rate},
+        *further_groups,
     ]
     optimizer = torch.optim.SGD(groups, learning_rate, momentum=momentum)
     return optimizer, torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(n_epochs, 1))
