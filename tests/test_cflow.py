@@ -322,6 +322,21 @@ def test_history_names_layers_and_what_was_held_out(fitted, good):
     assert set(few.history_) == {"loss", "fine-training", "coarse-training"}
 
 
+def test_held_out_images_are_read_a_few_at_a_time(fitted):
+    X, sizes = features(70, seed=6), []
+
+    def read(rows):
+        sizes.append(len(rows))
+        return fitted._inputs(X[rows])
+
+    names, rows = list(SHAPES), np.arange(3, 70)
+    training = FlowTraining(fitted._flows, names, read, rows, torch.device("cpu"))
+    training.step()
+    assert sum(sizes) == 67 and max(sizes) <= 32
+    for name, values in all_l(fitted, X[rows]).items():
+        assert training.history[f"{name}-held_out"] == pytest.approx([values[0].mean()], rel=1e-4)
+
+
 def test_a_flow_learns_what_single_channels_do_not_show():
     """Channels that go together; a defect has usual values that do not."""
     rng = np.random.default_rng(0)
@@ -506,6 +521,10 @@ def test_a_forecast_counts_the_flows(good, mixing):
     n_values = sum(np.prod(shape) for shape in SHAPES.values())
     assert needs["place statistics"] == 2 * 4 * n_values
     assert estimate_memory(CFlow(standardize="none"), good)["place statistics"] == 0
+    assert needs["vectors that are shuffled"] == 2 * 4 * n_values * 32
+    some = estimate_memory(CFlow(**SMALL, n_components=2), good, n_images=500)
+    n_chosen = 2 * (4 * 3 + 2 * 2)  # all channels are read
+    assert some["vectors that are shuffled"] == 4 * (n_values + n_chosen) * 32
 
 
 # --- interruptions and bad input --------------------------------------------------------------

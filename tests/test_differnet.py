@@ -27,6 +27,7 @@ from skanomaly.detectors.differnet._pooled_density import (
     GaussianDensity,
     build_flow,
     learn_precision,
+    share_out,
 )
 from skanomaly.detectors.differnet._turned_views import (
     drawn_angles,
@@ -438,7 +439,28 @@ def test_maps_are_gradient_times_deviation(density):
         tensor = torch.tensor(coarse)[None, None]
         size = {"size": (6, 4), "mode": "bilinear", "align_corners": False}
         expected += torch.nn.functional.interpolate(tensor, **size)[0, 0].numpy()
+        expected *= float(score.detach()) / expected.mean()
         np.testing.assert_allclose(found[i], expected, rtol=1e-3, atol=1e-4)
+
+
+def test_what_is_far_off_stands_out_in_the_map_too():
+    detector = DifferNet(sigma=0, image_score="map_max", **SMALL | {"n_epochs": 20})
+    good = features()
+    detector.fit(good)
+    layers = {name: maps + np.float32(1e4) for name, maps in features(3, seed=1).arrays().items()}
+    far = FeatureMaps(layers, good.frames[:3], good.image_fit)
+    scores, maps = detector.score_samples_and_map(far)
+    assert scores.max() < detector.score_samples(features(20, seed=2)).min()  # low for a defect
+    paper = detector.set_params(image_score="paper").score_samples(far)
+    np.testing.assert_allclose(detector._score_maps(far).mean(axis=(1, 2)), -paper, rtol=1e-3)
+    assert np.isfinite(maps).all()
+
+
+def test_a_map_without_a_gradient_is_the_score_everywhere():
+    amounts = np.array([[[0.0, 0.0]], [[1.0, 3.0]]])
+    np.testing.assert_array_equal(
+        share_out(np.array([5.0, 2.0]), amounts), [[[5.0, 5.0]], [[1.0, 3.0]]]
+    )
 
 
 def test_the_score_is_the_mean_over_all_views(of_views, good):
@@ -635,4 +657,5 @@ def test_forecasts_count_the_flow_and_the_vectors(good):
     assert needs["vectors"] == 3 * 8 * 6 * 50
     of_images = estimate_memory(DifferNet(BANK, density="gaussian"), good, n_images=50)
     assert of_images["pixels"] == 4 * 64 * 64 * 3 * 50
+    assert of_images["views of an image"] == 2 * 4 * 64 * 64 * 3 * 16
     assert of_images["vectors"] == 3 * 8 * math.isqrt(of_images["precision"] // 8) * 16 * 50

@@ -12,6 +12,7 @@ The paper: 8 blocks, P = 128, no "position", 200 epochs of batches of 256, rate 
 l over all *test* images, here over the training images.
 """
 
+import math
 from numbers import Integral, Real
 from pathlib import Path
 
@@ -39,6 +40,7 @@ from skanomaly.detectors.cflow._flow_inputs import (
     standardized,
 )
 from skanomaly.embedding import check_odd
+from skanomaly.exceptions import TrainingError
 from skanomaly.io import digest
 from skanomaly.training import TrainingConfig
 from skanomaly.utils.device import resolve_device
@@ -54,9 +56,9 @@ _NOT_OF_TRAINING = (
 class CFlow(BaseDetector):
     """How likely the features of a place are, by a conditional normalizing flow of each layer.
 
-    A flow learns one distribution for all places of a layer, given where each is: it needs less
-    memory than a Gaussian for each place, and is not bound to the Gaussian's shape. Images should
-    be aligned.
+    A flow learns one distribution for all places of a layer, given where each is: it usually
+    needs less memory than a Gaussian for each place, and is not bound to the Gaussian's shape.
+    Images should be aligned.
 
     Parameters
     ----------
@@ -125,7 +127,9 @@ class CFlow(BaseDetector):
         least ten images.
     settings_ : dict
         The parameters that the flows were made with.
-    offset_, learned_from_, image_fit_, layer_shapes_, n_features_in_ :
+    combine_ : {"probability", "standard"}
+        How layers are combined where ``combine`` is None.
+    offset_, learned_from_, image_fit_, layer_shapes_, n_features_in_, fit_digest_ :
         As in BaseDetector.
 
     See Also
@@ -191,7 +195,7 @@ class CFlow(BaseDetector):
         "batch_size": [None, Interval(Integral, 1, None, closed="left")],
         "learning_rate": [None, Interval(Real, 0, None, closed="neither")],
         "patch_size": [Interval(Integral, 1, None, closed="left")],
-        "device": [str, torch.device],
+        "device": [str],
         "checkpoint": [None, str, Path],
         "random_state": [Interval(Integral, 0, None, closed="left")],
     }
@@ -246,7 +250,7 @@ class CFlow(BaseDetector):
     def _fit(self, X):
         schedule = self._schedule()
         rows, held_out = split(len(X), self.random_state)
-        self.settings_ = self._settings_of(schedule)
+        self.settings_, self.combine_ = self._settings_of(schedule), schedule.combine
         self.channels_ = choose_channels(self.layer_shapes_, self.n_components, self.random_state)
         self.place_mean_ = self.place_scale_ = None
         if schedule.standardize == "position":
@@ -263,6 +267,12 @@ class CFlow(BaseDetector):
         moments = [image_moments(self._layer_scores(piece)) for piece in X.batches()]
         is_held_out = np.isin(np.arange(len(X)), held_out)
         self.constants_ = score_constants(np.concatenate(moments), is_held_out)
+        if not np.isfinite(self.constants_).all():
+            raise TrainingError(
+                "a likelihood of a good image is not finite; lower learning_rate, and look at the "
+                "features",
+                self.history_,
+            )
 
     def _schedule(self):
         check_odd(self.patch_size)
@@ -342,7 +352,7 @@ class CFlow(BaseDetector):
     def _score_maps(self, X):
         kind = MEASURES.index(self.measure)
         scores = [of_layer[kind] for of_layer in self._layer_scores(X)]
-        return combined(scores, self.constants_[kind], self._schedule().combine)
+        return combined(scores, self.constants_[kind], self.combine or self.combine_)
 
     _kept_of_forecast = ("flows", "place statistics")
 
@@ -355,4 +365,5 @@ class CFlow(BaseDetector):
         with torch.device("meta"):  # shapes alone
             settings = self._settings_of(schedule) | {"mixing": "permutation"}
             flows = ConditionalFlows(shapes, **settings)
-        return training_needs(flows, shapes, schedule, self.mixing, n_images)
+        n_read = sum(math.prod(shape) for shape in layer_shapes.values())
+        return training_needs(flows, shapes, n_read, schedule, self.mixing, n_images)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 import torch.nn.functional as F
+from sklearn.utils import gen_batches
 
 from skanomaly.training import fit
 
@@ -152,14 +153,14 @@ class FlowTraining:
     def _held_out_means(self):
         if not len(self.held_out):
             return []
-        means = []
+        means = [[] for _ in self.names]  # of each image, by layer
         with torch.inference_mode():
-            for layer, maps in enumerate(self.read(self.held_out)):
-                of_images = [
-                    self.flows(layer, self._vectors(one), None)[0].mean().item() for one in maps
-                ]
-                means.append(float(np.mean(of_images)))
-        return means
+            for part in gen_batches(len(self.held_out), GROUP):  # no more at a time than in steps
+                for layer, maps in enumerate(self.read(self.held_out[part])):
+                    means[layer] += [
+                        self.flows(layer, self._vectors(one), None)[0].mean().item() for one in maps
+                    ]
+        return [float(np.mean(of_images)) for of_images in means]
 
     def _keep(self, layer, kind, mean):
         self.history.setdefault(f"{self.names[layer]}-{kind}", []).append(mean)
@@ -217,8 +218,24 @@ def train_flows(flows, names, read, rows, held_out, schedule, config):
     return done | training.history
 
 
-def training_needs(flows, layer_shapes, schedule, mixing, n_images):
-    """Bytes that the training holds, by what they are for."""
+def training_needs(flows, layer_shapes, n_read, schedule, mixing, n_images):
+    """Bytes that the training holds, by what they are for.
+
+    Parameters
+    ----------
+    flows : ConditionalFlows
+    layer_shapes : list of tuple (h, w, d)
+        With the channels in use.
+    n_read : int
+        Values of all channels of an image.
+    schedule : Schedule
+    mixing : str
+    n_images : int
+
+    Returns
+    -------
+    dict of str to int
+    """
     n_weights = sum(weights.numel() for weights in flows.parameters())
     n_fixed = schedule.n_blocks * sum(
         d * d if mixing == "rotation" else d for *_, d in layer_shapes
@@ -232,6 +249,6 @@ def training_needs(flows, layer_shapes, schedule, mixing, n_images):
         "flows": 4 * (n_weights + n_fixed),
         "gradients, their moments and the last good weights": 4 * 4 * n_weights,
         "place statistics": 2 * 4 * n_values if schedule.standardize == "position" else 0,
-        "vectors that are shuffled": 2 * 4 * n_values * n_group,
+        "vectors that are shuffled": 4 * (n_read + n_values) * n_group,
         "a training step": round(4 * STEP_VALUES * n_vectors * schedule.n_blocks * widest),
     }

@@ -5,7 +5,8 @@ v        their means over all cells, of all layers and scales: a vector of D num
 z        f(v): flow of 8 blocks, whose subnets have 3 hidden layers of 2048
 L        mean of (|z|^2 / 2 - log |det dz/dv|) / D over views: images turned by up to 180 degrees
 A(x)     mean of z^2 over D numbers and 64 views: score of an image
-M(u)     sum over l of |w_l . (f_l(u) - mean f_l(u))|,  w = d(mean z^2)/dv of the image as it is
+M(u)     proportional to sum over l of |w_l . (f_l(u) - mean f_l(u))|,  w = d(mean z^2)/dv; its mean
+         over the cells is the mean of z^2 of the image as it is
 """
 
 from functools import partial
@@ -30,6 +31,7 @@ from skanomaly.detectors.differnet._pooled_density import (
     GaussianDensity,
     build_flow,
     learn_precision,
+    share_out,
 )
 from skanomaly.detectors.differnet._turned_views import (
     AT_ONCE,
@@ -83,12 +85,12 @@ class DifferNet(BaseDetector):
         Largest angle of a view, in degrees; 0: there is one view, the image as it is. None: the
         preset's. What is turned within it, as a part that lies askew, is no defect.
     augmentations : sequence of str, default=()
-        Kinds of copies of each image that are trained on as well, of those of RegAD, for few
-        images: ``("rotations", "translations", "flip", "grey", "quarter_turns")``. They need an
-        extractor.
+        Kinds of augmented copies of each image that are trained on as well, for few images: any
+        of RegAD's, ``("rotations", "translations", "flip", "grey", "quarter_turns")``. They need
+        an extractor.
     noise : float or None, default=None
         Standard deviation of what is added to the vectors in each step of the flow's training, in
-        standard deviations of theirs. None: 0 with views, and 0.3 without, in place of them.
+        standard deviations of theirs. None: 0 where an image has several views, else 0.3.
     n_blocks : int, default=8
         Of the flow.
     hidden_layer_sizes : sequence of int, or None, default=None
@@ -137,7 +139,7 @@ class DifferNet(BaseDetector):
         Gaussian: empty.
     n_channels_in_ : int
         Channels of the images, with an extractor; gray images count as RGB.
-    offset_, learned_from_, image_fit_, layer_shapes_, n_features_in_ :
+    offset_, learned_from_, image_fit_, layer_shapes_, n_features_in_, fit_digest_ :
         As in BaseDetector. With an extractor the layer is "pixels".
 
     See Also
@@ -147,7 +149,7 @@ class DifferNet(BaseDetector):
     Notes
     -----
     Without an extractor it is a reduction of the method: the paper counts its views as a part of
-    it. Noise stands in for them, as a flow learns a few hundred fixed vectors by heart.
+    it. Noise stands in for them, as a flow memorizes a few hundred fixed vectors.
 
     The authors draw views anew in each epoch, and again when images are scored, whose scores so
     differ from call to call; here views are drawn once, and those of scoring are fixed. Corners are
@@ -160,7 +162,8 @@ class DifferNet(BaseDetector):
     The authors' map, the gradient at the pixels, is not there: it needs an extractor that can be
     differentiated. Of pooled features the gradient is the same at every cell; times the deviation
     from the mean features of the cell it says where they differ. The map is that of the image as it
-    is, not of its views.
+    is, not of its views, and shares its score out among the cells: lengths of gradients cannot be
+    compared between images, and far from the good ones they vanish, where a flow cuts its numbers.
 
     What RegAD's tables call DiffNet+ has no public code. It may be training on ``augmentations``,
     or training on other categories first, which is not here.
@@ -467,6 +470,7 @@ class DifferNet(BaseDetector):
         density, layers = self._ready_density(), self._layers(X)
         vectors = self._standardized(pooled(layers))  # (b, D)
         weights = np.array([density.gradient(one) for one in vectors]) / self.scale_
+        scores = np.array([density.scores(one[None])[0] for one in vectors])
         maps, first = {}, 0
         for name, features in layers.items():
             end = first + features.shape[3]
@@ -474,7 +478,7 @@ class DifferNet(BaseDetector):
             w = weights[:, None, first:end, None].astype(np.float32)
             maps[name] = np.abs(deviations @ w)  # (b, h, w, 1)
             first = end
-        return embed(maps).sum(axis=3)
+        return share_out(scores, embed(maps).sum(axis=3, dtype=np.float64)).astype(np.float32)
 
     _kept_of_forecast = ("mean maps", "flow", "precision")
 
@@ -489,6 +493,7 @@ class DifferNet(BaseDetector):
                 for name, shape in one.layer_shapes_.items()
             }
             n_views = count_copies(self.augmentations) * schedule.n_views
+            needs["views of an image"] = 2 * 4 * blank.size * n_views
         d = sum(shape[2] for shape in layer_shapes.values())
         n_values = sum(h * w * c for h, w, c in layer_shapes.values())
         needs["mean maps"] = 4 * n_values

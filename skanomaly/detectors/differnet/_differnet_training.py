@@ -122,6 +122,7 @@ def train_flow(flow, vectors, noise, config):
         return training.loss(some + noise * torch.randn_like(some), epoch)
 
     history = fit(training, step, batches, config, optimizers=optimizer)
+    optimizer.zero_grad()  # their memory is not needed any more
     return {**history, "clamped": training.clamped[: len(history["loss"])].tolist()}
 
 

@@ -116,3 +116,13 @@ def learn_precision(vectors):
 def as_tensor(vectors):
     """Vectors as float32 tensor, cut where a flow would cut them."""
     return torch.from_numpy(np.clip(vectors, -LARGEST, LARGEST).astype(np.float32))
+
+
+def share_out(scores, amounts):
+    """Maps (n, h, w) in proportion to amounts (n, h, w), whose means are the scores (n,).
+
+    Where all amounts are 0, as where the flow cuts all numbers, a map is the score everywhere.
+    """
+    means = amounts.mean(axis=(1, 2), keepdims=True)
+    shares = np.divide(amounts, means, out=np.ones_like(amounts), where=means > 0)
+    return scores[:, None, None] * shares

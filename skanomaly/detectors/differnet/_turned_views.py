@@ -120,7 +120,7 @@ def fit_extractors(extractor, scales, pixels, seed):
         )
     size, fitted = extractor.image_fit, []
     for scale in scales:
-        one = clone(extractor)
+        one = clone(extractor).set_params(verbose=0, cache=None)  # of views, drawn for this fit
         if scale != 1:
             one.set_params(image_size=(round(scale * size.height), round(scale * size.width)))
         if one.get_params(deep=False).get("random_state", seed) is None:

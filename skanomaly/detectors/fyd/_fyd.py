@@ -83,6 +83,7 @@ default="rotation_translation"
     image_learning_rate : float or None, default=None
         Of the image's transformer; None: the preset's, 0.1.
     momentum : float, default=0.9
+        Of the gradient descent.
     n_components : int or None, default=100
         Channels in use, drawn at random from all stages' channels; None: all.
     epsilon : float, default=0.01
@@ -131,9 +132,9 @@ default="rotation_translation"
 
     Notes
     -----
-    Of the paper the record has the three stages and their losses; its layers, weights, rates and
-    pairs are not known. Transformers, encoder, predictor, momentum, rates and "paper" are those of
-    RegAD, which grew out of FYD. Here, where the record is silent: L_ICA is a mean, of all pairs
+    The paper's three stages and their losses are known; its layers, weights, rates and pairs are
+    not. Transformers, encoder, predictor, momentum, rates and "paper" are those of RegAD, which
+    grew out of FYD. The rest is of this package: L_ICA is a mean, of all pairs
     of a batch, over images at 64 x 64 pixels, on which the image's transformer also finds its
     transforms; L_FA compares all pairs of a batch; the first tenth of the epochs trains
     the image's transformer alone; the last state is kept. What the image's transformer finds is
@@ -321,7 +322,7 @@ default="rotation_translation"
         """The channels that PaDiM draws with the same random_state, ascending."""
         if self.n_components is None or self.n_components >= n_features:
             return np.arange(n_features)
-        rng = np.random.RandomState(self.random_state)
+        rng = np.random.RandomState(self.random_state % 2**32)  # the seeds that it takes
         return np.sort(rng.permutation(n_features)[: self.n_components])
 
     def _build(self, weights=None, seed=0):

@@ -196,6 +196,7 @@ def train_network(network, pixels, names, descent, config):
         return training.loss(images(rows), epoch, share)
 
     done = fit(training, step, batches, config, optimizers=optimizer, schedulers=scheduler)
+    optimizer.zero_grad()  # their memory is not needed any more
     if len(held_out):
         training.measure(images(held_out), schedule.n_epochs)
         network.eval()

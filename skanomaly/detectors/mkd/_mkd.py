@@ -114,13 +114,14 @@ class MKD(BaseImageDetector):
     state_ : dict of str to ndarray
         Weights of the cloner.
     width_ : int
-        Of the cloner, as the parameter was at the fit.
+    value_weight_ : float
+        As the parameters were at the fit.
     loss_means_, cell_means_ : ndarray of shape (layers,), float64
         Means over the good images of each layer's loss of an image and of a cell; 1 where they are
         not standardized.
     history_ : dict of str to list of float
         Mean losses by epoch: "LAYER-direction" and "LAYER-value" for each layer.
-    offset_, learned_from_, image_fit_, n_channels_in_, layer_shapes_, n_features_in_ :
+    offset_, learned_from_, image_fit_, n_channels_in_, layer_shapes_, n_features_in_, fit_digest_ :
         As in BaseImageDetector.
 
     See Also
@@ -148,7 +149,8 @@ class MKD(BaseImageDetector):
     left out, being the gradient of nothing. The map of discrepancies is not theirs, but that of
     later methods with a teacher and a student; it costs nothing beside the score.
 
-    Where a loss becomes NaN, ``fit`` raises TrainingError and leaves the detector as it was.
+    Without a source, and without weights of a default one, ``fit`` raises WeightsError. Where a
+    loss becomes NaN, it raises TrainingError and leaves the detector as it was.
 
     References
     ----------
@@ -260,7 +262,7 @@ class MKD(BaseImageDetector):
         if self.source is None:
             self.source_ = default_source(self.image_fit_, self.device)
         self.layers_ = source_layers(self.source_, self.image_fit_.height, self.image_fit_.width)
-        self.width_ = int(self.width)
+        self.width_, self.value_weight_ = int(self.width), float(self.value_weight)
         maps = source_maps(self.source_, self.layers_, pixels)
         self.statistics_ = [
             channel_statistics(one) if schedule.standardize else _unchanged(one.shape[3])
@@ -288,7 +290,7 @@ class MKD(BaseImageDetector):
         losses, means = [], []
         for part in gen_batches(len(pixels), BATCH_SIZE):
             some = [one[part] for one in maps]
-            loss, cells = compare(cloner, pixels[part], some, self.value_weight)
+            loss, cells = compare(cloner, pixels[part], some, self.value_weight_)
             losses.append(loss)
             means.append(np.transpose([one.mean(axis=(1, 2), dtype=np.float64) for one in cells]))
         both = (np.concatenate(one).mean(axis=0) for one in (losses, means))
@@ -335,6 +337,12 @@ class MKD(BaseImageDetector):
         cloner = self._rebuilt("_cloner", lambda: from_arrays(self._build(), self.state_).eval())
         return cloner.to(resolve_device(self.device))
 
+    def _ready_source(self):
+        """The source; the default one runs where the cloner does."""
+        if self.source is None and self.source_.device != self.device:
+            self.source_.set_params(device=self.device)
+        return self.source_
+
     def _differentiable(self):
         """The source's network beside the cloner, rebuilt on first use."""
         check_differentiable(self.source_, self.image_fit_)  # map may have been set since
@@ -357,9 +365,9 @@ class MKD(BaseImageDetector):
     def _compared(self, X):
         """Losses (b, layers) and cells' discrepancies, a list of (b, h, w)."""
         pixels = X.arrays()[PIXELS]
-        maps = source_maps(self.source_, self.layers_, pixels)
+        maps = source_maps(self._ready_source(), self.layers_, pixels)
         self._standardize(maps)
-        return compare(self._trained(), pixels, maps, self.value_weight)
+        return compare(self._trained(), pixels, maps, self.value_weight_)
 
     def _score_maps(self, X):
         scored = self._scored(self.layers_)
@@ -368,7 +376,7 @@ class MKD(BaseImageDetector):
             weights[scored] = 1 / self.loss_means_[scored]
             return gradient_maps(
                 self._differentiable(), self._trained(), X.arrays()[PIXELS], self.statistics_,
-                weights, self.value_weight,
+                weights, self.value_weight_,
             )  # fmt: skip
         losses, cells = self._compared(X)
         X.scratch = losses  # for _score_images

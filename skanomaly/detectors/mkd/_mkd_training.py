@@ -125,6 +125,7 @@ def train_cloner(cloner, pixels, maps, layers, value_weight, schedule, config):
         return training.loss(to_network(pixels[rows]).to(device), expected, epoch, share)
 
     done = fit(training, step, batches, config, optimizers=optimizer, schedulers=schedulers)
+    optimizer.zero_grad()  # their memory is not needed any more
     return training.history(layers, len(done["loss"]))
 
 
