@@ -12,8 +12,8 @@ source they are.
 
 Fits on train/good, scores test/, and prints per set the means over the random states: image AUROC
 of the paper's score and of the map's maximum and, if there are masks, pixel AUROC and AUPRO up to a
-false positive rate of 0.3, in the images' own pixels. The seconds of a fit and of a test image, with
-its score map, are of processor time, features included: run it on one thread. Published figures are
+false positive rate of 0.3, in the images' own pixels. Times, of a fit and of a test image with its
+score map, features included, are of the processor: run it on one thread. Published figures are
 printed if DATA holds categories of MVTec AD or MPDD.
 """
 
@@ -36,7 +36,8 @@ from skanomaly.registry import DETECTORS
 
 RESULTS = Path(__file__).parent / "results"
 COLUMNS = (
-    "image_auroc", "map_max_auroc", "pixel_auroc", "aupro", "fit_cpu_s", "cpu_ms_an_image", "megabytes",
+    "image_auroc", "map_max_auroc", "pixel_auroc", "aupro",
+    "fit_cpu_s", "cpu_ms_an_image", "megabytes",
 )  # fmt: skip
 # Detectors of images that have an extractor inside: the parameter, and the features it has anyway.
 INNER = {"GlobalLocal": ("teacher", "filter_bank"), "MKD": ("source", "efficientnet_lite0")}
