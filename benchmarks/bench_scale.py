@@ -6,9 +6,9 @@ Small images are generated as files. FilterBank and PatchCore with a bank of fix
 by Distributed on 100, 1,000 and 10,000 of them, and on all; all are scored. Reported are the CPU
 seconds of the workers for an image, the peak memory of this process, which is client and scheduler,
 and of the workers, and the parallel efficiency: the wall time of one process over twice that of
-two. The constants of the model (seconds of an image to learn and to score, of a greedy selection)
-come from the same run; with them the curve to 10^6 images is drawn. It needs matplotlib; results
-are written to benchmarks/results as JSON and as a plot.
+two. The constants of a greedy selection are measured in the same run; with them, and the seconds to
+learn and to score an image of 224 pixels in MODELED, the curve to 10^6 images is drawn. It needs
+matplotlib; results are written to benchmarks/results as JSON and as a plot.
 
 Times count on a quiet machine only. A first fit, whose times are not used, loads and compiles.
 """

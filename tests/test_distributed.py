@@ -357,13 +357,19 @@ def test_what_is_there_stays_and_what_is_missing_is_made(client, paths, fitted, 
     before = {file: (file.stat().st_ino, file.read_bytes()) for file in files}
     files[1].unlink()
     files[2].write_bytes(b"PAR1")  # damaged
+    files[3].write_bytes(before[files[3]][1][:4] + bytes(60) + before[files[3]][1][64:])
     # The model as it is loaded later is the same.
     joblib.dump(fitted, tmp_path / "model.joblib")
-    counts = score_files(joblib.load(tmp_path / "model.joblib"), paths["good"], folder, **options)
-    assert counts.n_images == N
+    skanomaly.dump(fitted, tmp_path / "model.skanomaly")
+    for again in (
+        joblib.load(tmp_path / "model.joblib"),
+        skanomaly.load(tmp_path / "model.skanomaly"),
+        pickle.loads(pickle.dumps(fitted)),
+    ):
+        assert score_files(again, paths["good"], folder, **options).n_images == N
     for number, file in enumerate(files):
         assert file.read_bytes() == before[file][1]
-        assert (file.stat().st_ino == before[file][0]) == (number not in (1, 2))
+        assert (file.stat().st_ino == before[file][0]) == (number not in (1, 2, 3))
 
 
 def test_files_of_another_job_are_refused(client, paths, fitted, tmp_path):
@@ -380,6 +386,37 @@ def test_files_of_another_job_are_refused(client, paths, fitted, tmp_path):
     assert counts.n_images == 3 and os.listdir(folder) == ["000000.parquet"]
 
 
+def test_relative_paths_from_another_folder_are_other_images(
+    client, paths, fitted, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(Path(paths["good"][0]).parent)
+    names = ["000.png", "001.png"]
+    score_files(fitted, names, tmp_path / "out")
+    score_files(fitted, names, tmp_path / "out")
+    monkeypatch.chdir(Path(paths["bad"][0]).parent)
+    with pytest.raises(ValueError, match=r"scores of other images.*relative paths"):
+        score_files(fitted, names, tmp_path / "out")
+    score_files(fitted, paths["good"], tmp_path / "absolute")
+    monkeypatch.chdir(tmp_path)
+    score_files(fitted, paths["good"], tmp_path / "absolute")
+
+
+def test_recorded_errors_are_tried_again_where_they_end_the_job(client, paths, fitted, tmp_path):
+    images = [paths["good"][0], str(tmp_path / "late.png")]
+    assert score_files(fitted, images, tmp_path / "out").n_errors == 1
+    with pytest.raises(MissingImageError, match=r"late\.png"):
+        score_files(fitted, images, tmp_path / "out", errors="raise")
+    Path(images[1]).write_bytes(Path(paths["good"][1]).read_bytes())
+    assert score_files(fitted, images, tmp_path / "out").n_errors == 1  # stays
+    assert score_files(fitted, images, tmp_path / "out", errors="raise").n_errors == 0
+
+
+@pytest.mark.parametrize("size", [0, -1, 2.5])
+def test_bad_partition_sizes_are_refused(client, fitted, tmp_path, size):
+    with pytest.raises(ValueError, match="partition_size"):
+        score_files(fitted, [], tmp_path, partition_size=size)
+
+
 def test_no_image_gives_an_empty_table(client, fitted, tmp_path):
     counts = score_files(fitted, [], tmp_path / "none")
     assert counts.n_images == 0
@@ -391,7 +428,10 @@ def test_the_first_error_ends_the_job_if_asked(client, paths, damaged, fitted, t
     images = [*paths["good"], damaged]
     with pytest.raises(ImageError, match=r"damaged\.png"):
         score_files(fitted, images, tmp_path / "out", errors="raise", partition_size=4)
-    assert not [name for name in os.listdir(tmp_path / "out") if "unfinished" in name]
+    deadline = time.monotonic() + 30  # the other worker's task is not interrupted
+    while unfinished := [name for name in os.listdir(tmp_path / "out") if "unfinished" in name]:
+        assert time.monotonic() < deadline, unfinished
+        time.sleep(0.05)
 
 
 def test_maps_are_in_archives(client, paths, fitted, tmp_path):
@@ -650,7 +690,9 @@ def test_fit_and_inspect_on_a_cluster(client, paths, damaged, tmp_path, capsys):
     assert "damaged.png" in capsys.readouterr().err
     assert run("inspect", file, root, "--json", *cluster) == 2
     assert "--json is not an option with --cluster" in capsys.readouterr().err
-    assert run("inspect", file, tmp_path / "none", "-o", out, *cluster) == 2
+    assert run("inspect", file, root, tmp_path / "none", "-o", out, *cluster) == 2
+    assert "none: no such image file" in capsys.readouterr().err
+    assert run("inspect", file, root, "-o", out, "--restart") == 2
     assert run("fit", good, "-o", file, "--groups", "0", *cluster) == 2
     assert "--groups with a pattern" in capsys.readouterr().err
     assert run("fit", good, "-o", file, "--detector", "spade", *options[:4], *cluster) == 2

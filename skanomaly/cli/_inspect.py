@@ -78,6 +78,8 @@ def run(options):
 
     if options.good is not None and options.report is None:
         raise ValueError("--good needs --report: add --report out.html, or leave --good out")
+    if options.restart and not options.cluster:
+        raise ValueError("--restart needs --cluster; without it nothing is left of an earlier call")
     if options.output is None and not options.json:
         options.output = OUTPUT
     model = load_detector(options.detector, options.trust_pickle)

@@ -43,6 +43,9 @@ def inspect_on_cluster(options, model):
                 f"--{name} is not an option with --cluster, which writes Parquet files for "
                 "millions of images; leave it out, or inspect fewer images without --cluster"
             )
+    for path in options.images:
+        if not path.exists():
+            raise MissingImageError(f"{path}: no such image file")
     with connect(options.cluster):
         return score_files(
             model,
@@ -61,7 +64,5 @@ def _iterate(paths, output):
     for path in paths:
         if path.is_dir():
             yield from iterate_images(path, without=output)
-        elif path.exists():
-            yield str(path)
         else:
-            raise MissingImageError(f"{path}: no such image file")
+            yield str(path)

@@ -170,7 +170,8 @@ class Distributed(ThresholdMixin, MetaEstimatorMixin, BaseEstimator):
         chosen = spread(len(good), self.n_threshold)
         # A HeldOutThreshold gives its detector the good images alone.
         learned_from = is_good if held_out is None else np.ones(len(good), dtype=bool)
-        n_tasks = len(good) + len(chosen) * (1 if held_out is None else 2)
+        n_passes = (detector._share_below() is not None) + (held_out is not None)
+        n_tasks = len(good) + len(chosen) * n_passes
         with (
             current_client() as client,
             losses_named(client, _AGAIN),

@@ -159,7 +159,7 @@ def _kept(plan, n_images):
     if type(plan)._forecast is BaseDetector._forecast:
         return None
     needs = plan._forecast(plan.layer_shapes_, n_images)
-    return sum(needs.get(name, 0) for name in plan._kept_of_forecast)
+    return sum(needs.get(name, 0) for name in getattr(plan, "_kept_of_forecast", needs))
 
 
 def _learn(plan, extractor, part, topic):

@@ -14,6 +14,7 @@ from skanomaly.io import atomic_file
 MAPS = "_maps"  # readers of tables pass over names that begin so
 _PART = re.compile(r"(\d{6,})\.parquet")
 _MODEL = b"skanomaly_model"  # among a file's metadata: the digest of what has scored
+_FOLDER = b"skanomaly_folder"  # and the folder that relative paths are in
 
 
 class Row(NamedTuple):
@@ -42,18 +43,18 @@ def maps_file(folder, number):
     return folder / MAPS / f"{number:06d}.npz"
 
 
-def write_part(path, rows, model):
-    """Write rows, and the digest of the model that they are of."""
+def write_part(path, rows, model, folder):
+    """Write rows, the digest of the model that they are of, and the folder of relative paths."""
     import pyarrow
     from pyarrow import parquet
 
     records = [row._replace(image=as_text(row.image))._asdict() for row in rows]
-    table = pyarrow.Table.from_pylist(records, schema=_schema(model))
+    table = pyarrow.Table.from_pylist(records, schema=_schema(model, folder))
     with atomic_file(path) as unfinished:
         parquet.write_table(table, unfinished)
 
 
-def read_part(path, names, model):
+def read_part(path, part, model):
     """Counts as from :func:`counts` of a file that is there, or None.
 
     ValueError unless it is of these images and this model. What cannot be read counts as absent.
@@ -63,17 +64,19 @@ def read_part(path, names, model):
 
     try:
         table = parquet.read_table(path)
-    except (FileNotFoundError, pyarrow.ArrowInvalid):
+    except (OSError, pyarrow.ArrowException):
         return None
     way_out = "choose another folder, or delete it to score anew"
-    if table.schema.names != list(Row._fields) or _MODEL not in (table.schema.metadata or {}):
+    metadata = table.schema.metadata or {}
+    if table.schema.names != list(Row._fields) or not {_MODEL, _FOLDER} <= metadata.keys():
         raise ValueError(f"{path}: expected a file written by score_files, got another; {way_out}")
-    if table.schema.metadata[_MODEL] != model.encode():
+    if metadata[_MODEL] != model.encode():
         raise ValueError(f"{path}: holds scores by another estimator; {way_out}")
-    if table["image"].to_pylist() != list(map(as_text, names)):
+    is_elsewhere = part.has_relative and metadata[_FOLDER] != as_text(part.folder).encode()
+    if is_elsewhere or table["image"].to_pylist() != list(map(as_text, part.names)):
         raise ValueError(
             f"{path}: holds scores of other images; pass the same ones in the same order with the "
-            f"same partition_size, or {way_out}"
+            f"same partition_size, relative paths from the same folder, or {way_out}"
         )
     return _counts(table["is_defect"].to_pylist(), table["error"].to_pylist())
 
@@ -119,7 +122,7 @@ def as_text(name):
     return name.encode(errors="backslashreplace").decode()
 
 
-def _schema(model):
+def _schema(model, folder):
     """The same for every file: a column without a value is not of another type than one with."""
     import pyarrow
 
@@ -131,4 +134,5 @@ def _schema(model):
         **whole,
         "error": pyarrow.string(),
     }
-    return pyarrow.schema(list(kinds.items()), metadata={_MODEL: model.encode()})
+    metadata = {_MODEL: model.encode(), _FOLDER: as_text(folder).encode()}
+    return pyarrow.schema(list(kinds.items()), metadata=metadata)

@@ -33,6 +33,11 @@ class Part:
         """Absolute paths, and URLs as they are."""
         return [name if is_url(name) else os.path.join(self.folder, name) for name in self.names]
 
+    @property
+    def has_relative(self):
+        """Whether some of the names are relative paths."""
+        return not all(is_url(name) or os.path.isabs(name) for name in self.names)
+
 
 def iterate_paths(X):
     """The paths or URLs of a collection as str, one after the other; ValueError for all else."""

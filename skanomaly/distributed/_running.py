@@ -39,8 +39,8 @@ def each_part(client, function, model, parts, *arguments):
             waiting[future.key] = number
             done.add(future)
 
-    start(max(N_AHEAD, AHEAD * sum(client.nthreads().values())))
     try:
+        start(max(N_AHEAD, AHEAD * sum(client.nthreads().values())))
         for future in done:
             yield waiting.pop(future.key), future.result()
             start(1)

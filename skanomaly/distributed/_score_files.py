@@ -1,9 +1,12 @@
 """Scores of partitions: as arrays for thousands of images, as Parquet files for millions."""
 
+import pickle
 from collections.abc import Iterable, Sized
 from contextlib import nullcontext
 from itertools import chain, repeat
+from numbers import Integral
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import joblib
@@ -18,6 +21,7 @@ from skanomaly.distributed._clusters import (
 )
 from skanomaly.distributed._parquet import (
     BOX,
+    MAPS,
     Row,
     counts,
     maps_file,
@@ -33,6 +37,7 @@ from skanomaly.distributed._running import each_part
 from skanomaly.exceptions import ImageError
 from skanomaly.feature_maps import BATCH_SIZE
 from skanomaly.io import name_disk_errors, remove_leftovers
+from skanomaly.persistence import dump
 from skanomaly.regions import map_regions
 from skanomaly.utils.unwrapping import image_threshold, outermost, scores_and_maps_in_parts
 
@@ -53,7 +58,8 @@ def score_files(
     """Score images on a cluster of Dask, and write the scores as Parquet files.
 
     The workers write a file for each partition of the images, complete or not at all. Files that
-    are there already stay: a job that was stopped goes on where it was.
+    are there already stay: a job that was stopped goes on where it was. Images are told apart by
+    their paths alone; if their files have changed, pass ``restart=True``.
 
     Parameters
     ----------
@@ -77,7 +83,8 @@ def score_files(
           :func:`skanomaly.map_regions`;
         - ``error``: str, why the image cannot be read; else null.
     errors : {"record", "raise"}, default="record"
-        An image that cannot be read is a row with its reason, or ends the job.
+        An image that cannot be read is a row with its reason, or ends the job; then those of an
+        earlier job are tried again.
     maps : bool, default=False
         Whether score maps are written too: ``_maps/000000.npz`` and so on, an archive for each
         partition, in which "0", "1", ... are the maps of its rows, (H, W) float32.
@@ -96,8 +103,11 @@ def score_files(
     Raises
     ------
     ValueError
-        There is no client of a cluster; X is no paths; the folder holds scores of other images, of
-        another estimator or of a larger job; or a worker does not see what others see.
+        There is no client of a cluster; X is no paths; a parameter is out of its range; the folder
+        holds scores of other images, of another estimator or of a larger job; or a worker does not
+        see what others see.
+    RuntimeError
+        A worker has another version; or workers ran out of memory.
     ImageError
         An image cannot be read, with ``errors="raise"``.
     ConnectionError
@@ -124,6 +134,8 @@ def score_files(
     """
     if errors not in ("record", "raise"):
         raise ValueError(f'expected errors to be "record" or "raise", got {errors!r}')
+    if not isinstance(partition_size, Integral) or partition_size < 1:
+        raise ValueError(f"expected partition_size to be an int from 1 on, got {partition_size!r}")
     image_threshold(estimator)  # there is one
     folder = Path(folder).resolve()
     n_images = len(X) if isinstance(X, Sized) else None
@@ -140,18 +152,28 @@ def score_files(
         check_folder(client, folder)
         if restart:
             remove_parts(folder)
-        job = _Job(folder, joblib.hash(estimator), errors, maps, partition_size, topic)
+        job = _Job(folder, _digest_of(estimator), errors, maps, partition_size, topic)
         found = each_part(client, _score_part, estimator, chain([first], parts), job)
         total, n_parts = np.zeros(3, dtype=int), 0
         for _, of_part in found:
             total, n_parts = total + of_part, n_parts + 1
-    remove_leftovers(folder)  # of workers that were killed
+    for one in (folder, folder / MAPS):
+        remove_leftovers(one)  # of workers that were killed
     if others := other_parts(folder, n_parts):
         raise ValueError(
             f"{folder}: all {n_parts} files are written, but there are {len(others)} more of an "
             f"earlier job, such as {others[0]}; delete them"
         )
     return Bunch(**dict(zip(("n_images", "n_defects", "n_errors"), total.tolist(), strict=True)))
+
+
+def _digest_of(estimator):
+    """Digest of what is learned: the same of an estimator that was written and loaded."""
+    try:
+        with TemporaryDirectory() as scratch:
+            return dump(estimator, Path(scratch) / "estimator")
+    except TypeError:  # it holds what such a file cannot hold, as a class of others
+        return joblib.hash(pickle.loads(pickle.dumps(estimator)))
 
 
 class _Job(NamedTuple):
@@ -180,13 +202,14 @@ def _score_part(model, part, job):
     """Write the files of a partition, unless they are there; numbers as from ``counts``."""
     number = part.first // job.partition_size
     path, maps_path = part_file(job.folder, number), maps_file(job.folder, number)
-    found = read_part(path, part.names, job.model)
-    if found is None or (job.has_maps and not maps_path.exists()):
+    found = read_part(path, part, job.model)
+    is_done = found is not None and (maps_path.exists() or not job.has_maps)
+    if not is_done or (job.errors == "raise" and found[2]):  # images that could not be read
         # The maps first: where the table is, all is.
         with open_maps(maps_path) if job.has_maps else nullcontext() as write:
             rows = [_row(model, *one, write) for one in enumerate(_scored(model, part, job))]
         rows = [row._replace(image=name) for name, row in zip(part.names, rows, strict=True)]
-        write_part(path, rows, job.model)
+        write_part(path, rows, job.model, part.folder)
         found = counts(rows)
     tell(job.topic, "score", part)
     return found
