@@ -32,6 +32,7 @@ _SUBMODULES = (
     "density",
     "detectors",
     "display",
+    "distributed",
     "embedding",
     "ensemble",
     "estimator_checks",

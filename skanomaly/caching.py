@@ -4,6 +4,7 @@ Extractors with a parameter ``cache`` return CachedFeatureMaps, and the base cla
 computes scores through :func:`recall_batches`. A detector itself need not know of any cache.
 """
 
+from collections import deque
 from functools import partial
 from itertools import islice
 from numbers import Integral
@@ -26,6 +27,7 @@ __all__ = [
 ]
 
 _LAYER = "layer "  # prefix of layers' names among a record's arrays
+_MAX_CLAIMS = 4 * BATCH_SIZE  # what two processes compute twice at the end at most
 
 
 class CachedFeatureMaps(FeatureMaps):
@@ -118,15 +120,72 @@ def _recall_each(cache, keys, compute):
 
     ``compute(places)`` yields the records of the keys at some places, and keeps them.
     """
-    missing = {key: i for i, key in reversed(list(enumerate(keys))) if key not in cache}
-    missing = sorted(missing.values())  # of equal keys the first
-    computed, waiting = compute(missing) if missing else iter(()), set(missing)
-    for i, key in enumerate(keys):
-        if i in waiting:
-            yield next(computed)
-        else:
-            record = cache.load(key)
-            yield next(compute([i])) if record is None else record
+    share = _Share(cache, keys, compute)
+    try:
+        for i in range(len(keys)):
+            yield share.record(i)
+    finally:
+        share.release()
+
+
+class _Share:
+    """The records that this process computes, where others may be filling the same cache.
+
+    A few missing ones at a time are claimed and computed. Those that another process has claimed
+    are left to it as long as there are others to compute. Then they are read, if they are there,
+    or computed as well: nobody waits.
+    """
+
+    def __init__(self, cache, keys, compute):
+        self._cache, self._keys, self._compute = cache, keys, compute
+        missing = {key: i for i, key in reversed(list(enumerate(keys))) if key not in cache}
+        self._missing = deque(sorted(missing.values()))  # places; of equal keys the first
+        self._n_at_once = BATCH_SIZE
+        self._begun, self._records = deque(), iter(())  # places, and what is computed of them
+
+    def record(self, i):
+        """The record at a place; they are asked for one after another."""
+        while self._missing and self._missing[0] == i:
+            if not self._begun:
+                self._begin()
+            if self._begun and self._begun[0] != i:  # another process has claimed this one
+                while self._begun:  # kept, and read when it is their turn
+                    self._next()
+        if self._begun and self._begun[0] == i:
+            return self._next()
+        record = self._cache.load(self._keys[i])
+        return next(self._compute([i])) if record is None else record
+
+    def release(self):
+        """Leave what is begun to others."""
+        for place in self._begun:
+            self._cache.release(self._keys[place])
+
+    def _begin(self):
+        """Begin to compute the next missing records that nobody has claimed, or else the first."""
+        first, places, of_others = self._missing[0], [], []
+        while self._missing and len(places) < self._n_at_once:
+            place = self._missing.popleft()
+            key = self._keys[place]
+            if key in self._cache:
+                continue
+            if not self._cache.claim(key):
+                of_others.append(place)
+            elif key in self._cache:  # kept by another process just before
+                self._cache.release(key)
+            else:
+                places.append(place)
+        if not places and of_others[:1] == [first]:
+            places = [of_others.pop(0)]
+        self._missing.extendleft(reversed(of_others))
+        # Alone, many at once: images are read ahead within them.
+        self._n_at_once = BATCH_SIZE if of_others else min(2 * self._n_at_once, _MAX_CLAIMS)
+        self._begun, self._records = deque(places), self._compute(places) if places else iter(())
+
+    def _next(self):
+        record = next(self._records)
+        self._cache.release(self._keys[self._begun.popleft()])
+        return record
 
 
 def image_keys(images, indices=None):

@@ -11,15 +11,22 @@ __all__ = [
 ]
 
 
+class _TwoKinds:
+    """Of exceptions of two kinds, which Python and Dask do not agree how to rebuild elsewhere."""
+
+    def __reduce__(self):
+        return type(self), self.args
+
+
 class ImageError(ValueError):
     """An image that cannot be used; the message names it."""
 
 
-class MissingImageError(ImageError, FileNotFoundError):
+class MissingImageError(_TwoKinds, ImageError, FileNotFoundError):
     """An image file that does not exist."""
 
 
-class MemoryLimitError(MemoryError, ValueError):
+class MemoryLimitError(_TwoKinds, MemoryError, ValueError):
     """Work that would not fit into memory, refused before it starts."""
 
 
@@ -31,7 +38,7 @@ class NotTrustedError(ValueError):
     """A file whose content would have to run code in order to be loaded."""
 
 
-class WeightsError(OSError, ValueError):
+class WeightsError(_TwoKinds, OSError, ValueError):
     """Weights that cannot be found, fetched or used; the message names the ways out."""
 
 

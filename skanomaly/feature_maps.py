@@ -4,6 +4,7 @@ Stored in memory or streamed from the images batch by batch: detectors see one l
 numpy's ``hstack`` puts them side by side, as scikit-learn's FeatureUnion asks for it.
 """
 
+import sys
 from collections.abc import Sequence
 from numbers import Real
 
@@ -126,7 +127,12 @@ class FeatureMaps:
         return 4 * n_values * len(self) if self.is_stored else 0
 
     def __sizeof__(self):
-        return object.__sizeof__(self) + self.nbytes
+        """Bytes of the features, or of the images they are streamed from.
+
+        By it dask tells what it sends to each worker once from what goes with every task.
+        """
+        n_bytes = self.nbytes if self.is_stored else _size_of(self._images, self._rows)
+        return object.__sizeof__(self) + n_bytes
 
     def __len__(self):
         return len(self._rows)
@@ -280,6 +286,9 @@ class JoinedFeatureMaps(FeatureMaps):
         of_parts = zip(*(part.keys.tolist() for part, *_ in self._parts), strict=True)
         return np.array([digest(names, keys) for keys in of_parts])
 
+    def __sizeof__(self):
+        return sum(sys.getsizeof(part) for part, *_ in self._parts)
+
     def __len__(self):
         return len(self._parts[0][0])
 
@@ -380,6 +389,16 @@ def _check_frames(parts):
                 f"expected features of the same images, got one of {one} pixels from the extractor "
                 f"at place {first} and of {other} from that at place {i}"
             )
+
+
+def _size_of(images, rows):
+    """Bytes of some images of a collection, as far as they are in memory."""
+    if isinstance(images, np.ndarray) and len(images):
+        return images.nbytes // len(images) * len(rows)
+    if isinstance(images, list):
+        chosen = (images[row] for row in rows)
+        return sum(getattr(image, "nbytes", sys.getsizeof(image)) for image in chosen)
+    return sys.getsizeof(images)
 
 
 def concatenate(pieces: Sequence[FeatureMaps]) -> FeatureMaps:

@@ -93,6 +93,7 @@ STORED = {entry.name: entry.module for entry in (*DETECTORS, *EXTRACTORS)} | {
     "Pipeline": "pipeline",
     "EnsembleDetector": "ensemble._ensemble",
     "HeldOutThreshold": "model_selection._threshold",
+    "Distributed": "distributed._distributed",
     "GoodOnlyKFold": "model_selection._split",
 }
 

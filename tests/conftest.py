@@ -27,3 +27,19 @@ def real_data():
 def squeezenet_weights():
     """ImageNet weights of SqueezeNet 1.1; the test is skipped where they are absent."""
     return _shared("weights") / "squeezenet1_1-imagenet.pth"
+
+
+@pytest.fixture(scope="session")
+def cluster_client():
+    """Client of two worker processes of one thread each, not the default client of dask.
+
+    The test is skipped where dask is absent.
+    """
+    distributed = pytest.importorskip("distributed")
+    with (
+        distributed.LocalCluster(
+            2, threads_per_worker=1, memory_limit="3GB", host="127.0.0.1", dashboard_address=None
+        ) as cluster,
+        distributed.Client(cluster, set_as_default=False) as client,
+    ):
+        yield client

@@ -48,6 +48,7 @@ RANKS = {
     "ensemble": 8,
     "model_selection": 9,
     "display": 10,
+    "distributed": 10,
     "report": 11,
     "cli": 12,
     "__main__": 13,
@@ -78,6 +79,9 @@ IN_FUNCTIONS_OF = {
     "pynndescent": "neighbors",
     "matplotlib": "display",
     "jinja2": "report",
+    "dask": "distributed",
+    "distributed": "distributed",
+    "pyarrow": "distributed",
     "timm": "feature_extraction/backbones",
     "transformers": "feature_extraction/backbones",
 }
@@ -201,7 +205,7 @@ def test_importing_skanomaly_is_light():
     """Nothing heavy or optional is loaded, and every public name is there to be asked for."""
     code = (
         "import sys, skanomaly; dir(skanomaly);"
-        "heavy = ('torch', 'numba', 'matplotlib', 'jinja2', 'sklearn');"
+        "heavy = ('torch', 'numba', 'matplotlib', 'jinja2', 'sklearn', 'dask', 'distributed');"
         "print([m for m in heavy if m in sys.modules])"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

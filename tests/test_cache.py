@@ -1,7 +1,9 @@
 """The feature cache: the same answers, each computed once."""
 
+import os
 import pickle
 import shutil
+import time
 
 import joblib
 import numpy as np
@@ -22,7 +24,8 @@ from skanomaly import (
 )
 from skanomaly.caching import CachedFeatureMaps
 from skanomaly.datasets import make_defects, make_textures
-from skanomaly.detectors import _patchcore
+from skanomaly.detectors import _bank_parts
+from skanomaly.feature_maps import concatenate
 from skanomaly.io import open_cache
 from skanomaly.model_selection import GoodOnlyKFold, scorers
 
@@ -155,14 +158,14 @@ def test_detectors_answer_the_same_and_once(detector, images, tmp_path, monkeypa
 def test_the_bank_of_a_ratio_serves_the_smaller_ones(images, tmp_path, monkeypatch):
     features = FilterBank(image_size=64, random_state=0, cache=tmp_path).fit(images)
     detector = PatchCore(random_state=0)
-    calls, choose = [], _patchcore.choose_bank
+    calls, choose = [], _bank_parts.choose_bank
 
     def counted(X, *args, **options):
         if isinstance(X, CachedFeatureMaps):
             calls.append(X)
         return choose(X, *args, **options)
 
-    monkeypatch.setattr(_patchcore, "choose_bank", counted)
+    monkeypatch.setattr(_bank_parts, "choose_bank", counted)
     banks = {}
     for ratio in (0.02, 0.2, 0.1, 0.05):
         fitted = clone(detector).set_params(coreset_ratio=ratio).fit(features.transform(images))
@@ -184,7 +187,7 @@ def test_a_limit_has_no_larger_coreset_made_than_it_allows(images, tmp_path):
     at_ratio = [sum(detector._forecast(X.layer_shapes, len(X), r).values()) for r in (0.01, 0.1)]
     detector.set_params(memory_limit=sum(at_ratio) // 2)
     detector.fit(X)
-    (kept,) = [p for p in tmp_path.glob("*/*") if b'"bank"' in p.read_bytes()[:200]]
+    (kept,) = [p for p in tmp_path.glob("*/*") if b'"rows"' in p.read_bytes()[:200]]
     assert kept.stat().st_size < 2 * detector.memory_bank_.nbytes + 200
 
 
@@ -225,7 +228,8 @@ def test_a_pickle_works_elsewhere_and_makes_no_folders(images, tmp_path):
     expected = pipe.score_samples(images)
     carried = pickle.dumps(pipe)
     shutil.rmtree(folder)
-    np.testing.assert_array_equal(pickle.loads(carried).score_samples(images), expected)
+    with pytest.warns(UserWarning, match="there is no such folder here; results are computed"):
+        np.testing.assert_array_equal(pickle.loads(carried).score_samples(images), expected)
     assert not folder.exists()
 
 
@@ -289,3 +293,133 @@ def test_a_detector_without_a_fixed_seed_is_not_repeated(images, tmp_path, monke
     fitted.score_samples(features.transform(images))
     fitted.score_samples(features.transform(images))
     assert len(calls) == 6  # two batches each time
+
+
+# --- several at a time ------------------------------------------------------------------------
+
+
+def age(path, seconds):
+    then = time.time() - seconds
+    os.utime(path, (then, then))
+
+
+def test_a_claim_is_held_by_one_and_not_for_ever(tmp_path):
+    one, other = open_cache(tmp_path), open_cache(tmp_path)
+    assert one.claim("key") and not other.claim("key") and not one.claim("key")
+    assert other.claim("another key")
+    one.release("key")
+    one.release("key")  # there is none any more
+    assert other.claim("key")
+    (path,) = tmp_path.glob("*-key")
+    age(path, 3600)  # its process was killed
+    assert one.claim("key") and not other.claim("key")
+    age(path, 3600)
+    open_cache(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == [".claim-another key"]
+
+
+def test_where_nothing_can_be_written_everything_is_ours(tmp_path):
+    cache = open_cache(tmp_path)
+    shutil.rmtree(tmp_path)
+    assert cache.claim("key") and cache.claim("key")
+    cache.release("key")
+
+
+def counted(monkeypatch):
+    """A list that grows with the images that are computed."""
+    sizes, features = [], FilterBank._features
+
+    def _features(self, batch):
+        sizes.append(len(batch))
+        return features(self, batch)
+
+    monkeypatch.setattr(FilterBank, "_features", _features)
+    return sizes
+
+
+def small_bank(cache, images):
+    return FilterBank(n_filters=4, image_size=64, random_state=0, cache=cache).fit(images[:4])
+
+
+@pytest.mark.parametrize(("batch_size", "n_twice"), [(4, 12), (16, 0), (50, 20)])
+def test_who_comes_second_computes_what_nobody_does(batch_size, n_twice, tmp_path, monkeypatch):
+    images = list(make_textures(70, size=64, random_state=0))
+    expected = small_bank(None, images).transform(images)
+    features, sizes = small_bank(tmp_path, images), counted(monkeypatch)
+    # Two streams over the same images, which take turns.
+    streams = [features.transform(images).batches(batch_size) for _ in range(2)]
+    parts = [[], []]
+    while streams[0] or streams[1]:
+        for i in (0, 1, 1):
+            if streams[i]:
+                piece = next(streams[i], None)
+                if piece is None:
+                    streams[i] = None
+                else:
+                    parts[i].append(piece)
+    for pieces in parts:
+        assert_same_features(concatenate(pieces), expected)
+    # Twice: what the first one had claimed and not yet come to when the second had nothing left.
+    assert sum(sizes) == 70 + n_twice
+    assert not list(tmp_path.glob(".claim-*"))
+
+
+def test_nobody_waits_for_claims_of_the_dead(tmp_path, monkeypatch):
+    images = list(make_textures(40, size=64, random_state=0))
+    expected = small_bank(None, images).transform(images)
+    features, sizes = small_bank(tmp_path, images), counted(monkeypatch)
+    X = features.transform(images)
+    for key in X.keys[:3].tolist() + X.keys[20:30].tolist():
+        assert open_cache(tmp_path).claim(key)
+    assert_same_features(X, expected)
+    assert sum(sizes) == 40
+
+
+def test_what_is_left_undone_is_free_for_others(tmp_path, monkeypatch):
+    images = list(make_textures(20, size=64, random_state=0))
+    features = small_bank(tmp_path, images)
+    stream = features.transform(images).batches(4)
+    next(stream)
+    assert len(list(tmp_path.glob(".claim-*"))) == 12
+    stream.close()
+    assert not list(tmp_path.glob(".claim-*"))
+    broken = [*images[:18], np.full((64, 64, 3), np.nan), images[19]]
+    with pytest.raises(ValueError, match="image 18: holds NaN"):
+        features.transform(broken).arrays()
+    assert not list(tmp_path.glob(".claim-*"))
+
+
+def test_a_full_disk_among_claims(tmp_path, monkeypatch):
+    images = list(make_textures(40, size=64, random_state=0))
+    expected = small_bank(None, images).transform(images)
+    X = small_bank(tmp_path, images).transform(images)
+    assert X.cache.claim(X.keys[0])  # what is computed ahead of it is lost
+
+    def no_space(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("skanomaly.io._cache.write_arrays", no_space)
+    with pytest.warns(UserWarning, match="cannot be written"):
+        assert_same_features(X, expected)
+
+
+def test_a_relative_folder_stays_where_it_was(tmp_path, monkeypatch):
+    images = list(make_textures(4, size=64, random_state=0))
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    X = small_bank("features", images).transform(images)
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    pickle.loads(pickle.dumps(X)).arrays()
+    assert not list((tmp_path / "elsewhere").iterdir())
+    assert len([p for p in (tmp_path / "features").rglob("*") if p.is_file()]) == 5
+
+
+@pytest.mark.parametrize("make", [str, joblib.Memory])
+def test_a_relative_folder_on_a_worker_is_said(make, tmp_path, monkeypatch):
+    images = list(make_textures(4, size=64, random_state=0))
+    monkeypatch.chdir(tmp_path)
+    small_bank(tmp_path / "absolute", images)
+    monkeypatch.setattr("skanomaly.base._extractor.current_worker", lambda: "a worker")
+    small_bank(tmp_path / "absolute", images)
+    with pytest.warns(UserWarning, match="relative folder, which each worker of a cluster looks"):
+        small_bank(make("here"), images)

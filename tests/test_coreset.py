@@ -188,7 +188,7 @@ def test_torch_takes_the_same_rows(rng, radius):
     rows = _clusters(rng).astype(np.float32)
     floor = 0 if radius is None else radius**2
     reports = []
-    picks = greedy_order_torch(rows, 401, 3, floor, "cpu", reports.append)
+    picks, _ = greedy_order_torch(rows, 401, 3, floor, "cpu", reports.append)
     np.testing.assert_array_equal(picks, greedy_order(rows, 401, 3, radius=radius))
     assert reports[0] == 256
 
@@ -205,7 +205,7 @@ def test_device_without_a_gpu(rng, monkeypatch):
 
 def test_torch_stops_at_duplicates():
     rows = np.repeat(np.arange(5, dtype=np.float32), 4)[:, None]
-    picks = greedy_order_torch(rows, 20, 0, 0, "cpu", lambda n_picks: None)
+    picks, _ = greedy_order_torch(rows, 20, 0, 0, "cpu", lambda n_picks: None)
     assert rows[picks, 0].tolist() == [0, 4, 2, 1, 3]
 
 

@@ -1,5 +1,8 @@
 """Memory limits, forecasts, and fits that are refused before they start."""
 
+import sys
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from sklearn.ensemble import IsolationForest
@@ -240,6 +243,42 @@ def test_limits_of_control_groups_count(tmp_path, member, mounts, groups, left):
 def test_a_system_that_tells_nothing(tmp_path):
     assert available_memory(tmp_path) is None
     assert available_memory(make_system(tmp_path, "", "", {}, "MemFree: 3 kB\n")) is None
+
+
+def worker(limit, used):
+    """Stands for a worker of dask."""
+    monitor = SimpleNamespace(get_process_memory=lambda: used)
+    return SimpleNamespace(memory_manager=SimpleNamespace(memory_limit=limit), monitor=monitor)
+
+
+@pytest.mark.parametrize(
+    ("limit", "used", "terminate", "left"),
+    [
+        (300 * MB, 100 * MB, 0.95, 185 * MB),
+        (300 * MB, 100 * MB, False, 200 * MB),
+        (300 * MB, 400 * MB, 0.95, 0),
+        (900 * MB, 100 * MB, 0.95, 512 * MB),  # the machine has less
+        (None, 100 * MB, 0.95, 512 * MB),
+    ],
+)
+def test_the_limit_of_a_worker_counts(tmp_path, monkeypatch, limit, used, terminate, left):
+    config = {"distributed.worker.memory.terminate": terminate}
+    monkeypatch.setitem(sys.modules, "dask", SimpleNamespace(config=config))
+    task = SimpleNamespace(get_worker=lambda: worker(limit, used))
+    monkeypatch.setitem(sys.modules, "distributed", task)
+    assert available_memory(make_system(tmp_path, "", "", {})) == left
+    if limit and left < 512 * MB:  # where the system tells nothing
+        assert available_memory(tmp_path / "nowhere") == left
+        with pytest.raises(MemoryLimitError, match="available to this process"):
+            check_memory({"everything": left + 1}, None, "less")
+
+
+def test_outside_of_a_task_no_worker_counts(tmp_path, monkeypatch):
+    def get_worker():
+        raise ValueError("No worker found")
+
+    monkeypatch.setitem(sys.modules, "distributed", SimpleNamespace(get_worker=get_worker))
+    assert available_memory(make_system(tmp_path, "", "", {})) == 512 * MB
 
 
 def test_a_fit_that_cannot_fit_is_refused_before_it_starts():

@@ -24,7 +24,7 @@ from skanomaly import (
     score_map,
 )
 from skanomaly.datasets import make_textures
-from skanomaly.detectors import _patchcore
+from skanomaly.detectors import _bank_parts
 from skanomaly.embedding import embed
 from skanomaly.images import ImageFit
 from skanomaly.model_selection import GoodOnlyKFold, HeldOutThreshold, scorers
@@ -134,13 +134,13 @@ def test_the_cache_keeps_origins_for_whoever_asks(tmp_path, seen, monkeypatch):
     if seen:
         PatchCore(coreset_ratio=0.3, random_state=0).fit(bank.transform(images))
     detector, calls = PatchCore(coreset_ratio=0.2, random_state=0), []
-    choose = _patchcore.choose_bank
+    choose = _bank_parts.choose_bank
 
     def counted(*args, **options):
         calls.append(args)
         return choose(*args, **options)
 
-    monkeypatch.setattr(_patchcore, "choose_bank", counted)
+    monkeypatch.setattr(_bank_parts, "choose_bank", counted)
     with_others = [images[3] // 2, *images[:5], images[4] // 2, *images[5:]]
     y = np.array([-1, 1, 1, 1, 1, 1, -1, 1, 1, 1, 1])
     detector.fit(bank.transform(with_others), y)

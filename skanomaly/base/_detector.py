@@ -7,6 +7,7 @@ from sklearn.base import BaseEstimator
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
+from skanomaly.base._parts import PartsMixin
 from skanomaly.base._threshold_mixin import ThresholdMixin
 from skanomaly.base._transient import TransientStateMixin
 from skanomaly.caching import code_identity, is_repeatable, recall_batches, training_key
@@ -25,7 +26,7 @@ from skanomaly.utils.validation import (
 )
 
 
-class BaseDetector(TransientStateMixin, ThresholdMixin, BaseEstimator):
+class BaseDetector(TransientStateMixin, PartsMixin, ThresholdMixin, BaseEstimator):
     """Base class of detectors on features.
 
     A child writes ``__init__``, which only assigns, and two hooks:
@@ -48,6 +49,8 @@ class BaseDetector(TransientStateMixin, ThresholdMixin, BaseEstimator):
       groups; NotImplementedError if it cannot. With it there is ``leave_one_out``.
     - ``_forecast(layer_shapes, n_images)`` returns the bytes that a fit will hold beside the
       features, as a dict by what they are for.
+    - ``_plan_parts(X, n_images)``, ``_learn_part(X, first)``, ``_join_parts(states)`` and
+      ``_fit_from(state)``: a fit of parts of the images, in other processes.
 
     Parameters
     ----------

@@ -1,5 +1,6 @@
 """BaseExtractor: images in, FeatureMaps out."""
 
+import warnings
 from numbers import Integral
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from skanomaly.images import (
     load_batches,
 )
 from skanomaly.io import digest, open_cache
+from skanomaly.utils.dask_worker import current_worker
 from skanomaly.utils.memory_budget import parse_memory
 from skanomaly.utils.state import reading
 from skanomaly.utils.targets import good_images
@@ -79,6 +81,8 @@ class BaseExtractor(
         "batch_size", "cache", "memory_limit", "n_jobs", "verbose",
     )  # fmt: skip
     _needs_images = True  # False: a fit may do without images
+    # A fit looks at so many images at most, evenly spread over all; None: at all of them.
+    _n_learning_images: int | None = None
 
     _parameter_constraints = {
         "image_size": IMAGE_SIZE,
@@ -131,7 +135,7 @@ class BaseExtractor(
         images = None if X is None and not self._needs_images else check_images(X)
         self.image_fit_ = self.image_fit
         parse_memory(self.memory_limit)  # refused here if it is no size
-        open_cache(self.cache, create=True)
+        self._open_cache(create=True)
         if images is not None:
             is_good = good_images(y, len(images))
             if not is_good.all():
@@ -184,7 +188,7 @@ class BaseExtractor(
         check_is_fitted(self)
         images = check_images(X)
         shapes, fit = self.layer_shapes_, self.image_fit
-        cache = open_cache(self.cache)
+        cache = self._open_cache()
         if cache is not None:
             identity = digest(code_identity(type(self)), self._identity())
             keys = [digest(identity, key) for key in image_keys(images)]
@@ -253,6 +257,18 @@ class BaseExtractor(
         return self.batch_size
 
     # --- from the hooks to the public methods -------------------------------------------------
+
+    def _open_cache(self, create=False):
+        """The Cache, or None; on a worker a relative folder is said, as it may be another one."""
+        location = getattr(self.cache, "location", self.cache)  # of a joblib.Memory
+        if current_worker() is not None and location is not None:
+            if not Path(location).expanduser().is_absolute():
+                warnings.warn(
+                    f"cache {location}: a relative folder, which each worker of a cluster looks up "
+                    "in its own working directory; pass an absolute path that all workers see",
+                    stacklevel=3,
+                )
+        return open_cache(self.cache, create=create)
 
     def _find_shapes(self):
         """{layer: (h, w, C)}, seen on a blank image."""

@@ -59,6 +59,9 @@ class BaseImageDetector(BaseDetector):
 
     # Of a child whose constructor has no such parameter.
     image_size, resize, device, n_jobs = 224, "stretch", "auto", None
+    _why_not_in_parts = (
+        "it learns from images in one process, as networks are trained; use PatchCore or PaDiM"
+    )
 
     _parameter_constraints = {
         **BaseDetector._parameter_constraints,

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from skanomaly import registry
 from skanomaly.cli._model_files import load_data, save_detector
+from skanomaly.cli._on_cluster import add_cluster, fit_on_cluster
 from skanomaly.cli._printing import print_note, print_table, progress, shows_progress
 from skanomaly.io import atomic_file
 
@@ -26,6 +27,7 @@ examples:
   skanomaly fit my_part/good --groups "piece_([0-9]+)"
   skanomaly fit my_part/good --features resnet18 --weights resnet18-f37072fd.pth
   skanomaly fit four_images --few-shot
+  skanomaly fit my_part/good --bank-size 20000 --cluster local:4
 
 exit codes: 0 the file is written, 2 an error (nothing is written).
 """
@@ -75,7 +77,13 @@ def add_arguments(parser):
         "--coreset-ratio", type=float, help="for patchcore (default: a tenth, up to 5,000 patches)"
     )
     _add_threshold_arguments(parser)
+    parser.add_argument(
+        "--bank-size",
+        type=int,
+        help="for patchcore: so many patches instead; the choice for many images",
+    )
     parser.add_argument("--random-state", type=int, default=0, help="seed (default: 0)")
+    add_cluster(parser)
 
 
 def _add_threshold_arguments(parser):
@@ -122,7 +130,7 @@ def run(options):
     with atomic_file(options.output) as unfinished:
         images = load_data(options.folder).train.images
         _note_sizes(options, images)
-        groups = _find_groups(options, images)
+        groups = None if options.cluster else _find_groups(options, images)
         grouped = time.perf_counter()
         model = _fit(options, images, groups)
         suspicious = model.suspicious_images_
@@ -132,7 +140,8 @@ def run(options):
             model = _fit(options, [images[i] for i in keep], groups)
         fitted = time.perf_counter()
         rates = [] if options.no_trial else _try_painted(options, model, images)
-        save_detector(model, unfinished, images)
+        # Their fingerprints would take reading all images here.
+        save_detector(model, unfinished, None if options.cluster else images)
     seconds = fitted - grouped, grouped - began, time.perf_counter() - fitted
     _print_result(options, model, len(images), seconds)
     _print_suspicious(options, [Path(images[i]).name for i in suspicious])
@@ -147,6 +156,8 @@ def _fit(options, images, groups):
     from skanomaly.cli._pipelines import fit_model, with_threshold
 
     pipe = _make_pipeline(options, len(images))
+    if options.cluster:
+        return fit_on_cluster(options, pipe, images)
     model = with_threshold(pipe, options.target_fpr, options.folds, options.random_state)
     return fit_model(model, images, groups, bars=shows_progress(options))
 
@@ -230,9 +241,10 @@ def _make_pipeline(options, n_images):
     n_fitted = n_images - (1 if options.folds is None else -(-n_images // max(options.folds, 2)))
     detector = make_detector(options.detector, options.random_state, n_fitted)
     parameters = detector.get_params(deep=False)
-    if options.coreset_ratio is not None:
-        _check_option(options, "coreset_ratio", "coreset_ratio" in parameters)
-        detector.set_params(coreset_ratio=options.coreset_ratio)
+    for name in ("coreset_ratio", "bank_size"):
+        if (value := getattr(options, name)) is not None:
+            _check_option(options, name, name in parameters)
+            detector.set_params(**{name: value})
     sizes = {"image_size": options.image_size, "resize": options.resize}
     sizes = {name: value for name, value in sizes.items() if value is not None}
     if options.few_shot:

@@ -5,6 +5,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from skanomaly.cli._model_files import add_detector, find_images, load_detector
+from skanomaly.cli._on_cluster import add_cluster, inspect_on_cluster
 from skanomaly.cli._printing import print_note
 from skanomaly.io import atomic_file, atomic_folder
 
@@ -22,6 +23,7 @@ examples:
   skanomaly inspect my_part.skanomaly new_images/ -o out
   skanomaly inspect my_part.skanomaly new_images/ --report out.html --good my_part/good
   skanomaly inspect my_part.skanomaly one.png --json
+  skanomaly inspect my_part.skanomaly new_images/ -o out --cluster tcp://HOST:8786
 
 --json prints a list with a record for each image: name, score, verdict ("good", "defect"
 or "error"), error, and regions, the areas above the detector's threshold on score maps,
@@ -34,6 +36,10 @@ written. Files in a folder that are no images are counted in a note.
 
 Earlier results in OUTPUT are replaced when all images are done; other files are kept. In
 scores.csv and JSON, bytes of a name that are not UTF-8 are written as \\udc80 to \\udcff.
+
+With --cluster the results are a table in Parquet files in OUTPUT, which are written as they
+come and hold score, verdict, the largest region and error of each image, without heat maps. A
+call that was stopped goes on where it was: give the same command again.
 
 exit codes: 0 all images are good, 1 some are predicted as defective, 2 an error: then
 nothing is written, 3 some images could not be read, whatever the others are.
@@ -57,6 +63,12 @@ def add_arguments(parser):
     parser.add_argument(
         "--strict", action="store_true", help="stop at an image that cannot be read (exit code 2)"
     )
+    parser.add_argument(
+        "--restart",
+        action="store_true",
+        help="with --cluster: begin anew rather than go on with the files of an earlier call",
+    )
+    add_cluster(parser)
     parser.add_argument("--json", action="store_true", help="print the results as JSON on stdout")
 
 
@@ -66,9 +78,15 @@ def run(options):
 
     if options.good is not None and options.report is None:
         raise ValueError("--good needs --report: add --report out.html, or leave --good out")
+    if options.restart and not options.cluster:
+        raise ValueError("--restart needs --cluster; without it nothing is left of an earlier call")
     if options.output is None and not options.json:
         options.output = OUTPUT
     model = load_detector(options.detector, options.trust_pickle)
+    if options.cluster:
+        counts = inspect_on_cluster(options, model)
+        _print_counts(options, counts)
+        return NOT_READ if counts.n_errors else int(counts.n_defects > 0)
     images = find_images(options.images, options.output)
     verdicts, errors = Counter(), []
     with ExitStack() as stack:
@@ -122,6 +140,14 @@ def _make_results(options, model, images, stack):
 def _is_same(one, other):
     """Whether two folders are one, of which the second exists."""
     return one.exists() and one.samefile(other)
+
+
+def _print_counts(options, counts):
+    n_defects, n_images = counts.n_defects, counts.n_images
+    print(f"{n_defects} of {n_images} images are predicted as defective (score below 0)")
+    if counts.n_errors:
+        print(f"{counts.n_errors} of {n_images} could not be read (column error)")
+    print(f"scores in {options.output}, a table in Parquet files")
 
 
 def _print_summary(options, verdicts):

@@ -67,13 +67,16 @@ def load_detector(path, trust_pickle=False):
 
 
 def save_detector(model, path, images):
-    """Write a detector, with fingerprints of the images by which it was selected or fitted."""
+    """Write a detector, with fingerprints of the images by which it was selected or fitted, if any.
+
+    Not a part of the estimator: evaluate uses them for a note to the user.
+    """
     import numpy as np
 
     import skanomaly
 
-    # Not a part of the estimator: evaluate uses them for a note to the user.
-    model.seen_images_ = np.array(sorted(set(map(fingerprint, images))), dtype="S")
+    if images is not None:
+        model.seen_images_ = np.array(sorted(set(map(fingerprint, images))), dtype="S")
     skanomaly.dump(model, path)
 
 

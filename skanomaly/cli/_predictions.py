@@ -9,10 +9,9 @@ from skanomaly.cli._printing import announce, progress
 from skanomaly.exceptions import ImageError
 from skanomaly.images import limits_of_good
 from skanomaly.regions import map_regions
-from skanomaly.utils.unwrapping import innermost, scores_and_maps
+from skanomaly.utils.unwrapping import scores_and_maps_in_parts
 
 CHUNK = 16  # images whose features are computed at a time
-MAP_BYTES = 64 << 20  # of the score maps held at a time, unless a single one is larger
 
 
 class Prediction(NamedTuple):
@@ -64,31 +63,17 @@ def _predict_readable(model, images, explainer):
 
 
 def _predict_chunk(model, images, explainer):
-    detector, features = innermost(model, images)
-    frames = getattr(features, "frames", None)  # None: known once the images are read
-    largest = MAP_BYTES if frames is None else 4 * int(np.prod(frames, axis=1).max())
-    start = 0
-    while start < len(images):
-        part = slice(start, start + max(1, MAP_BYTES // largest))
-        found = _predict_part(model, detector, images[part], features[part], explainer)
-        start += len(found)
-        if frames is None:  # the next images are likely to be of the same size
-            largest = max(one.score_map.nbytes for one in found)
-        yield found
-
-
-def _predict_part(model, detector, images, features, explainer):
-    scores, maps = scores_and_maps(detector, features)
-    decisions = (scores - model.offset_).tolist()
-    regions = [[] for _ in images]
-    for region in map_regions(maps, model.map_offset_):
-        regions[region.pop("image")].append(region)
-    nearest_good = [[] for _ in images]
-    if explainer is not None:
-        defective = [i for i, decision in enumerate(decisions) if decision < 0]
-        nearest_good = explainer.explain(features, defective)
-    columns = zip(images, decisions, maps, regions, nearest_good, strict=True)
-    return [Prediction(*values) for values in columns]
+    for part, features, scores, maps in scores_and_maps_in_parts(model, images):
+        decisions = (scores - model.offset_).tolist()
+        regions = [[] for _ in decisions]
+        for region in map_regions(maps, model.map_offset_):
+            regions[region.pop("image")].append(region)
+        nearest_good = [[] for _ in decisions]
+        if explainer is not None:
+            defective = [i for i, decision in enumerate(decisions) if decision < 0]
+            nearest_good = explainer.explain(features, defective)
+        columns = zip(images[part], decisions, maps, regions, nearest_good, strict=True)
+        yield [Prediction(*values) for values in columns]
 
 
 def color_limits(model):

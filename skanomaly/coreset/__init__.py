@@ -1,6 +1,15 @@
 """Greedy k-center coresets: each row is the one farthest from all rows selected before it."""
 
-from skanomaly.coreset._greedy import greedy_coreset, greedy_order
+from skanomaly.coreset._greedy import greedy_coreset, greedy_order, greedy_order_and_radii
+from skanomaly.coreset._merging import merge_coresets, part_size, union_size
 from skanomaly.coreset._projection import RandomProjection
 
-__all__ = ["greedy_coreset", "greedy_order", "RandomProjection"]
+__all__ = [
+    "greedy_coreset",
+    "greedy_order",
+    "greedy_order_and_radii",
+    "merge_coresets",
+    "part_size",
+    "union_size",
+    "RandomProjection",
+]

@@ -32,6 +32,9 @@ class BoundedSelection:
     ----------
     picks : ndarray of shape (n_samples,), int64
         Indices of the rows selected, of which the first ``n_picks`` are set.
+    reached : ndarray of shape (n_samples + 1,), float32
+        Squared distance of each to the nearest of those before, infinite for the first: when it was
+        selected no row was farther. ``cover`` sets the one after the last.
     """
 
     def __init__(self, rows, n_samples, start):
@@ -39,6 +42,7 @@ class BoundedSelection:
         tiles = _aligned((n_tiles, _kernels.N_SHORT + 1, _kernels.LANES))
         tiles[:, _kernels.N_SHORT] = _kernels.EMPTY
         self.picks = np.empty(n_samples, dtype=np.int64)
+        self.reached = np.full(n_samples + 1, np.inf, dtype=np.float32)
         self.rows, self.short = rows, _bound_vectors(rows)
         # The rows selected once more: contiguous, and as the columns of tiles.
         self.picked = _aligned((n_samples, rows.shape[1])), tiles
@@ -91,8 +95,21 @@ class BoundedSelection:
             self.rows,
             self.short,
             self.picks,
+            self.reached,
             *self.picked,
         )
+
+    def cover(self, pool, n_tasks):
+        """Find the squared distance of the row that is farthest from all rows selected."""
+        farthest, threshold = np.float32(0), np.float32(0)
+        while farthest <= threshold:  # it may not be up to date, or that of another row be larger
+            members, threshold = self.candidates(np.float32(0))
+            if len(members) == 0:
+                farthest = np.float32(0)
+                break
+            self.update(members, threshold, pool, n_tasks)
+            farthest = self.d[members].max()
+        self.reached[self.n_picks] = farthest
 
 
 def _bound_vectors(rows):

@@ -161,6 +161,56 @@ def greedy_order(
     >>> greedy_order(Z, 0.1, random_state=rng).shape
     (49,)
     """
+    options = device, n_jobs, verbose
+    return _select(Z, n_samples, start, radius, random_state, *options)[0]
+
+
+def greedy_order_and_radii(
+    Z: ArrayLike,
+    n_samples: int | float,
+    start: int | None = None,
+    *,
+    random_state: int | np.random.RandomState | None = None,
+    device: str = "cpu",
+    n_jobs: int | None = None,
+    verbose: int = 0,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Select rows in greedy k-center order, and measure how well they cover all rows.
+
+    Parameters
+    ----------
+    Z : array-like of shape (n, d)
+        Finite numbers; float32 rows are not copied, others are rounded to float32.
+    n_samples, start, random_state, device, n_jobs, verbose
+        As for :func:`greedy_coreset`.
+
+    Returns
+    -------
+    order : ndarray of shape (n_samples,), int64
+        Distinct indices of rows, as from :func:`greedy_order`.
+    radii : ndarray of shape (n_samples,), float32
+        Covering radius of the first 1, 2, ... of them: the largest distance of a row to the
+        nearest one. It never grows.
+
+    Raises
+    ------
+    ValueError
+        If Z is not a 2-D array of finite numbers, or a parameter is out of its range.
+
+    Examples
+    --------
+    >>> from skanomaly.coreset import greedy_order_and_radii
+    >>> greedy_order_and_radii([[0.0], [1.0], [5.0], [9.0]], 3, start=0)
+    (array([0, 3, 2]), array([9., 4., 1.], dtype=float32))
+    """
+    options = device, n_jobs, verbose
+    return _select(Z, n_samples, start, None, random_state, *options, is_measured=True)
+
+
+def _select(
+    Z, n_samples, start, radius, random_state, device, n_jobs, verbose, *, is_measured=False
+):
+    """Indices of rows in greedy order, and covering radii, the last one if it is measured."""
     rows = check_array(Z, dtype=np.float32, order="C", input_name="Z")
     _check_range(rows)
     n_samples = _check_n_samples(n_samples, len(rows))
@@ -170,10 +220,16 @@ def greedy_order(
     device = _check_device(device)
     with _progress(n_samples, verbose) as progress:
         if device == "cuda":
-            picks = greedy_order_torch(rows, n_samples, start, floor, device, progress)
+            found = greedy_order_torch(rows, n_samples, start, floor, device, progress)
         else:
-            picks = _greedy_order_compiled(rows, n_samples, start, floor, n_threads, progress)
-    return picks if radius is not None else _with_duplicates(picks, n_samples, len(rows))
+            options = n_threads, is_measured, progress
+            found = _greedy_order_compiled(rows, n_samples, start, floor, *options)
+    picks, radii = found[0], np.sqrt(found[1][1:])
+    if radius is not None:
+        return picks, radii
+    n_more = n_samples - len(picks)  # duplicates, at distance 0
+    radii = np.append(radii, np.zeros(n_more, dtype=radii.dtype))
+    return _with_duplicates(picks, n_samples, len(rows)), radii
 
 
 def _check_range(rows):
@@ -238,8 +294,9 @@ def _progress(n_samples, verbose):
         yield lambda n_picks: bar.update(n_picks - bar.n)
 
 
-def _greedy_order_compiled(rows, n_samples, start, floor, n_threads, progress):
+def _greedy_order_compiled(rows, n_samples, start, floor, n_threads, is_measured, progress):
     """Rounds until enough rows are selected or none exceeds the floor."""
+    n_tasks = _TASKS_PER_THREAD * n_threads
     selection = BoundedSelection(rows, n_samples, start)
     # Not numba's threads, which cannot be nested in threads of the caller.
     with ThreadPoolExecutor(n_threads) as pool:
@@ -247,10 +304,13 @@ def _greedy_order_compiled(rows, n_samples, start, floor, n_threads, progress):
             members, threshold = selection.candidates(floor)
             if len(members) == 0:
                 break
-            selection.update(members, threshold, pool, _TASKS_PER_THREAD * n_threads)
+            selection.update(members, threshold, pool, n_tasks)
             selection.select(members, threshold)
             progress(selection.n_picks)
-    return selection.picks[: selection.n_picks]
+        if is_measured:
+            selection.cover(pool, n_tasks)
+    n_picks = selection.n_picks
+    return selection.picks[:n_picks], selection.reached[: n_picks + 1]
 
 
 def _with_duplicates(picks, n_samples, n_rows):

@@ -9,6 +9,7 @@ d            (n,) squared distance to the nearest of the first seen[p] picks: an
              squared distance to all of them; PICKED for the picks themselves
 seen         (n,) how many picks d[p] takes into account
 picks        (m,) indices of the rows selected
+reached      (m + 1,) their squared distances to those before, when they were selected
 picked_rows  (m, d) their copies, contiguous
 tiles        (n_tiles, N_SHORT + 1, LANES): for each pick b a column, -2 times its short vector and
              the squared length of that
@@ -143,7 +144,7 @@ def update_distances(members, d, seen, threshold, n_picks, rows, short, picked_r
 
 @compiled(fastmath=True, nogil=True)
 def select_among(
-    members, d, seen, threshold, n_picks, n_samples, rows, short, picks, picked_rows, tiles
+    members, d, seen, threshold, n_picks, n_samples, rows, short, picks, reached, picked_rows, tiles
 ):
     """Select greedily among updated members while one exceeds the threshold; how many picks.
 
@@ -167,6 +168,7 @@ def select_among(
             winner += 1
         p = members[winner]
         append_pick(p, n_picks, rows, short, picks, picked_rows, tiles)
+        reached[n_picks] = farthest
         n_picks += 1
         # Lower bounds |a|^2 - 2 a.b + |b|^2 of all members, one coordinate after another.
         for i in range(n):

@@ -24,7 +24,10 @@ def greedy_order_torch(rows, n_samples, start, floor, device, progress):
 
     Returns
     -------
-    ndarray of shape (m,), int64, m at most n_samples
+    picks : ndarray of shape (m,), int64, m at most n_samples
+    reached : ndarray of shape (m + 1,), float32
+        Squared distance of each to the nearest of those before, infinite for the first, and of the
+        row that is then the farthest.
     """
     import torch
 
@@ -43,8 +46,9 @@ def greedy_order_torch(rows, n_samples, start, floor, device, progress):
         d.index_fill_(0, p, -1.0)  # a pick is never the farthest again
         farthest, p = d.max(dim=0, keepdim=True)
         if (n_picks + 1) % _ROUND_PICKS == 0 or n_picks + 1 == n_samples:
-            enough = reached[: n_picks + 1].cpu().numpy() <= floor
+            found = reached[: n_picks + 1].cpu().numpy()
             progress(n_picks + 1)
-            if enough.any():
-                return picks[: int(np.argmax(enough))].cpu().numpy()
-    return picks.cpu().numpy()
+            if (found <= floor).any():
+                m = int(np.argmax(found <= floor))
+                return picks[:m].cpu().numpy(), found[: m + 1].clip(0)
+    return picks.cpu().numpy(), np.append(found, farthest.cpu().numpy()).clip(0)

@@ -3,7 +3,7 @@
 import os
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -60,24 +60,29 @@ class Found(NamedTuple):
         return [item for part in parts for item in part]
 
 
-def walk(folder: str | Path) -> Iterator[os.DirEntry]:
-    """The files below a folder, in no order; hidden files, thumbnails and the like are left out.
+def walk(folder: str | Path, key: Callable | None = None) -> Iterator[os.DirEntry]:
+    """The files below a folder; hidden files, thumbnails and the like are left out.
+
+    Each folder's are in the order of a key of their names, or in none.
 
     Links are followed, but one into a folder that contains it counts as a file. Nothing is asked of
     the disk but the lists of names, which takes seconds for a million files.
     """
     real = Path(os.path.realpath(folder))
-    yield from _walk(os.fspath(folder), tuple(map(_identity, (real, *real.parents))))
+    yield from _walk(os.fspath(folder), tuple(map(_identity, (real, *real.parents))), key)
 
 
-def _walk(folder, above):
-    for entry in _entries(folder):
+def _walk(folder, above, key):
+    entries = _entries(folder)
+    if key is not None:
+        entries.sort(key=lambda entry: key(entry.name))
+    for entry in entries:
         if is_junk(entry.name):
             continue
         if not is_folder(entry) or (identity := _identity(entry.path)) in above:
             yield entry
         else:
-            yield from _walk(entry.path, (*above, identity))
+            yield from _walk(entry.path, (*above, identity), key)
 
 
 def _entries(folder):
@@ -127,6 +132,17 @@ def image_files(folder):
     found = [entry.path for entry in filter(_is_image, walk(folder))]
     n = len(os.path.join(folder, ""))
     return list(map(Path, sorted(found, key=lambda path: natural(path[n:].replace(os.sep, "/")))))
+
+
+def iterate_images(folder: str | Path, without: str | Path | None = None) -> Iterator[str]:
+    """Paths of the image files below a folder, of which one subfolder at a time is listed.
+
+    In natural order, the files of a folder among its subfolders. Those in ``without`` are left out.
+    """
+    inside = os.path.join(os.path.abspath(without), "") if without is not None else None
+    for entry in filter(_is_image, walk(folder, natural)):
+        if inside is None or not os.path.abspath(entry.path).startswith(inside):
+            yield entry.path
 
 
 def has_images(folder):

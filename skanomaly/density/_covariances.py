@@ -13,10 +13,9 @@ A form takes in vectors by ``add``, and ``finish`` computes the mean and the fac
 
 from itertools import count, pairwise, takewhile
 
-import joblib
 import numpy as np
 
-from skanomaly.utils.threads import single_threaded_pool
+from skanomaly.utils.threads import count_processors, single_threaded_pool
 
 BLOCK = 2**18  # numbers of d x d matrices processed at a time: they stay in the cache
 STRIPE = 32  # approximate number of rows of a stripe of a lower triangle
@@ -103,6 +102,45 @@ class DenseCovariances(_Covariances):
         self.fourths[part] += np.einsum("pb,pb->p", squares, squares)
         for products, (start, end) in zip(self.products, stripes(rows.shape[2]), strict=True):
             products[part] += rows[:, :, start:end].swapaxes(1, 2) @ rows[:, :, :end]
+
+    def merge(self, other):
+        """Add what another form has learned, about this origin; the other one stays as it is."""
+        self.is_finished = False
+        shift = other.origin - self.origin  # x - origin of here is y of there plus this, (cells, d)
+        for part in parts(*shift.shape):
+            if isinstance(other, DenseCovariances):
+                self._add_sums(other, shift[part], part)
+            else:
+                for rows in other.vectors():
+                    self.add_rows(rows[part] + shift[part, None], part)
+        self.n += other.n
+
+    def _add_sums(self, other, shift, part):
+        """Add another's sums of y at some positions, as sums of y + shift."""
+        n, sums = other.n, other.sums[part]
+        moved = sums + n * shift
+        trace, turned = np.zeros(len(shift)), np.zeros_like(shift)  # of P = sum of y y'; P shift
+        for mine, theirs, (start, end) in zip(
+            self.products, other.products, stripes(shift.shape[1]), strict=True
+        ):
+            band = theirs[part]
+            turned[:, start:end] += (band @ shift[:, :end, None])[..., 0]
+            turned[:, :start] += (shift[:, None, start:end] @ band[:, :, :start])[:, 0]
+            trace += np.einsum("pii->p", band[:, :, start:])
+            mine[part] += band
+            mine[part] += moved[:, start:end, None] * shift[:, None, :end]
+            mine[part] += shift[:, start:end, None] * sums[:, None, :end]
+        # |y + shift|^2 = |y|^2 + 2 y'shift + |shift|^2, times y + shift or squared, and summed
+        square, along, cube, twist = (
+            np.einsum("pd,pd->p", shift, vectors)
+            for vectors in (shift, sums, other.cubes[part], turned)
+        )
+        factor = trace + 2 * along + n * square
+        self.cubes[part] += other.cubes[part] + 2 * turned
+        self.cubes[part] += factor[:, None] * shift + square[:, None] * sums
+        fourth = other.fourths[part] + 4 * (cube + twist) + 2 * square * trace
+        self.fourths[part] += fourth + 4 * square * along + n * square**2
+        self.sums[part] += moved
 
     def finish(self, epsilon, shrinkage):
         """Compute mean and factors."""
@@ -199,7 +237,9 @@ class LowRankCovariances(_Covariances):
 
     def __init__(self, origin):
         super().__init__(origin)
-        self.blocks = []  # y of one batch each, (cells, b, d) float32; empty when finished
+        # y of one batch each, (cells, b, d) float32, or float64 where they were moved; empty when
+        # finished
+        self.blocks = []
         self.basis = self.mixing = None  # V (cells, n, d), and R = mixing V; when finished
         self.variances = self.ridge = None  # c s^2 + e (cells, n), and e (cells,); when finished
 
@@ -222,6 +262,18 @@ class LowRankCovariances(_Covariances):
             rows[part] = (vectors[:, part] - self.origin[part]).swapaxes(0, 1)
         self.blocks.append(rows)
         self.n += b
+
+    def merge(self, other):
+        """Add the vectors of another low-rank form; it stays as it is."""
+        self._restore_rows()
+        shift = (other.origin - self.origin)[:, None]
+        # Rounded once more, the answer would depend on the order of merging.
+        self.blocks += [rows + shift if shift.any() else rows.copy() for rows in other.vectors()]
+        self.n += other.n
+
+    def vectors(self):
+        """y of each batch, (cells, b, d) each, not to be changed."""
+        return self.blocks if self.basis is None else [self.mixing @ self.basis]
 
     def as_dense(self):
         """The same vectors in the dense form; this one is empty afterwards."""
@@ -264,7 +316,7 @@ class LowRankCovariances(_Covariances):
             self.variances[part], self.ridge[part] = c * squares + e, e[:, 0]
 
         in_threads(finish, parts(cells, d))
-        self.basis, self.mixing, self.blocks = rows, mixing, []
+        self.basis, self.mixing, self.blocks = rows.astype(np.float32, copy=False), mixing, []
         if not self.ridge.all():
             raise ValueError(_singular(self.n))
         self.is_finished = True
@@ -308,7 +360,7 @@ def parts(cells, d, block=BLOCK):
 
 def in_threads(function, some_parts):
     """Call the function for each of the parts, in as many threads as there are processors."""
-    with single_threaded_pool(joblib.cpu_count()) as pool:
+    with single_threaded_pool(count_processors()) as pool:
         list(pool.map(function, some_parts))  # list: raises what a thread has raised
 
 

@@ -132,6 +132,62 @@ class PositionwiseGaussian:
         self._learn(maps, covariances)
         return self
 
+    def merge(self, other):
+        """Learn what another one has learned, as if its maps had been passed to ``partial_fit``.
+
+        Parameters
+        ----------
+        other : PositionwiseGaussian
+            It stays as it is, and so do the parameters of this one.
+
+        Returns
+        -------
+        self : PositionwiseGaussian
+
+        Raises
+        ------
+        TypeError
+            If the other is no PositionwiseGaussian.
+        ValueError
+            If the other has learned nothing or maps of another shape, or if the sums of one of them
+            have been dropped because of ``updatable=False``. Nothing is changed.
+
+        Notes
+        -----
+        Sums about another mean are moved, in double precision: in which order parts are merged
+        changes no more than the last digits of a double. Of vectors that are stored themselves
+        this holds as long as no distances were computed, which replaces them by factors in float32.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from skanomaly.density import PositionwiseGaussian
+        >>> maps = np.random.default_rng(0).normal(size=(50, 4, 3, 5))
+        >>> parts = [PositionwiseGaussian().fit(maps[:20]), PositionwiseGaussian().fit(maps[20:])]
+        >>> merged = PositionwiseGaussian().merge(parts[0]).merge(parts[1])
+        >>> merged.n_samples_seen_
+        50
+        """
+        if not isinstance(other, PositionwiseGaussian):
+            raise TypeError(f"expected a PositionwiseGaussian to merge, got {type(other).__name__}")
+        self._check_parameters()
+        theirs, mine = other._learned(), getattr(self, "covariances_", None)
+        if mine is not None and self.shape_ != other.shape_:
+            raise ValueError(
+                f"expected Gaussians of one shape (h, w, d), got {self.shape_} and {other.shape_}"
+            )
+        if theirs.is_closed or (mine is not None and mine.is_closed):
+            raise ValueError(
+                "expected Gaussians that can be updated, got one whose sums were dropped when "
+                "distances were computed; create both with updatable=True, or merge them first"
+            )
+        if mine is None:
+            mine = LowRankCovariances(theirs.origin.copy())
+        mine = self._in_form(mine, mine.n + theirs.n, isinstance(theirs, LowRankCovariances))
+        mine.merge(theirs)
+        self.covariances_, self.shape_ = mine, other.shape_
+        return self
+
     def finish(self):
         """Compute the factors now rather than when distances are first needed.
 
@@ -331,12 +387,16 @@ class PositionwiseGaussian:
         vectors = maps.reshape(len(maps), -1, d)  # (b, cells, d)
         if covariances is None:
             covariances = LowRankCovariances(vectors.mean(axis=0, dtype=np.float64))
-        n = covariances.n + len(maps)
-        keeps_rows = n <= d // 2 if self.low_rank == "auto" else self.low_rank
-        if isinstance(covariances, LowRankCovariances) and not keeps_rows:
-            covariances = covariances.as_dense()
+        covariances = self._in_form(covariances, covariances.n + len(maps))
         covariances.add(vectors)
         self.covariances_, self.shape_ = covariances, maps.shape[1:]
+
+    def _in_form(self, covariances, n, has_rows=True):
+        """The covariances, made dense where n vectors, some without their rows, call for it."""
+        d = covariances.origin.shape[1]
+        keeps_rows = has_rows and (n <= d // 2 if self.low_rank == "auto" else self.low_rank)
+        is_rows = isinstance(covariances, LowRankCovariances)
+        return covariances.as_dense() if is_rows and not keeps_rows else covariances
 
     def _learned(self):
         if not hasattr(self, "covariances_"):

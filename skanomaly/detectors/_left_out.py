@@ -78,7 +78,7 @@ class LeftOutBanks:
         nearest = np.concatenate([rows.astype(np.int32) for _, rows in found])
         self.nearest = nearest.reshape(self.distances.shape)
         gaps, numbers = self._candidates()
-        stand_ins = gather(X, numbers, patches_of, bank.shape[1])["bank"]
+        stand_ins = gather(X, numbers, patches_of, bank.shape[1])["rows"]
         is_missed = self._are_missed(gaps, stand_ins, index)
         self.gaps, self.stand_ins = gaps[is_missed], stand_ins[is_missed]
 

@@ -3,7 +3,7 @@
 import numpy as np
 from scipy.special import logsumexp
 
-from skanomaly.coreset import greedy_order
+from skanomaly.coreset import greedy_order_and_radii
 from skanomaly.embedding import balancing_scales, finest_grid
 from skanomaly.feature_maps import BATCH_SIZE
 
@@ -13,8 +13,10 @@ ORIGIN_BYTES = 8  # per row of the bank: two int32
 CORESET_ROW_BYTES = 220  # estimate: what the greedy search holds beside each projected row
 
 
-def bank_size(ratio, n_patches):
-    """Rows of the bank for a coreset_ratio, at least one."""
+def bank_size(ratio, n_patches, n_rows=None):
+    """Rows of the bank: n_rows if given, else those of a coreset_ratio, at least one."""
+    if n_rows is not None:
+        return min(n_rows, n_patches)
     if ratio == "auto":
         return max(1, min(int(AUTO_RATIO * n_patches), AUTO_ROWS))
     return max(1, int(ratio * n_patches))
@@ -33,12 +35,12 @@ def scales_of(X, layers=None):
     return balancing_scales({name: arrays[name] for name in layers})
 
 
-def forecast_bank(layer_shapes, n_images, ratio, n_projections):
+def forecast_bank(layer_shapes, n_images, n_projections, ratio, n_rows=None):
     """Bytes held while a bank is chosen, by what they are for."""
     height, width = finest_grid(layer_shapes)
     n_features = sum(shape[2] for shape in layer_shapes.values())
     n_patches = n_images * height * width
-    n_kept = bank_size(ratio, n_patches)
+    n_kept = bank_size(ratio, n_patches, n_rows)
     n_dims = min(n_projections or n_features, n_features)
     return {
         "projected patches": 4 * n_dims * (n_patches + n_kept),
@@ -48,7 +50,7 @@ def forecast_bank(layer_shapes, n_images, ratio, n_projections):
     }
 
 
-def choose_bank(X, patches_of, projection, rng, n_rows, **options):
+def choose_bank(X, patches_of, projection, start, n_rows, **options):
     """Patches in the order in which the greedy coreset takes them.
 
     Parameters
@@ -58,19 +60,18 @@ def choose_bank(X, patches_of, projection, rng, n_rows, **options):
         FeatureMaps of b images in, (b * h * w, D) out.
     projection : RandomProjection
         In whose few dimensions the patches are chosen.
-    rng : RandomState
-        Draws the projection and the first patch.
+    start : int
+        Number of the first patch, counted on from the last to the first one.
     n_rows : int
     **options : dict
-        Passed to :func:`skanomaly.coreset.greedy_order`.
+        Passed to :func:`skanomaly.coreset.greedy_order_and_radii`.
 
     Returns
     -------
     dict
-        As from :func:`gather`.
+        As from :func:`gather`; and ``radii``, (m,) float32, the covering radii, after the
+        projection, of the first 1, 2, ... rows.
     """
-    first = patches_of(X[0])  # (h * w, D)
-    projection.fit(first.shape[1], origin=first[0])
     projected, done = None, 0
     for batch in X.batches():
         rows = projection.transform(patches_of(batch))  # (b * h * w, n_projections)
@@ -79,9 +80,9 @@ def choose_bank(X, patches_of, projection, rng, n_rows, **options):
             projected = np.empty((n_patches, rows.shape[1]), dtype=np.float32)
         projected[done : done + len(rows)] = rows
         done += len(rows)
-    order = greedy_order(projected, n_rows, random_state=rng, **options)
+    order, radii = greedy_order_and_radii(projected, n_rows, start % n_patches, **options)
     del projected  # the bank's rows need its memory
-    return gather(X, order, patches_of, first.shape[1])
+    return {**gather(X, order, patches_of, projection.n_features_in_), "radii": radii}
 
 
 def gather(X, order, patches_of, n_features):
@@ -99,21 +100,21 @@ def gather(X, order, patches_of, n_features):
     Returns
     -------
     dict
-        ``bank``, (m, n_features) float32; ``origin``, (m, 2) int32, image and cell; and
+        ``rows``, (m, n_features) float32; ``origin``, (m, 2) int32, image and cell; and
         ``frames``, (n, 2) int32, of all images, which streamed features tell only here.
     """
-    bank = np.empty((len(order), n_features), dtype=np.float32)
+    rows = np.empty((len(order), n_features), dtype=np.float32)
     by_number, frames = np.argsort(order), []
     first = done = 0
     for batch in X.batches():
         patches = patches_of(batch)
         end = np.searchsorted(order, first + len(patches), sorter=by_number)
-        bank[by_number[done:end]] = patches[order[by_number[done:end]] - first]
+        rows[by_number[done:end]] = patches[order[by_number[done:end]] - first]
         frames.append(batch.frames)
         first, done = first + len(patches), end
     origin = np.column_stack(np.divmod(order, first // len(X)))
     frames = np.concatenate(frames)
-    return {"bank": bank, "origin": origin.astype(np.int32), "frames": frames.astype(np.int32)}
+    return {"rows": rows, "origin": origin.astype(np.int32), "frames": frames.astype(np.int32)}
 
 
 def among_all(learned_from, origin, frames):

@@ -6,6 +6,7 @@ mu, Sigma   mean (h, w, d) and covariance (h, w, d, d) over the good images; Sig
 M           sqrt((x - mu)' Sigma^-1 (x - mu)): score of a position, (b, h, w)              (eq. 2)
 """
 
+import copy
 import logging
 from numbers import Integral, Real
 
@@ -17,6 +18,7 @@ from skanomaly.base import BaseDetector
 from skanomaly.density import PositionwiseGaussian
 from skanomaly.embedding import check_odd, embed, finest_grid
 from skanomaly.feature_maps import BATCH_SIZE
+from skanomaly.utils.threads import using_threads
 from skanomaly.utils.validation import Interval, StrOptions
 
 _logger = logging.getLogger("skanomaly")
@@ -50,6 +52,8 @@ class PaDiM(BaseDetector):
     <contamination>
     random_state : int, RandomState instance or None, default=None
         Draws the channels.
+    n_jobs : int or None, default=None
+        Threads of a fit's last step and of scores; -1 and None for all processors.
     <verbose>
 
     Attributes
@@ -91,7 +95,10 @@ class PaDiM(BaseDetector):
     array([-1, -1, -1, -1, -1])
     """
 
-    _unused_by_hooks = ("contamination", "image_score", "sigma", "updatable", "verbose")
+    _unused_by_hooks = (
+        "contamination", "image_score", "n_jobs", "sigma", "updatable", "verbose",
+    )  # fmt: skip
+    n_jobs = None  # of a model that was stored before there was this parameter
 
     _parameter_constraints = {
         **BaseDetector._parameter_constraints,
@@ -100,6 +107,7 @@ class PaDiM(BaseDetector):
         "shrinkage": [None, StrOptions({"ledoit_wolf"})],
         "patch_size": [Interval(Integral, 1, None, closed="left")],
         "updatable": ["boolean"],
+        "n_jobs": [None, Integral],
     }
 
     def __init__(
@@ -114,6 +122,7 @@ class PaDiM(BaseDetector):
         sigma=4.0,
         contamination=0.01,
         random_state=None,
+        n_jobs=None,
         verbose=0,
     ):
         self.n_components = n_components
@@ -125,31 +134,57 @@ class PaDiM(BaseDetector):
         self.sigma = sigma
         self.contamination = contamination
         self.random_state = random_state
+        self.n_jobs = n_jobs
         self.verbose = verbose
 
     def _fit(self, X):
+        self._fit_as_one_part(X)
+
+    def _plan_parts(self, X, n_images):
         check_odd(self.patch_size)
-        if len(X) < 2:
+        if n_images < 2:
             raise ValueError("expected at least 2 good images, for a covariance, got n_samples=1")
+        self._begin_plan(X, n_images)
         self.channels_ = np.arange(self.n_features_in_)
         if self.n_components is not None and self.n_components < self.n_features_in_:
             rng = check_random_state(self.random_state)
             self.channels_ = np.sort(rng.permutation(self.n_features_in_)[: self.n_components])
-        self.gaussian_ = PositionwiseGaussian(
-            epsilon=self.epsilon, shrinkage=self.shrinkage, updatable=self.updatable
-        )
-        self._learn(X)
+
+    def _learn_part(self, X, first):
+        return self._learn(X, self._new_gaussian()).get_state()
+
+    def _join_parts(self, states):
+        joined = self._new_gaussian()
+        for state in states:
+            joined.merge(PositionwiseGaussian.from_state(state))
+        return joined.get_state()
+
+    def _fit_from(self, state):
+        self.gaussian_ = PositionwiseGaussian.from_state(state)
+        if self.gaussian_.form_ == "low_rank":  # finish works in the memory of the vectors
+            self.gaussian_ = copy.deepcopy(self.gaussian_)
+        self._finish()
 
     def _partial_fit(self, X):
-        self._learn(X)
+        self._learn(X, self.gaussian_)
+        self._finish()
 
-    def _learn(self, X):
+    def _new_gaussian(self):
+        return PositionwiseGaussian(
+            epsilon=self.epsilon, shrinkage=self.shrinkage, updatable=self.updatable
+        )
+
+    def _learn(self, X, gaussian):
         batches = tqdm(
             X.batches(), "PaDiM", -(-len(X) // BATCH_SIZE), unit="batch", disable=not self.verbose
         )
         for piece in batches:
-            self.gaussian_.partial_fit(self._vectors(piece))
-        self.gaussian_.finish()
+            gaussian.partial_fit(self._vectors(piece))
+        return gaussian
+
+    def _finish(self):
+        with using_threads(self.n_jobs):
+            self.gaussian_.finish()
         n_seen, n_channels = self.gaussian_.n_samples_seen_, len(self.channels_)
         if n_seen <= n_channels:
             _logger.info(
@@ -182,7 +217,8 @@ class PaDiM(BaseDetector):
         }
 
     def _score_maps(self, X):
-        return self.gaussian_.mahalanobis(self._vectors(X))
+        with using_threads(self.n_jobs):
+            return self.gaussian_.mahalanobis(self._vectors(X))
 
     def _leave_one_out(self, X, groups):
         n_seen = self.gaussian_.n_samples_seen_

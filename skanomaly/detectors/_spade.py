@@ -51,6 +51,8 @@ class SPADE(HotSpotsMixin, BaseDetector):
         Score of an image: the paper's, or the maximum of its smoothed score map.
     <sigma>
     <contamination>
+    n_jobs : int or None, default=None
+        Threads of the search; -1 for all processors, None for as many as numba is set to.
     <bank_memory_limit>
     <verbose>
 
@@ -105,9 +107,16 @@ class SPADE(HotSpotsMixin, BaseDetector):
     array([-1, -1, -1, -1, -1])
     """
 
-    _unused_by_hooks = ("contamination", "image_score", "memory_limit", "sigma", "verbose")
+    _unused_by_hooks = (
+        "contamination", "image_score", "memory_limit", "n_jobs", "sigma", "verbose",
+    )  # fmt: skip
+    n_jobs = None  # of a model that was stored before there was this parameter
     _image_scores_need_maps = False
     _transient = ("_search",)
+    _why_not_in_parts = (
+        "it keeps the patches of every training image: for thousands of images, not millions; use "
+        "PatchCore or PaDiM"
+    )
     _memory_advice = (
         "memory_dtype='float16'; fewer layers; an extractor with memory_limit, which streams its "
         "features, or with a smaller image_size; fewer images"
@@ -123,6 +132,7 @@ class SPADE(HotSpotsMixin, BaseDetector):
         "balance_layers": ["boolean"],
         "memory_dtype": [StrOptions({"float32", "float16"})],
         "memory_limit": [None, str, Interval(Integral, 1, None, closed="left")],
+        "n_jobs": [None, Integral],
     }
 
     def __init__(
@@ -138,6 +148,7 @@ class SPADE(HotSpotsMixin, BaseDetector):
         image_score="paper",
         sigma=4.0,
         contamination=0.01,
+        n_jobs=None,
         memory_limit=None,
         verbose=0,
     ):
@@ -151,6 +162,7 @@ class SPADE(HotSpotsMixin, BaseDetector):
         self.image_score = image_score
         self.sigma = sigma
         self.contamination = contamination
+        self.n_jobs = n_jobs
         self.memory_limit = memory_limit
         self.verbose = verbose
 
@@ -289,6 +301,6 @@ class SPADE(HotSpotsMixin, BaseDetector):
         return self._rebuilt("_search", self._build_indexes)
 
     def _build_indexes(self):
-        limit = self.memory_limit
-        galleries = {n: GalleryIndex(memory_limit=limit).fit(m) for n, m in self.memory_.items()}
-        return PatchIndex(memory_limit=limit).fit(self.pooled_), galleries
+        options = {"memory_limit": self.memory_limit, "n_jobs": self.n_jobs}
+        galleries = {n: GalleryIndex(**options).fit(m) for n, m in self.memory_.items()}
+        return PatchIndex(**options).fit(self.pooled_), galleries

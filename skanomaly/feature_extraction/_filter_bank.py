@@ -96,6 +96,7 @@ class FilterBank(BaseExtractor):
 
     smallest_side = 64  # pixels of the input
     _transient = ("_filters",)
+    _n_learning_images = N_LEARNING_IMAGES
 
     _parameter_constraints = {
         **BaseExtractor._parameter_constraints,

@@ -117,6 +117,7 @@ class FeatureExtractor(BaseExtractor):
     """
 
     _needs_images = False
+    _n_learning_images = 1
     _transient = ("_network",)
 
     _parameter_constraints = {

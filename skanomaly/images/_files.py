@@ -2,12 +2,14 @@
 
 import io
 import os
+import re
 import stat
 from pathlib import Path
 from typing import Any
 
 from skanomaly.exceptions import ImageError, MissingImageError
 
+_URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)  # two letters at least: C:// is a drive
 _KINDS = {
     stat.S_IFIFO: "a named pipe",
     stat.S_IFSOCK: "a socket",
@@ -39,7 +41,8 @@ def file_content(item: Any, name: str) -> bytes | None:
     Parameters
     ----------
     item : object
-        A path, the bytes of a file, or a binary file object, which is read from its beginning.
+        A path or a URL, the bytes of a file, or a binary file object, which is read from its
+        beginning.
     name : str
         Name of the image in messages, if it is not a path.
 
@@ -66,7 +69,40 @@ def file_content(item: Any, name: str) -> bytes | None:
     return _read_object(item, name) if callable(getattr(item, "read", None)) else None
 
 
+def is_url(path: str) -> bool:
+    """Whether a path is a URL, as "s3://parts/001.png", which fsspec reads.
+
+    Parameters
+    ----------
+    path : str
+
+    Returns
+    -------
+    bool
+    """
+    return _URL.match(path) is not None
+
+
+def _read_url(url):
+    try:
+        import fsspec
+    except ImportError as error:
+        raise ImageError(
+            f"{url}: reading URLs needs fsspec; install it with: pip install fsspec, or pass paths"
+        ) from error
+    try:
+        with fsspec.open(url, "rb") as file:
+            return file.read()
+    except FileNotFoundError as error:
+        raise MissingImageError(f"{url}: no such image file") from error
+    except Exception as error:  # whatever a store, its library or its absence may raise
+        reason = str(error) or type(error).__name__
+        raise ImageError(f"{url}: the file cannot be read ({reason})") from error
+
+
 def _read_path(path):
+    if is_url(path):
+        return _read_url(path)
     try:
         mode = os.stat(path).st_mode
         if stat.S_ISDIR(mode):

@@ -9,12 +9,13 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import NamedTuple
 
-import joblib
 import numpy as np
+
+from skanomaly.utils.threads import count_processors
 
 # The good scores are sorted in pieces by threads: one piece per this many, up to a maximum.
 _PIECE_SIZE = 1_000_000
-_MAX_PIECES = min(4, joblib.cpu_count())
+_MAX_PIECES = 4
 
 
 class Sweep(NamedTuple):
@@ -41,7 +42,7 @@ def sweep(good, defect, weights=None):
         gains = np.bincount(which, weights)
     thresholds, gains = thresholds[::-1], gains[::-1]
     # Each piece is sorted separately, as counts are summed over the pieces.
-    n_pieces = min(_MAX_PIECES, -(-good.size // _PIECE_SIZE))
+    n_pieces = min(_MAX_PIECES, count_processors(), -(-good.size // _PIECE_SIZE))
     with ThreadPoolExecutor(n_pieces) as pool:
         counts = list(
             pool.map(partial(_count, thresholds=thresholds), np.array_split(good, n_pieces))

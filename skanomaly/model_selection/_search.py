@@ -1,7 +1,6 @@
 """DetectorSearchCV: a choice among whole candidates, with defects painted into held-out images."""
 
 import time
-from functools import partial
 from numbers import Integral
 from tempfile import TemporaryDirectory, gettempdir
 
@@ -209,10 +208,13 @@ class DetectorSearchCV(ThresholdMixin, MetaEstimatorMixin, BaseEstimator):
                 evaluate = score
                 if isinstance(score, Scorers):  # the same painted images for all
                     tests, evaluate = score.prepare(*tests), score.evaluate
-                job = delayed(partial(_fit_and_score, evaluate, training, tests))
-                parallel = Parallel(n_jobs=self.n_jobs, return_as="generator")
+                # Each an argument of its own: dask sends large ones to a worker once.
+                jobs = (
+                    delayed(_fit_and_score)(evaluate, *training, *tests, candidate)
+                    for candidate in candidates
+                )
                 records.append([])
-                for record in parallel(map(job, candidates)):
+                for record in Parallel(n_jobs=self.n_jobs, return_as="generator")(jobs):
                     records[-1].append(record)
                     bar.update()
         return records
@@ -260,12 +262,12 @@ def _as_candidate(estimator, folder):
     return candidate.set_params(**caches)
 
 
-def _fit_and_score(evaluate, training, tests, candidate):
+def _fit_and_score(evaluate, X, y, X_test, y_test, candidate):
     """({metric: score}, seconds of the fit, seconds of the scores) of one candidate and split."""
     began = time.perf_counter()
-    model = clone(candidate).fit(*training)
+    model = clone(candidate).fit(X, y)
     fitted = time.perf_counter()
-    scores = evaluate(model, *tests)
+    scores = evaluate(model, X_test, y_test)
     if not isinstance(scores, dict):
         scores = {"score": scores}
     if not np.isfinite(list(scores.values())).all():  # now, not after hours of other fits

@@ -250,12 +250,8 @@ class HeldOutThreshold(ThresholdMixin, MetaEstimatorMixin, BaseEstimator):
             splits = self._splits(images, groups)
             held_out = np.sort(np.concatenate([test for _, test in splits]))
             found = self._held_out(images, splits)
-        self.oof_scores_, self.oof_map_maxima_ = found
-        n = len(self.oof_scores_)
-        self.n_independent_ = n if groups is None else len(np.unique(groups[held_out]))
-        self.suspicious_images_ = good[held_out[far_out(self.oof_scores_)]]
-        warn_of_few(n, self.target_fpr)
-        return self._set_target()
+        n_groups = None if groups is None else len(np.unique(groups[held_out]))
+        return self._set_held_out(*found, good[held_out], n_groups)
 
     def set_target(self, target_fpr):
         """Set the thresholds for another rate of false alarms; nothing is fitted again.
@@ -320,6 +316,14 @@ class HeldOutThreshold(ThresholdMixin, MetaEstimatorMixin, BaseEstimator):
             fresh.offset_ = float(offset)
             fresh._set_rate(share_below(fresh.oof_scores_, offset))
         return self
+
+    def _set_held_out(self, scores, map_maxima, places, n_groups=None):
+        """Everything that follows from the scores of held-out images, at their places in X."""
+        self.oof_scores_, self.oof_map_maxima_ = scores, map_maxima
+        self.n_independent_ = len(scores) if n_groups is None else n_groups
+        self.suspicious_images_ = places[far_out(scores)]
+        warn_of_few(len(scores), self.target_fpr, stacklevel=6)  # past fit and its wrappers
+        return self._set_target()
 
     def _set_target(self):
         """Thresholds and intervals from the held-out scores."""

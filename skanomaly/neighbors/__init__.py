@@ -2,5 +2,6 @@
 
 from skanomaly.neighbors._gallery import GalleryIndex
 from skanomaly.neighbors._index import PatchIndex
+from skanomaly.neighbors._shards import merge_neighbors
 
-__all__ = ["GalleryIndex", "PatchIndex"]
+__all__ = ["GalleryIndex", "PatchIndex", "merge_neighbors"]

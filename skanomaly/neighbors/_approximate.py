@@ -2,6 +2,7 @@
 
 import os
 
+import numba
 import numpy as np
 
 from skanomaly.neighbors._distance_kernels import measure
@@ -42,6 +43,7 @@ class ApproximateSearch:
         if len(rows) >= _MIN_ROWS and os.getpid() == _PROCESS:
             from pynndescent import NNDescent
 
+            n_threads = min(n_threads, numba.config.NUMBA_NUM_THREADS)  # numba refuses more
             self.graph = NNDescent(
                 rows,
                 n_neighbors=_GRAPH_NEIGHBORS,

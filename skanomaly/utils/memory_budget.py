@@ -7,6 +7,7 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from skanomaly.exceptions import MemoryLimitError
+from skanomaly.utils.dask_worker import worker_memory_left
 
 _UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
@@ -58,8 +59,8 @@ def available_memory(root: str | Path = "/") -> int | None:
     """Bytes of memory available to this process, or None if that is unknown.
 
     What the machine has left, or less where a control group that the process is in, such as that
-    of a container or of a batch job, has less left below its limit. Caches of files count as
-    available.
+    of a container or of a batch job, has less left below its limit, or a dask worker before its
+    process is ended. Caches of files count as available.
 
     Parameters
     ----------
@@ -72,10 +73,11 @@ def available_memory(root: str | Path = "/") -> int | None:
     """
     root = Path(root)
     in_kilobytes = _numbers(root / "proc/meminfo")
-    if "MemAvailable:" not in in_kilobytes:  # not Linux
-        return None
-    left = [_left_in_group(folder, files) for folder, files in _memory_groups(root)]
-    return min([1024 * in_kilobytes["MemAvailable:"], *(n for n in left if n is not None)])
+    left = [worker_memory_left()]
+    if "MemAvailable:" in in_kilobytes:  # Linux
+        left.append(1024 * in_kilobytes["MemAvailable:"])
+        left += [_left_in_group(folder, files) for folder, files in _memory_groups(root)]
+    return min((n for n in left if n is not None), default=None)
 
 
 class _GroupFiles(NamedTuple):

@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar
 from functools import cache
 from types import SimpleNamespace
 from typing import Any
@@ -18,7 +19,10 @@ from typing import Any
 import joblib
 from threadpoolctl import ThreadpoolController
 
+from skanomaly.utils.dask_worker import worker_threads
+
 N_READERS = 2  # threads that read images where n_jobs is None
+_ASKED: ContextVar[int | None] = ContextVar("threads asked for", default=None)
 
 
 class ForkSafeLock:
@@ -78,8 +82,9 @@ def count_threads(n_jobs: int | None, default: int) -> int:
     Parameters
     ----------
     n_jobs : int or None
-        As in scikit-learn: -1 for all processors; None for the default.
+        As in scikit-learn: -1 for all processors, -2 for all but one; None for the default.
     default : int
+        At most so many; fewer where the process has fewer processors.
 
     Returns
     -------
@@ -90,7 +95,50 @@ def count_threads(n_jobs: int | None, default: int) -> int:
     ValueError
         If ``n_jobs`` is 0.
     """
-    return default if n_jobs is None else joblib.effective_n_jobs(n_jobs)
+    # Not joblib.effective_n_jobs, which counts the processors of the whole cluster where joblib
+    # runs its jobs on one: threads are of this process.
+    if n_jobs is None:
+        return max(min(default, count_processors()), 1)
+    if n_jobs == 0:
+        raise ValueError("n_jobs must be None, -1 or at least 1, got 0.")
+    return n_jobs if n_jobs > 0 else max(count_processors() + 1 + n_jobs, 1)
+
+
+def count_processors() -> int:
+    """Number of processors that threads of this process may keep busy: its share of the machine.
+
+    The fewest of those that joblib counts (where the process may run, what its container has,
+    ``LOKY_MAX_CPU_COUNT``), of ``NUMBA_NUM_THREADS``, which joblib sets for the processes that it
+    starts, and of the threads of the dask worker that the calling thread belongs to. Within
+    :func:`using_threads` as many as that says.
+
+    Returns
+    -------
+    int
+    """
+    if (asked := _ASKED.get()) is not None:
+        return asked
+    of_numba = os.environ.get("NUMBA_NUM_THREADS", "")
+    limits = [int(of_numba) if of_numba.isdecimal() else None, worker_threads()]
+    return min(joblib.cpu_count(), *(n for n in limits if n), sys.maxsize)
+
+
+@contextlib.contextmanager
+def using_threads(n_jobs: int | None) -> Iterator[None]:
+    """Context in which the calling thread's share is what ``n_jobs`` says; None changes nothing.
+
+    For what takes its share by itself and has no parameter for it.
+
+    Parameters
+    ----------
+    n_jobs : int or None
+        As for :func:`count_threads`.
+    """
+    before = _ASKED.set(_ASKED.get() if n_jobs is None else count_threads(n_jobs, 1))
+    try:
+        yield
+    finally:
+        _ASKED.reset(before)
 
 
 def limit_blas_threads() -> contextlib.AbstractContextManager[None]:
@@ -132,10 +180,14 @@ def single_threaded_pool(n_threads: int) -> Iterator[Any]:
 
 @contextlib.contextmanager
 def limit_if_shared() -> Iterator[None]:
-    """Context in which torch uses one thread if several threads are in such a context or a pool."""
+    """Context in which torch uses no more threads than the process has processors.
+
+    It uses one if several threads are in such a context or a pool.
+    """
     with _sharing_processors() as n_callers, contextlib.ExitStack() as stack:
-        if n_callers > 1:
-            stack.enter_context(_limit_openmp())
+        n_threads = 1 if n_callers > 1 else count_processors()
+        if n_callers > 1 or n_threads < sys.modules["torch"].get_num_threads():
+            stack.enter_context(_limit_openmp(n_threads))
         yield
 
 
@@ -192,13 +244,13 @@ def _use_one_thread():
     _limit_openmp()
 
 
-def _limit_openmp():
-    """Limit OpenMP to one thread for the calling thread alone; as a context, until its end."""
+def _limit_openmp(n_threads=1):
+    """Limit OpenMP's threads for the calling thread alone; as a context, until its end."""
     torch = sys.modules.get("torch")
     if torch is not None:
         # torch sets the limit of a new thread on first use: it does so here, before it is lowered.
         torch.get_num_threads()
-    return _libraries("openmp", torch is not None).limit(limits=1)
+    return _libraries("openmp", torch is not None).limit(limits=n_threads)
 
 
 def _use_one_thread_after_fork():

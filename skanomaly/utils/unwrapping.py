@@ -1,11 +1,14 @@
 """From a Pipeline, a search or a wrapper to the detector inside it."""
 
+import numpy as np
 from sklearn.exceptions import NotFittedError
 from sklearn.frozen import FrozenEstimator
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
 from skanomaly.utils.state import snapshot
+
+MAP_BYTES = 64 << 20  # of the score maps held at a time, unless a single one is larger
 
 __all__ = [
     "check_nearest_good",
@@ -17,6 +20,7 @@ __all__ = [
     "outermost",
     "places_of_good_images",
     "scores_and_maps",
+    "scores_and_maps_in_parts",
     "transformed",
     "without_threshold",
 ]
@@ -28,6 +32,25 @@ def scores_and_maps(estimator, X):
     if hasattr(detector, "score_samples_and_map"):
         return detector.score_samples_and_map(X)
     return detector.score_samples(X), detector.score_map(X)
+
+
+def scores_and_maps_in_parts(estimator, X):
+    """The same for a few images at a time: yields their slice of X, features, scores and maps.
+
+    Features are computed once; of score maps no more than `MAP_BYTES` are held at a time.
+    """
+    detector, features = innermost(estimator, X)
+    frames = getattr(features, "frames", None)  # None: known once the images are read
+    largest = MAP_BYTES if frames is None else 4 * int(np.prod(frames, axis=1).max())
+    start = 0
+    while start < len(X):
+        part = slice(start, start + max(1, MAP_BYTES // largest))
+        some = features[part]
+        scores, maps = scores_and_maps(detector, some)
+        yield part, some, scores, maps
+        start += len(scores)
+        if frames is None:  # the next images are likely to be of the same size
+            largest = max(one.nbytes for one in maps)
 
 
 def decisions_and_maps(estimator, X):

@@ -21,14 +21,7 @@ from skanomaly.detectors.regad._category_batches import (
 from skanomaly.exceptions import TrainingError
 from skanomaly.feature_extraction import backbones
 from skanomaly.images import ImageSubset, check_images
-from skanomaly.io import (
-    atomic_file,
-    digest,
-    name_disk_errors,
-    open_cache,
-    read_arrays,
-    write_arrays,
-)
+from skanomaly.io import atomic_file, digest, name_disk_errors, read_arrays, write_arrays
 from skanomaly.utils.device import resolve_device
 from skanomaly.utils.memory_budget import parse_memory
 from skanomaly.utils.networks import from_arrays, seeded, to_arrays
@@ -229,7 +222,7 @@ features.12 (3, 3, 512))
         groups = groups[is_good]
         members = members_of(groups, self.validation_group)
         parse_memory(self.memory_limit)  # refused here if it is no size
-        open_cache(self.cache, create=True)
+        self._open_cache(create=True)
         self.n_channels_in_, self.image_fit_ = 3, self.image_fit
         self.stages_ = check_stages(self.backbone, self.stages)
         network, self.layer_shapes_ = self._build(self.weights)
