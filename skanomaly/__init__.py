@@ -48,6 +48,7 @@ _SUBMODULES = (
     "pipeline",
     "regions",
     "report",
+    "service",
     "training",
 )
 

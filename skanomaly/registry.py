@@ -86,6 +86,7 @@ STORED = {entry.name: entry.module for entry in (*DETECTORS, *EXTRACTORS)} | {
     "EnsembleDetector": "ensemble._ensemble",
     "HeldOutThreshold": "model_selection._threshold",
     "GoodOnlyKFold": "model_selection._split",
+    "ScoreMonitor": "model_selection._monitor",
 }
 
 

@@ -48,6 +48,7 @@ RANKS = {
     "ensemble": 8,
     "model_selection": 9,
     "display": 10,
+    "service": 10,
     "report": 11,
     "cli": 12,
     "__main__": 13,
