@@ -49,7 +49,7 @@ CHANGES = {
 def simulate(rate, n_held_out, n_runs):
     """False alarms of n_runs sets of held-out scores, each with 1,000 further scores."""
     rng = np.random.default_rng(1)
-    monitor = ScoreMonitor(false_alarms_per_1000=rate).fit(np.arange(n_held_out))
+    monitor = ScoreMonitor(false_alarm_rate=rate).fit(np.arange(n_held_out))
     counts = {"no defects": 0, "defects": 0}
     for _ in range(n_runs):
         held_out, scores = rng.normal(size=n_held_out), rng.normal(size=1000)
@@ -110,7 +110,7 @@ def gray(images):
 def follow(held_out, scores, defects, rate):
     """Delays and false alarms over orders of the images."""
     rng = np.random.default_rng(0)
-    monitor = ScoreMonitor(false_alarms_per_1000=rate).fit(held_out)
+    monitor = ScoreMonitor(false_alarm_rate=rate).fit(held_out)
 
     def first_alarm(stream):
         monitor.statistic_, monitor.n_seen_, monitor.alarms_ = np.zeros(2), 0, []

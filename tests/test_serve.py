@@ -173,12 +173,12 @@ def test_health(port, model):
 
 def test_drift(model, images, monkeypatch):
     monkeypatch.setattr("skanomaly.model_selection._monitor.N_RUNS", 2000)
-    monitor = ScoreMonitor(false_alarms_per_1000=0.5).fit(model.oof_scores_)
+    monitor = ScoreMonitor(false_alarm_rate=0.5).fit(model.oof_scores_)
     dark = [png(np.asarray(Image.open(io.BytesIO(content))) // 2) for content in images[:6]]
     with served(make_app(model, monitor=monitor)) as port:
         records = [post(port, "/score", content)[1] for content in dark * 4]
         health = json.loads(ask(port, "GET", "/health")[2])
-    other = ScoreMonitor(false_alarms_per_1000=0.5).fit(model.oof_scores_)
+    other = ScoreMonitor(false_alarm_rate=0.5).fit(model.oof_scores_)
     other.update(np.concatenate([model.score_samples([content]) for content in dark * 4]))
     alarms = [(i, one["drift"]) for i, one in enumerate(records, start=1) if one["drift"]]
     assert alarms == other.alarms_ and alarms[0][1] == "lower"
@@ -233,8 +233,9 @@ def pieces(n_bytes):
 
 
 @pytest.mark.parametrize("is_declared", [True, False])
-def test_an_upload_that_is_too_large_is_refused(port, images, is_declared):
+def test_an_upload_that_is_too_large_is_refused(port, images, is_declared, monkeypatch):
     """One of 200 MB, with its length said before or not: it is never held."""
+    monkeypatch.setattr("skanomaly.service._app.LINGER_SECONDS", 300)  # of a busy machine
     n_bytes = 200 << 20
     headers = {"Content-Length": str(n_bytes)} if is_declared else {}
     before = resident_bytes()
@@ -275,11 +276,14 @@ def test_a_client_that_waits_is_told_before_it_sends(port):
 
 
 def test_a_slow_upload_and_a_client_that_leaves(port, images, monkeypatch):
-    monkeypatch.setattr("skanomaly.service._app.UPLOAD_SECONDS", 0.2)
     head = b"POST /score HTTP/1.1\r\nHost: a\r\nContent-Length: 1000\r\n\r\nabc"
-    with socket.create_connection(("127.0.0.1", port), timeout=60) as client:
-        client.sendall(head)
-        assert client.recv(100).startswith(b"HTTP/1.1 408 ")
+    with monkeypatch.context() as patch:
+        patch.setattr("skanomaly.service._app.UPLOAD_SECONDS", 0.2)
+        with socket.create_connection(("127.0.0.1", port), timeout=60) as client:
+            client.sendall(head)
+            assert client.recv(100).startswith(b"HTTP/1.1 408 ")
+            while client.recv(100):  # until the server has closed the connection
+                pass
     with socket.create_connection(("127.0.0.1", port), timeout=60) as client:
         client.sendall(head)
     assert post(port, "/score", images[0])[0] == 200
@@ -312,12 +316,38 @@ def test_a_bug_is_an_error_500(model, images):
     assert status == 500 and record == {"error": "internal error, see the log of the service"}
 
 
+def test_an_application_can_be_started_again(model, images):
+    app = make_app(model, n_threads=1)
+    for _ in range(2):
+        with served(app) as port:
+            assert post(port, "/score", images[0])[0] == 200
+
+
+def test_an_image_that_the_detector_does_not_take(model, images):
+    class TwoChannels:
+        oof_map_maxima_, map_offset_, offset_ = model.oof_map_maxima_, 0, 0
+
+        def score_map(self, X):
+            return np.zeros((1, 64, 64))
+
+        def score_samples(self, X):
+            raise skanomaly.exceptions.ImageError("image 0: expected 2 channels, got 3")
+
+    with served(make_app(TwoChannels())) as port:
+        for arguments, name in (
+            (images[:1], "the upload"),
+            (form(("a", "b.png", images[0])), "b.png"),
+        ):
+            status, record = post(port, "/score", *arguments)
+            assert (status, record) == (400, {"error": f"{name}: expected 2 channels, got 3"})
+
+
 def test_parameters(model):
     with pytest.raises(TypeError, match="expected a fitted HeldOutThreshold, got PatchCore"):
         make_app(skanomaly.PatchCore())
     with pytest.raises(TypeError, match="expected a fitted ScoreMonitor"):
         make_app(model, monitor=ScoreMonitor())
-    with pytest.raises(ValueError, match="max_megabytes must be above 0, got 0"):
+    with pytest.raises(ValueError, match="max_megabytes must be above 0 and finite, got 0"):
         make_app(model, max_megabytes=0)
     with pytest.raises(ValueError, match="n_threads must be an integer of at least 1"):
         make_app(model, n_threads=0)

@@ -111,6 +111,7 @@ def test_what_is_not_an_image_is_left_alone_or_an_error(images, detector, folder
     (folder / "folder.png").mkdir()
     Image.new("RGB", (4, 4)).save(folder / "tiny.png")
     (folder / "link.png").symlink_to("gone.png")
+    (folder / "itself.png").symlink_to("itself.png")
     (folder / "circle").symlink_to(folder)
     os.mkfifo(folder / "pipe.png")
     assert run("watch", folder, detector, "-o", out, *ONCE, "--maps", "all") == 0
@@ -121,7 +122,7 @@ def test_what_is_not_an_image_is_left_alone_or_an_error(images, detector, folder
         row = found[name]
         assert (row["verdict"], row["score"], row["heat_map"]) == ("error", "", "")
         assert row["error"].startswith(str(folder / name))
-    assert "1 could" not in capsys.readouterr().out
+    assert "6 images judged: 0 defects, 5 could not be read" in capsys.readouterr().out
     (folder / "half.png").write_bytes(images[1].read_bytes())  # it comes late
     assert run("watch", folder, detector, "-o", out, *ONCE) == 0
     assert [row["verdict"] for row in rows(out) if row["name"] == "half.png"] == ["error", "good"]
@@ -241,7 +242,7 @@ def test_drift_is_said_and_goes_on_after_a_restart(
         assert run("watch", folder, detector, "-o", out, *options) == 0
     found = rows(out)
     model = skanomaly.load(detector)
-    monitor = ScoreMonitor(false_alarms_per_1000=0.5).fit(model.oof_scores_ - model.offset_)
+    monitor = ScoreMonitor(false_alarm_rate=0.5).fit(model.oof_scores_ - model.offset_)
     assert monitor.update([float(row["score"]) for row in found])
     alarms = [(i, row["drift"]) for i, row in enumerate(found, start=1) if row["drift"]]
     assert alarms == monitor.alarms_ and alarms[0][1] == "lower"
@@ -249,7 +250,7 @@ def test_drift_is_said_and_goes_on_after_a_restart(
 
 
 class Process:
-    """A watch of its own."""
+    """A watch of its own, which handles signals already."""
 
     def __init__(self, folder, detector, out, *options):
         command = [sys.executable, "-m", "skanomaly", "watch", folder, detector, "-o", out]
@@ -261,14 +262,17 @@ class Process:
             stderr=subprocess.STDOUT,
             text=True,
         )
+        for printed in self.process.stdout:
+            if printed.startswith("watching "):
+                break
 
     def stop(self, number):
         self.process.send_signal(number)
-        printed, _ = self.process.communicate(timeout=60)
+        printed, _ = self.process.communicate(timeout=300)
         return self.process.returncode, printed
 
 
-def wait_for(condition, seconds=60):
+def wait_for(condition, seconds=300):
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it takes too long"
@@ -336,6 +340,24 @@ def test_a_row_that_is_cut_off_is_written_again(images, detector, folder, out):
         assert run("watch", folder, detector, "-o", out, *ONCE) == 0
         assert sorted(row["name"] for row in rows(out)) == sorted(p.name for p in images[:3])
         assert file.read_bytes().count(b"\r\n") == 4
+
+
+def test_a_row_is_written_whole_though_the_disk_takes_parts(tmp_path):
+    class Disk:
+        def __init__(self, file):
+            self.file, self.fileno, self.close = file, file.fileno, file.close
+
+        def write(self, content):
+            return self.file.write(content[:7])
+
+    journal = _journal.Journal(tmp_path, None)
+    row = _journal.Row("2031-05-01T00:00:00+00:00", *"abcdefg", 1, 2, "h")._replace(score=0.5)
+    journal.start_period()
+    journal.file = Disk(journal.file)
+    for _ in range(2):
+        journal.append(row)
+    assert journal.read() == [row, row]
+    journal.close()
 
 
 def test_a_full_disk_loses_no_row(images, detector, folder, out, monkeypatch, capsys):
@@ -408,17 +430,26 @@ def test_bad_input(images, detector, folder, out, capsys):
     assert '--roll must be "day"' in error(folder, detector, "-o", out, "--roll", 0)
     assert "--settle must be at least 0" in error(folder, detector, "-o", out, "--settle", -1)
     options = ["-o", out, "--monitor", "--monitor-rate", 2]
-    assert "false_alarms_per_1000" in error(folder, detector, *options)
+    assert "false_alarm_rate" in error(folder, detector, *options)
     (out / "2020-01-01.csv").write_text("name,score\r\n")
     assert "not a file of skanomaly watch" in error(folder, detector, "-o", out)
-    (out / "2020-01-01.csv").write_text(f"{','.join(_journal.COLUMNS)}\r\na,b\r\n")
-    assert "expected 11 columns in line 2, got 2" in error(folder, detector, "-o", out)
+    for header in ("name,score", ",".join(_journal.COLUMNS)):  # of somebody else: not emptied
+        (out / "2020-01-01.csv").write_bytes(f"{header}\na,b\n".encode())
+        assert "not a file of skanomaly watch" in error(folder, detector, "-o", out)
+        assert (out / "2020-01-01.csv").read_bytes() == f"{header}\na,b\n".encode()
+    for line, words in ((b"a,b", "expected 11 columns, got 2"), (b"\xff", "can't decode")):
+        content = ",".join(_journal.COLUMNS).encode() + b"\r\n" + line + b"\r\n"
+        (out / "2020-01-01.csv").write_bytes(content)
+        message = error(folder, detector, "-o", out)
+        assert "2020-01-01.csv: line " in message and words in message
 
 
 def test_a_second_signal_interrupts():
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     with _watch._stopping() as stop:
         signal.raise_signal(signal.SIGINT)
+        assert stop.is_set()
+        stop.wait(300)  # no longer
         assert stop.is_set()
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)

@@ -1,5 +1,6 @@
 """Images that arrive in a folder: found, waited for until they are whole, and read once."""
 
+import errno
 import hashlib
 import os
 import time
@@ -32,7 +33,7 @@ class Arrival(NamedTuple):
     error: str = ""
 
 
-class _Look:
+class _WaitingFile:
     """When a file that is not judged yet was first seen as it is, and when to read it."""
 
     def __init__(self, path, stamp, now, settle):
@@ -65,7 +66,7 @@ class Arrivals:
         self.settle = settle
         self.patience = patience
         self.left_out = os.path.realpath(left_out)
-        self.waiting: dict[str, _Look] = {}
+        self.waiting: dict[str, _WaitingFile] = {}
 
     def scan(self) -> None:
         """Look at all files; OSError if the folder is gone."""
@@ -76,7 +77,7 @@ class Arrivals:
             if name in self.done and self.done[name][0] == stamp:
                 self.waiting.pop(name, None)
             elif name not in self.waiting or self.waiting[name].stamp != stamp:
-                self.waiting[name] = _Look(path, stamp, now, self.settle)
+                self.waiting[name] = _WaitingFile(path, stamp, now, self.settle)
 
     def ready(self) -> Iterator[Arrival]:
         """Yield the images that are whole and those that are given up, the oldest first.
@@ -84,7 +85,7 @@ class Arrivals:
         What is yielded is no longer waiting: the caller judges it.
         """
         now = time.monotonic()
-        due = [name for name, look in self.waiting.items() if look.next_try <= now]
+        due = [name for name, file in self.waiting.items() if file.next_try <= now]
         for name in sorted(due, key=lambda name: (self.waiting[name].stamp.modified_ns, name)):
             arrival = self._read(name)
             if arrival is not None:
@@ -93,26 +94,26 @@ class Arrivals:
 
     def _read(self, name):
         """A file as an Arrival; None if it is not ready, or judged before."""
-        look, digest = self.waiting[name], ""
-        path = look.path
+        file, digest = self.waiting[name], ""
+        path = file.path
         try:
             content = image_content(path, path)
-            if _stamp(os.stat(path)) != look.stamp:
+            if _stamp(os.stat(path)) != file.stamp:
                 return None  # the next scan sees it
             digest = hashlib.sha256(content).hexdigest()
             if name in self.done and self.done[name][1] == digest:
-                self.done[name] = look.stamp, digest
+                self.done[name] = file.stamp, digest
                 return None
-            return Arrival(name, path, look.stamp, digest, read_image(content, path))
+            return Arrival(name, path, file.stamp, digest, read_image(content, path))
         except (MissingImageError, FileNotFoundError):  # taken away; the next scan sees it
             return None
         except ImageError as error:
             now = time.monotonic()
-            if now - look.since >= self.patience:
-                return Arrival(name, path, look.stamp, digest, None, str(error))
+            if now - file.since >= self.patience:
+                return Arrival(name, path, file.stamp, digest, None, str(error))
             # It may be half written: look again, less and less often.
-            look.next_try = min(
-                now + max(self.settle, now - look.since), look.since + self.patience
+            file.next_try = min(
+                now + max(self.settle, now - file.since), file.since + self.patience
             )
             return None
 
@@ -143,8 +144,10 @@ class Arrivals:
     def _file(self, entry):
         try:
             stamp = _stamp(entry.stat())
-        except FileNotFoundError:  # removed meanwhile, or a link to nothing
-            return
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+                return  # removed meanwhile, or a link to nothing or to itself
+            raise
         name = Path(entry.path).relative_to(self.folder).as_posix()
         yield escaped(name), (entry.path, stamp)
 

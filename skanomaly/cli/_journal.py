@@ -67,15 +67,18 @@ class Journal:
         self._lock.close()
 
     def read(self) -> list[Row]:
-        """The rows of all files, in the order in which they were written."""
+        """The rows of all files, in the order of their times.
+
+        ValueError if a file with such a name is not one of watch; it is left as it is.
+        """
         rows = []
         for path in sorted(self.folder.iterdir()):
             if _OURS.fullmatch(path.name):
-                found = list(_read_rows(path))
+                found = _read_rows(path)
                 rows += found
                 if path.stem.isdecimal():
                     self._number, self._n_rows = int(path.stem), len(found)
-        return sorted(rows, key=lambda row: datetime.fromisoformat(row.time))
+        return sorted(rows, key=lambda row: datetime.fromisoformat(row.time).timestamp())
 
     def start_period(self) -> str:
         """Name of the file of the next row."""
@@ -92,7 +95,7 @@ class Journal:
             with name_disk_errors(path):
                 self.file = open(path, "ab", buffering=0)
                 if self.file.tell() == 0:
-                    self.file.write(_encode([COLUMNS]))
+                    self._write([COLUMNS])
             self.period = period
         return period
 
@@ -100,9 +103,14 @@ class Journal:
         """Write one row, to the disk itself."""
         with name_disk_errors(self.folder / f"{self.period}.csv"):
             # A float is written so that reading it gives the same one; None as nothing.
-            self.file.write(_encode([row]))
+            self._write([row])
             os.fsync(self.file.fileno())
         self._n_rows += 1
+
+    def _write(self, rows):
+        left = memoryview(_encode(rows))
+        while left:  # a disk that is nearly full takes a part, and then raises an error
+            left = left[self.file.write(left) :]
 
 
 def judged(rows: Iterable[Row]) -> dict[str, tuple[Stamp, str]]:
@@ -118,25 +126,36 @@ def _encode(rows):
 
 def _read_rows(path):
     """Rows of a file, from which one that is cut off at the end is removed."""
-    content = path.read_bytes()
+    content, header = path.read_bytes(), _encode([COLUMNS])
+    if not (content.startswith(header) or header.startswith(content)):
+        raise ValueError(f"{path}: not a file of skanomaly watch; choose another folder with -o")
     whole = content[: content.rfind(_END) + len(_END)] if _END in content else b""
     if len(whole) < len(content):
         os.truncate(path, len(whole))
-    reader = csv.reader(io.StringIO(whole.decode("utf-8"), newline=""))
-    if whole and next(reader) != COLUMNS:
-        raise ValueError(f"{path}: not a file of skanomaly watch; choose another folder with -o")
-    for cells in reader:
-        if len(cells) != len(COLUMNS):
-            raise ValueError(
-                f"{path}: expected {len(COLUMNS)} columns in line {reader.line_num}, got "
-                f"{len(cells)}; correct the line, or move the file away"
-            )
-        row = Row(*cells)
-        yield row._replace(
-            score=float(row.score) if row.score else None,
-            n_bytes=int(row.n_bytes),
-            modified_ns=int(row.modified_ns),
-        )
+    n_lines = 0
+    try:
+        reader = csv.reader(io.StringIO(whole.decode("utf-8"), newline=""))
+        rows = []
+        for cells in reader:
+            n_lines = reader.line_num
+            rows.append(cells if cells == COLUMNS else _parse(cells))
+    except (ValueError, csv.Error) as error:
+        raise ValueError(
+            f"{path}: line {n_lines}: {error}; correct the line, or move the file away"
+        ) from error
+    return rows[1:]
+
+
+def _parse(cells):
+    if len(cells) != len(COLUMNS):
+        raise ValueError(f"expected {len(COLUMNS)} columns, got {len(cells)}")
+    row = Row(*cells)
+    datetime.fromisoformat(row.time)
+    return row._replace(
+        score=float(row.score) if row.score else None,
+        n_bytes=int(row.n_bytes),
+        modified_ns=int(row.modified_ns),
+    )
 
 
 def _lock(path):
@@ -155,6 +174,7 @@ def _lock(path):
     except OSError as error:
         file.close()
         raise ValueError(
-            f"{path.parent}: another skanomaly watch writes there; choose another folder with -o"
+            f"{path.parent}: another skanomaly watch writes there ({error.strerror}); choose "
+            "another folder with -o"
         ) from error
     return file

@@ -18,7 +18,7 @@ def add_monitor(parser):
         metavar="RATE",
         type=float,
         default=RATE,
-        help="probability of a false alarm of --monitor within 1,000 images (default: %(default)s)",
+        help="largest probability of a false alarm within 1,000 images (default: %(default)s)",
     )
 
 
@@ -31,7 +31,7 @@ def make_monitor(options, model, scores):
     # Models of folds score images lower than the one in use: that scores rise then means nothing.
     alternative = "less" if getattr(model, "method_", "folds") == "folds" else "two-sided"
     rate = options.monitor_rate
-    return ScoreMonitor(false_alarms_per_1000=rate, alternative=alternative).fit(scores)
+    return ScoreMonitor(false_alarm_rate=rate, alternative=alternative).fit(scores)
 
 
 def note_drift(direction, name):

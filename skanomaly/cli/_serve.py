@@ -11,7 +11,7 @@ HOST, PORT = "127.0.0.1", 8765
 MAX_MEGABYTES = MAX_MEGAPIXELS = 100
 _GRACE_SECONDS = 30  # that running requests have when the service is to end
 
-SUMMARY = "answer images over HTTP"
+SUMMARY = "predict images that are sent over HTTP"
 DESCRIPTION = """\
 Load a detector once and answer requests over HTTP until Ctrl-C or SIGTERM: images in,
 verdicts, scores, regions and heat maps out. Needs pip install "skanomaly[serve]".
@@ -66,8 +66,10 @@ def run(options):
     """Listen first, so that a port in use is known at once; then load and serve."""
     from skanomaly.images import pixel_limit, set_pixel_limit
 
-    if not options.max_megapixels > 0:
-        raise ValueError(f"--max-megapixels must be above 0, got {options.max_megapixels:g}")
+    if not 0 < options.max_megapixels < float("inf"):
+        raise ValueError(
+            f"--max-megapixels must be above 0 and finite, got {options.max_megapixels:g}"
+        )
     with listen(options.host, options.port) as sock:
         server = make_server(options)
         before = pixel_limit()

@@ -5,9 +5,10 @@ import signal
 import threading
 import time
 from collections import Counter
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
+from queue import Empty, SimpleQueue
 
 from skanomaly.cli._model_files import add_detector, load_detector
 from skanomaly.cli._monitor_options import add_monitor, make_monitor, note_drift
@@ -111,8 +112,8 @@ def run(options):
             patience=options.patience,
             left_out=options.output,
         )
-        print(f"watching {options.folder}, Ctrl-C ends it", flush=True)
         with _stopping() as stop:
+            print(f"watching {options.folder}, Ctrl-C ends it", flush=True)
             try:
                 _watch(arrivals, line, stop, options, counts)
             finally:
@@ -137,7 +138,9 @@ def _check(options):
         )
     for name in ("poll", "settle", "patience"):
         if not 0 <= getattr(options, name) < threading.TIMEOUT_MAX:
-            raise ValueError(f"--{name} must be at least 0 seconds, got {getattr(options, name):g}")
+            raise ValueError(
+                f"--{name} must be at least 0 seconds and finite, got {getattr(options, name):g}"
+            )
     if options.roll == "day":
         return None
     if not options.roll.isdecimal() or int(options.roll) < 1:
@@ -152,6 +155,7 @@ def _watch(arrivals, line, stop, options, counts):
         seconds = time.monotonic() - began
         for batch in _batches(arrivals.ready()):
             counts.update(line.judge(batch))
+            line.save_if_due()
             if stop.is_set():
                 return
         line.save_if_due()
@@ -286,10 +290,28 @@ class _Line:
         return self.monitor.alarms_[-1][1] if self.monitor.update([prediction.decision]) else ""
 
 
+class _Stop:
+    """A flag to wait for that a signal handler may set: in there, setting an Event may deadlock."""
+
+    def __init__(self):
+        self._signals = SimpleQueue()
+
+    def set(self):
+        self._signals.put(None)
+
+    def is_set(self):
+        return not self._signals.empty()
+
+    def wait(self, seconds):
+        with suppress(Empty):
+            self._signals.get(timeout=seconds)
+            self.set()  # it stays set
+
+
 @contextmanager
 def _stopping():
-    """Context with an Event that Ctrl-C and SIGTERM set; a second one interrupts as usual."""
-    stop = threading.Event()
+    """Context with a _Stop that Ctrl-C and SIGTERM set; a second one interrupts as usual."""
+    stop = _Stop()
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return

@@ -30,9 +30,9 @@ class ScoreMonitor(BaseEstimator):
 
     Parameters
     ----------
-    false_alarms_per_1000 : float in [0.001, 0.5], default=0.01
-        Probability of an alarm within 1,000 images if nothing has changed. Fewer false alarms take
-        more images until a change is found.
+    false_alarm_rate : float in [0.001, 0.5], default=0.01
+        Largest probability of an alarm within 1,000 images if nothing has changed. Fewer false
+        alarms take more images until a change is found.
     defect_rate : float in [0, 0.5), default=0.05
         Share of the images that may be defects without counting as a change.
     alternative : {"two-sided", "less"}, default="two-sided"
@@ -75,7 +75,7 @@ class ScoreMonitor(BaseEstimator):
     Where incoming and held-out scores are of one continuous distribution, the distribution of S
     depends on n alone. Limit and allowance come from a simulation of 10,000 sets of n scores with
     1,000 further ones each: the share of runs in which S reaches the limit is at most
-    `false_alarms_per_1000`, with a share `defect_rate` of defects or none. The few held-out scores
+    `false_alarm_rate`, with a share `defect_rate` of defects or none. The few held-out scores
     that there are count as such: with fewer, the allowance is larger and small changes stay unseen.
 
     All this takes good images that are independent. Images of one batch of material resemble each
@@ -100,7 +100,7 @@ class ScoreMonitor(BaseEstimator):
     """
 
     _parameter_constraints = {
-        "false_alarms_per_1000": [Interval(Real, 0.001, 0.5, closed="both")],
+        "false_alarm_rate": [Interval(Real, 0.001, 0.5, closed="both")],
         "defect_rate": [Interval(Real, 0, 0.5, closed="left")],
         "alternative": [StrOptions({"two-sided", "less"})],
         "random_state": ["random_state"],
@@ -109,12 +109,12 @@ class ScoreMonitor(BaseEstimator):
     def __init__(
         self,
         *,
-        false_alarms_per_1000=0.01,
+        false_alarm_rate=0.01,
         defect_rate=0.05,
         alternative="two-sided",
         random_state=0,
     ):
-        self.false_alarms_per_1000 = false_alarms_per_1000
+        self.false_alarm_rate = false_alarm_rate
         self.defect_rate = defect_rate
         self.alternative = alternative
         self.random_state = random_state
@@ -148,7 +148,8 @@ class ScoreMonitor(BaseEstimator):
                 "the detector and its threshold on more images"
             )
         self.allowance_, self.limit_ = self._find_limit()
-        self.min_delay_ = int(np.ceil(self.limit_ / (1 - self.allowance_)))
+        n = len(self.reference_)
+        self.min_delay_ = int(np.ceil(self.limit_ / (n / (n + 1) - self.allowance_)))
         self.n_seen_ = 0
         self.alarms_ = []
         self.statistic_ = np.zeros(2)
@@ -200,7 +201,7 @@ class ScoreMonitor(BaseEstimator):
             ]
         )  # (N_RUNS, n_allowances)
         # The next larger value, so that at most the wanted share of runs reaches it.
-        limits = np.quantile(maxima, 1 - self.false_alarms_per_1000, axis=0, method="higher")
+        limits = np.quantile(maxima, 1 - self.false_alarm_rate, axis=0, method="higher")
         limits = np.nextafter(limits, np.inf)
         gain = _SHIFT - _ALLOWANCES
         delays = np.where(gain > 0, limits / np.where(gain > 0, gain, 1), np.inf)

@@ -1,7 +1,6 @@
 """The ASGI application: requests to bytes within limits, records to responses."""
 
 import asyncio
-import base64
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -49,20 +48,22 @@ class _Service:
     def __init__(self, scorer, max_bytes, n_threads):
         self.scorer = scorer
         self.max_bytes = max_bytes
-        self.pool = ThreadPoolExecutor(n_threads, thread_name_prefix="skanomaly")
+        self.n_threads = n_threads
+        self._start()  # here too: some servers leave lifespan out
+
+    def _start(self):
+        self.pool = ThreadPoolExecutor(self.n_threads, thread_name_prefix="skanomaly")
         self.uploads = asyncio.Semaphore(N_UPLOADS)
 
     @asynccontextmanager
     async def lifespan(self, app):
+        self._start()  # the application may have been stopped before
         yield
         self.pool.shutdown()
 
     async def score(self, request):
         wants_map = _flag(request, "map")
-        record = await self._compute(request, self.scorer.score, wants_map)
-        if wants_map:
-            record["map_png"] = base64.b64encode(record["map_png"]).decode()
-        return JSONResponse(record)
+        return JSONResponse(await self._compute(request, self.scorer.score, wants_map))
 
     async def draw(self, request):
         return Response(await self._compute(request, self.scorer.draw), media_type="image/png")
@@ -88,8 +89,12 @@ async def _read_upload(request, max_bytes):
         async with asyncio.timeout(UPLOAD_SECONDS):
             content = await _read_body(request, max_bytes)
     except TimeoutError as error:
-        raise HTTPException(408, f"the upload took more than {UPLOAD_SECONDS} s") from error
-    if not request.headers.get("content-type", "").startswith("multipart/form-data"):
+        raise HTTPException(
+            408,
+            f"the upload took more than {UPLOAD_SECONDS} s",
+            headers={"Connection": "close"},  # the rest of it is not read
+        ) from error
+    if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
         return content, None
 
     async def replay():

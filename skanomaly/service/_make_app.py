@@ -1,8 +1,9 @@
 """make_app: the ASGI application around a detector."""
 
-import os
 from numbers import Integral, Real
 from typing import Any
+
+import joblib
 
 from skanomaly.model_selection import HeldOutThreshold, ScoreMonitor
 from skanomaly.service._scorer import Scorer
@@ -25,7 +26,8 @@ def make_app(
     detector : HeldOutThreshold
         Fitted. All requests share it.
     max_megabytes : float, default=100
-        Size in megabytes (10^6 bytes) above which an upload is refused.
+        Size in megabytes (10^6 bytes) above which an upload is refused. The size of the image in it
+        is limited by :func:`skanomaly.images.set_pixel_limit`.
     n_threads : int or None, default=None
         Images scored at a time. None: the number of processors, at most 4.
     monitor : ScoreMonitor or None, default=None
@@ -75,10 +77,10 @@ def make_app(
             f"expected a fitted ScoreMonitor or None, got {type(monitor).__name__}; fit it on "
             "detector.oof_scores_"
         )
-    if not isinstance(max_megabytes, Real) or not max_megabytes > 0:
-        raise ValueError(f"max_megabytes must be above 0, got {max_megabytes!r}")
+    if not isinstance(max_megabytes, Real) or not 0 < max_megabytes < float("inf"):
+        raise ValueError(f"max_megabytes must be above 0 and finite, got {max_megabytes!r}")
     if n_threads is None:
-        n_threads = min(os.cpu_count() or 1, 4)
+        n_threads = min(joblib.cpu_count(), 4)
     if not isinstance(n_threads, Integral) or n_threads < 1:
         raise ValueError(f"n_threads must be an integer of at least 1 or None, got {n_threads!r}")
     return build(Scorer(detector, monitor, name), int(max_megabytes * _MB), int(n_threads))

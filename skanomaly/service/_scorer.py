@@ -1,11 +1,13 @@
 """One detector that all requests share: images in, records and heat maps out."""
 
+import base64
 import io
 import threading
 
 from PIL import Image
 
 import skanomaly
+from skanomaly.exceptions import ImageError
 from skanomaly.images import limits_of_good, overlay, read_image, to_rgb
 from skanomaly.regions import map_regions
 from skanomaly.utils.state import snapshot
@@ -23,11 +25,13 @@ class Scorer:
         self._lock = threading.Lock()  # held to count, never while anything is computed
 
     def score(self, content, name, wants_map):
-        """The record of an image file's content, with an entry "map_png" (bytes) if wanted.
+        """The record of an image file's content, with an entry "map_png" (base64) if wanted.
 
         ImageError if the content is no image, or not one that the detector takes.
         """
         record, score = self._judge(content, name, wants_map)
+        if wants_map:
+            record["map_png"] = base64.b64encode(record["map_png"]).decode()
         with self._lock:
             self.n_images += 1
             if self.monitor is not None:
@@ -59,8 +63,12 @@ class Scorer:
 
     def _judge(self, content, name, wants_map):
         detector = snapshot(self.detector)  # for scores and thresholds of one fit
-        image = read_image(content, name or "the upload")
-        scores, maps = scores_and_maps(detector, [image])
+        title = name or "the upload"
+        image = read_image(content, title)
+        try:
+            scores, maps = scores_and_maps(detector, [image])
+        except ImageError as error:  # of an image without a name, such as one with other channels
+            raise ImageError(f"{title}: {str(error).removeprefix('image 0: ')}") from error
         decision = float(scores[0] - detector.offset_)
         regions = map_regions(maps, detector.map_offset_)
         for region in regions:
