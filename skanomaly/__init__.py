@@ -49,6 +49,7 @@ _SUBMODULES = (
     "pipeline",
     "regions",
     "report",
+    "service",
     "training",
 )
 

@@ -1,4 +1,4 @@
-"""The command line: python -m skanomaly {demo, fit, inspect, evaluate, threshold, tune, check}."""
+"""The command line: python -m skanomaly {demo, fit, inspect, watch, serve, evaluate, ...}."""
 
 import os
 import signal

@@ -95,6 +95,7 @@ STORED = {entry.name: entry.module for entry in (*DETECTORS, *EXTRACTORS)} | {
     "HeldOutThreshold": "model_selection._threshold",
     "Distributed": "distributed._distributed",
     "GoodOnlyKFold": "model_selection._split",
+    "ScoreMonitor": "model_selection._monitor",
 }
 
 

@@ -49,6 +49,7 @@ RANKS = {
     "model_selection": 9,
     "display": 10,
     "distributed": 10,
+    "service": 10,
     "report": 11,
     "cli": 12,
     "__main__": 13,

@@ -1,4 +1,4 @@
-"""The command line: demo, fit, inspect, evaluate, threshold, tune, check; one module for each.
+"""The command line: a module for each command, such as fit, inspect, watch, serve and evaluate.
 
 The module of a command has a ``SUMMARY`` of one line, a ``DESCRIPTION`` and an ``EPILOG`` for its
 help, ``add_arguments(parser)``, and ``run(options)``, which returns the exit code. Modules that are

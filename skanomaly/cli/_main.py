@@ -14,8 +14,10 @@ from skanomaly.cli import (
     _evaluate,
     _fit,
     _inspect,
+    _serve,
     _threshold_command,
     _tune,
+    _watch,
 )
 from skanomaly.cli._printing import escaped_output
 
@@ -23,6 +25,8 @@ COMMANDS = {
     "demo": _demo,
     "fit": _fit,
     "inspect": _inspect,
+    "watch": _watch,
+    "serve": _serve,
     "evaluate": _evaluate,
     "threshold": _threshold_command,
     "tune": _tune,

@@ -37,7 +37,7 @@ def predict(model, images, options, explainer=None, *, keeps_going=False):
     With an explainer, a :class:`skanomaly.report.Explainer`, defects have their nearest good
     patches. With `keeps_going`, an image that cannot be read is a Prediction with an error.
     """
-    predict_some = _predict_readable if keeps_going else _predict_chunk
+    predict_some = predict_readable if keeps_going else _predict_chunk
     if len(images) > CHUNK:
         announce(options, f"predicting {len(images)} images")
     with progress(options, len(images), "images") as bar:
@@ -47,7 +47,7 @@ def predict(model, images, options, explainer=None, *, keeps_going=False):
                 bar.update(len(predictions))
 
 
-def _predict_readable(model, images, explainer):
+def predict_readable(model, images, explainer=None):
     """As _predict_chunk; one by one where an image among them cannot be read."""
     n_done = 0
     try:
@@ -59,7 +59,7 @@ def _predict_readable(model, images, explainer):
             yield [Prediction(images[0], None, None, [], [], str(error))]
             return
         for image in images[n_done:]:
-            yield from _predict_readable(model, [image], explainer)
+            yield from predict_readable(model, [image], explainer)
 
 
 def _predict_chunk(model, images, explainer):

@@ -176,7 +176,7 @@ def _heat_map_names(images):
     names, taken, numbers = [], set(), Counter()
     for path in paths:
         is_alone = n_alike[_comparable(path.stem)] == 1
-        stem = _portable(path.stem if is_alone else f"{path.parent.name}_{path.stem}")
+        stem = portable(path.stem if is_alone else f"{path.parent.name}_{path.stem}")
         name = f"{stem}.png"
         while _comparable(name) in taken:
             numbers[_comparable(stem)] += 1
@@ -186,7 +186,7 @@ def _heat_map_names(images):
     return names
 
 
-def _portable(stem):
+def portable(stem):
     """A name that any file system takes."""
     stem = _FORBIDDEN.sub("_", stem)
     stem = f"_{stem}" if _DEVICE.match(stem) else stem

@@ -5,7 +5,7 @@ from skanomaly.datasets._defects import ATTEMPTS, MIN_PIXELS, VISIBLE, make_defe
 from skanomaly.datasets._folders import load_folder
 from skanomaly.datasets._image_checks import group_near_duplicates
 from skanomaly.datasets._layouts import list_items
-from skanomaly.datasets._listing import iterate_images
+from skanomaly.datasets._listing import EXTENSIONS, iterate_images
 from skanomaly.datasets._manifest import load_manifest
 from skanomaly.datasets._textures import make_inspection, make_textures
 
