@@ -22,7 +22,7 @@ class Preset(NamedTuple):
 
 
 PRESETS = {
-    "quick": Preset("small", 1500, (1, 1 / 2), 1 / 4),
+    "quick": Preset("small", 1500, (1 / 2, 3 / 8), 1 / 8),
     "paper": Preset("resnet18", 65_536, (1 / 2,), 1 / 16),
 }
 
