@@ -4,6 +4,8 @@ import functools
 from typing import Any
 
 import numpy as np
+from sklearn.exceptions import NotFittedError
+from sklearn.frozen import FrozenEstimator
 from sklearn.pipeline import Pipeline as _SklearnPipeline
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
@@ -16,6 +18,7 @@ from skanomaly.utils.unwrapping import (
     innermost,
     outermost,
     places_of_good_images,
+    transformed,
 )
 
 __all__ = ["Pipeline", "nearest_good", "score_map", "score_regions"]
@@ -23,6 +26,16 @@ __all__ = ["Pipeline", "nearest_good", "score_map", "score_regions"]
 
 def _final_has_score_map(pipeline):
     return hasattr(pipeline.steps[-1][1], "score_map")
+
+
+def _final_has(name):
+    """Whether the last step has this method of learning and is not frozen."""
+
+    def is_there(pipeline):
+        last = pipeline.steps[-1][1]
+        return hasattr(last, name) and not isinstance(last, FrozenEstimator)
+
+    return is_there
 
 
 def _of_sklearn(name, decorate):
@@ -88,6 +101,53 @@ class Pipeline(_SklearnPipeline):
     score = _of_sklearn("score", reading)
     transform = _of_sklearn("transform", reading)
     inverse_transform = _of_sklearn("inverse_transform", reading)
+
+    @available_if(_final_has("partial_fit"))
+    def partial_fit(self, X, y=None):
+        """Let the last step learn from further good images; the steps before stay as they are.
+
+        Parameters
+        ----------
+        X, y : as in ``fit``
+            The images are numbered on after those before.
+
+        Returns
+        -------
+        self : Pipeline
+
+        Notes
+        -----
+        The first call is a fit of all steps. What becomes of the threshold is said at the last
+        step's ``partial_fit``.
+        """
+        with exchanged(self) as fresh:
+            try:
+                check_is_fitted(fresh)
+            except NotFittedError:
+                fresh.fit(X, y)
+            else:
+                fresh.steps[-1][1].partial_fit(transformed(fresh, X), y)
+        return self
+
+    @available_if(_final_has("forget"))
+    def forget(self, images, X=None):
+        """Let the last step forget some of the images that it was fitted on.
+
+        Parameters
+        ----------
+        images : array-like of shape (k,), int
+            Places in the X of ``fit``, and on through those of ``partial_fit``.
+        X : the same k images, as ``fit`` takes them, default=None
+            For a detector that keeps no images, PaDiM.
+
+        Returns
+        -------
+        self : Pipeline
+        """
+        with exchanged(self) as fresh:
+            features = None if X is None else transformed(fresh, X)
+            fresh.steps[-1][1].forget(images, features)
+        return self
 
     def __getstate__(self):
         return super(Pipeline, snapshot(self)).__getstate__()  # never half of a fit in a file

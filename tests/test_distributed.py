@@ -30,7 +30,7 @@ from skanomaly.exceptions import ImageError, MissingImageError
 from skanomaly.model_selection import HeldOutThreshold
 from skanomaly.utils.state import snapshot
 
-pytest.importorskip("distributed", reason="needs the extra: dask, distributed")
+Client = pytest.importorskip("distributed", reason="needs the extra: dask, distributed").Client
 pandas = pytest.importorskip("pandas")
 pyarrow = pytest.importorskip("pyarrow")
 dataset = pytest.importorskip("pyarrow.dataset")
@@ -230,6 +230,21 @@ def test_a_fit_that_loses_a_worker_gives_the_same(kind, client, paths, tmp_path)
     assert isinstance(lost[0].random_state, int) and isinstance(lost[-1].random_state, int)
     again = Distributed(clone(lost), partition_size=3).fit(paths["good"]).estimator_
     assert_equal_states(state_of(lost), state_of(again))
+
+
+@pytest.mark.parametrize("kind", [padim, patchcore])
+def test_the_answer_does_not_depend_on_workers_or_on_who_is_done_first(kind, client, paths):
+    def fit():
+        return state_of(
+            Distributed(pipeline(kind()), partition_size=4).fit(paths["good"]).estimator_
+        )
+
+    first = fit()
+    for _ in range(3):
+        assert_equal_states(first, fit())
+    one = {"n_workers": 1, "threads_per_worker": 1, "processes": False}
+    with Client(**one, dashboard_address=":0", set_as_default=False) as alone, alone.as_current():
+        assert_equal_states(first, fit())
 
 
 def test_random_states_become_ints_that_differ():

@@ -10,6 +10,7 @@ from sklearn.utils.validation import check_is_fitted
 from skanomaly.base._parts import PartsMixin
 from skanomaly.base._threshold_mixin import ThresholdMixin
 from skanomaly.base._transient import TransientStateMixin
+from skanomaly.base._updates import UpdatesMixin
 from skanomaly.caching import code_identity, is_repeatable, recall_batches, training_key
 from skanomaly.exceptions import MemoryLimitError
 from skanomaly.feature_maps import FeatureMaps
@@ -26,7 +27,7 @@ from skanomaly.utils.validation import (
 )
 
 
-class BaseDetector(TransientStateMixin, PartsMixin, ThresholdMixin, BaseEstimator):
+class BaseDetector(TransientStateMixin, UpdatesMixin, PartsMixin, ThresholdMixin, BaseEstimator):
     """Base class of detectors on features.
 
     A child writes ``__init__``, which only assigns, and two hooks:
@@ -43,6 +44,7 @@ class BaseDetector(TransientStateMixin, PartsMixin, ThresholdMixin, BaseEstimato
     - ``_training_scores(X)`` returns the scores (n,) of the training images from which the
       threshold is taken, low for a defect; by default those of ``score_samples``.
     - ``_partial_fit(X)`` learns from further images; with it there is a ``partial_fit``.
+    - ``_forget(images, places, X)`` forgets some; with it there is ``forget``.
     - ``_leave_one_out(X, groups)`` yields, for the features that it was fitted on, a few images at
       a time: stored FeatureMaps and a dict of their ``score_maps`` and, where ``image_score`` is
       "paper", ``image_scores``, each image judged by what was learned from images of other
@@ -70,7 +72,8 @@ class BaseDetector(TransientStateMixin, PartsMixin, ThresholdMixin, BaseEstimato
     offset_ : float
         Threshold on ``score_samples``; not there with ``contamination=None``.
     learned_from_ : ndarray of shape (n,), bool
-        False for the images of ``fit`` that y marks as defects.
+        False for the images of ``fit`` that y marks as defects, and for forgotten ones; images of
+        ``partial_fit`` follow.
     layer_shapes_ : dict of str to tuple (h, w, C)
     image_fit_ : ImageFit
         How the images of fit were brought to the network's input.
@@ -138,43 +141,6 @@ class BaseDetector(TransientStateMixin, PartsMixin, ThresholdMixin, BaseEstimato
         self._check_memory(maps)
         self._fit(maps)
         self.fit_digest_ = training_key(maps, self._fit_settings())
-        self._set_offset(maps)
-        return self
-
-    @available_if(lambda self: hasattr(self, "_partial_fit"))
-    @fitting(incremental=True)
-    def partial_fit(self, X, y=None):
-        """Learn from further good images, in addition to those before.
-
-        Parameters
-        ----------
-        X, y : as in ``fit``
-
-        Returns
-        -------
-        self : object
-
-        Raises
-        ------
-        ValueError
-            As in ``fit``; or the features differ in kind from those before. The detector is then
-            as it was.
-
-        Notes
-        -----
-        ``offset_`` comes from the images of this call alone, the others being gone: let the last
-        call see enough of them, or take the threshold from held-out images. The learned state is
-        copied, so that a call that fails changes nothing.
-        """
-        if not hasattr(self, "layer_shapes_"):
-            maps = self._training_maps(X, y)
-            self._fit(maps)
-        else:
-            maps = self._check_X(X, reset=False)
-            self.learned_from_ = good_images(y, len(maps))
-            maps = maps[self.learned_from_]
-            self._partial_fit(maps)
-        self.fit_digest_ = None  # it would depend on more than this call
         self._set_offset(maps)
         return self
 

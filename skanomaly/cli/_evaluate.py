@@ -14,6 +14,7 @@ from skanomaly.cli._model_files import (
 )
 from skanomaly.cli._operating_points import BALANCE, OWN, operating_points
 from skanomaly.cli._printing import print_json, print_note, print_table, shorten
+from skanomaly.cli._reviews import add_review, apply_review
 from skanomaly.io import atomic_file
 
 SUMMARY = "measure a detector on labeled images"
@@ -64,6 +65,7 @@ def add_arguments(parser):
     parser.add_argument(
         "--report", type=Path, help="also write an HTML report to this file, mistakes first"
     )
+    add_review(parser, "labels that were wrong")
     parser.add_argument("--json", action="store_true", help="print the metrics as JSON on stdout")
 
 
@@ -71,6 +73,8 @@ def run(options):
     """Predict the test images and print the metrics."""
     model = load_detector(options.detector, options.trust_pickle)
     data = load_data(options.folder)
+    if options.review is not None:
+        data.test = apply_review(options.review, data.test)
     test = data.test
     _check_labels(options.folder, data)
     decisions, maps = _predict(options, model, test)

@@ -132,16 +132,18 @@ def run(options):
         _note_sizes(options, images)
         groups = None if options.cluster else _find_groups(options, images)
         grouped = time.perf_counter()
-        model = _fit(options, images, groups)
+        model, learned = _fit(options, images, groups), images
         suspicious = model.suspicious_images_
         if options.drop_suspicious and len(suspicious):
             keep = [i for i in range(len(images)) if i not in set(suspicious.tolist())]
             groups = None if groups is None else groups[keep]
-            model = _fit(options, [images[i] for i in keep], groups)
+            learned = [images[i] for i in keep]
+            model = _fit(options, learned, groups)
         fitted = time.perf_counter()
         rates = [] if options.no_trial else _try_painted(options, model, images)
         # Their fingerprints would take reading all images here.
-        save_detector(model, unfinished, None if options.cluster else images)
+        known = (None, None) if options.cluster else (images, learned)
+        save_detector(model, unfinished, *known)
     seconds = fitted - grouped, grouped - began, time.perf_counter() - fitted
     _print_result(options, model, len(images), seconds)
     _print_suspicious(options, [Path(images[i]).name for i in suspicious])

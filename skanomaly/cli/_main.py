@@ -17,6 +17,7 @@ from skanomaly.cli import (
     _serve,
     _threshold_command,
     _tune,
+    _update,
     _watch,
 )
 from skanomaly.cli._printing import escaped_output
@@ -31,6 +32,7 @@ COMMANDS = {
     "threshold": _threshold_command,
     "tune": _tune,
     "check": _check,
+    "update": _update,
 }
 ERROR, INTERRUPTED, BROKEN_PIPE = 2, 130, 141  # the last two as shells have it: 128 + the signal
 
@@ -41,6 +43,7 @@ the usual order:
   skanomaly fit my_part -o my_part.skanomaly         fit on the good ones
   skanomaly evaluate my_part.skanomaly my_part       measure how well known defects are found
   skanomaly inspect my_part.skanomaly new/ -o out    predict new images
+  skanomaly update my_part.skanomaly false_alarms/   learn from good ones that were flagged
 
 exit codes: 0 done, 1 inspect or check found something, 2 an error, 3 inspect could not read
 some images, 130 interrupted.

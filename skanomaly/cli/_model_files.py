@@ -66,10 +66,11 @@ def load_detector(path, trust_pickle=False):
     return model
 
 
-def save_detector(model, path, images):
+def save_detector(model, path, images, learned=None):
     """Write a detector, with fingerprints of the images by which it was selected or fitted, if any.
 
-    Not a part of the estimator: evaluate uses them for a note to the user.
+    And of those that it was fitted on, in their order, if they are given. Not a part of the
+    estimator: evaluate uses them for a note to the user, update to find the images again.
     """
     import numpy as np
 
@@ -77,6 +78,8 @@ def save_detector(model, path, images):
 
     if images is not None:
         model.seen_images_ = np.array(sorted(set(map(fingerprint, images))), dtype="S")
+    if learned is not None:
+        model.learned_images_ = np.array([fingerprint(image) for image in learned], dtype="S")
     skanomaly.dump(model, path)
 
 

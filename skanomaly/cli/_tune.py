@@ -80,7 +80,7 @@ def run(options):
         ranking, best = _search(options, grid, candidates, images, target)
         model = with_threshold(best, grid.target_fpr, None, grid.random_state)
         fit_model(model, data.train.images, bars=shows_progress(options))
-        save_detector(model, unfinished, images)
+        save_detector(model, unfinished, images, data.train.images)
     if options.json:
         print_json({"output": str(options.output), "ranking": ranking})
     else:

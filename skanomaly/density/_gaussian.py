@@ -13,6 +13,7 @@ from skanomaly.density._covariances import (
     in_threads,
     parts,
 )
+from skanomaly.density._removal import remove_rows, subtract
 from skanomaly.utils.threads import ForkSafeLock
 
 FEW_IMAGES = 16
@@ -130,6 +131,59 @@ class PositionwiseGaussian:
                 "distances were computed; create it with updatable=True to add maps later"
             )
         self._learn(maps, covariances)
+        return self
+
+    def forget(self, maps, places):
+        """Unlearn some of the maps, as if they had never been passed.
+
+        Parameters
+        ----------
+        maps : array of shape (b, h, w, d)
+            What was learned, the same numbers.
+        places : array-like of shape (b,), int
+            Their places in the order of learning. Those of others move up.
+
+        Returns
+        -------
+        self : PositionwiseGaussian
+
+        Raises
+        ------
+        ValueError
+            If fewer than 2 maps would be left, the maps have another shape, the sums have been
+            dropped because of ``updatable=False``, or vectors that are stored themselves differ.
+            Sums do not tell what they were made of: other maps of the same shape go unnoticed.
+
+        Notes
+        -----
+        Sums are subtracted in double precision. A Gaussian in the dense form stays in it.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from skanomaly.density import PositionwiseGaussian
+        >>> maps = np.random.default_rng(0).normal(size=(50, 4, 3, 5))
+        >>> gaussian = PositionwiseGaussian().fit(maps).forget(maps[[3, 7]], [3, 7])
+        >>> gaussian.n_samples_seen_
+        48
+        """
+        covariances, places = self._learned(), np.asarray(places)
+        maps = _check_maps(maps, self.shape_)
+        if covariances.is_closed:
+            raise ValueError(
+                "expected a Gaussian that can be updated, got one whose sums were dropped when "
+                "distances were computed; create it with updatable=True to forget maps later"
+            )
+        if covariances.n - len(maps) < 2:
+            raise ValueError(
+                f"expected at least 2 maps to be left, got {covariances.n - len(maps)} of "
+                f"{covariances.n}; fit anew on other maps"
+            )
+        vectors = maps.reshape(len(maps), -1, maps.shape[3])  # (b, cells, d)
+        if isinstance(covariances, LowRankCovariances):
+            remove_rows(covariances, vectors, places)
+        else:
+            subtract(covariances, vectors)
         return self
 
     def merge(self, other):

@@ -44,7 +44,8 @@ class PaDiM(BaseDetector):
         Side, in cells, of the neighborhood over which each layer is averaged; odd, 1: none, as
         in the paper. 3 suits features of small receptive field, such as FilterBank's.
     updatable : bool, default=True
-        False leaves out what only ``partial_fit`` needs, up to two thirds of the memory.
+        False leaves out what only ``partial_fit`` and ``forget`` need, up to two thirds of the
+        memory.
     image_score : {"paper", "map_max"}, default="map_max"
         Score of an image: the maximum of M over its positions (the paper's), or of its smoothed
         score map, as the paper's published results have it.
@@ -74,6 +75,9 @@ class PaDiM(BaseDetector):
 
     Notes
     -----
+    ``partial_fit`` gives what a fit on all images would, and ``forget(images, X)``, which needs the
+    features of these images again, what a fit without them would; but for ``offset_``.
+
     Images are taken in batch by batch: memory does not grow with their number. With fewer images
     than half the channels the vectors themselves are kept, which is smaller, with the same
     distances. The score map is enlarged bilinearly.
@@ -169,6 +173,16 @@ class PaDiM(BaseDetector):
         self._learn(X, self.gaussian_)
         self._finish()
 
+    def _forget(self, images, places, X):
+        if X is None:
+            raise ValueError(
+                "expected the features of the images to forget, got none: PaDiM keeps sums, from "
+                "which they are subtracted; pass forget(images, X) with the same images"
+            )
+        vectors = np.concatenate([self._vectors(batch) for batch in X.batches()])
+        self.gaussian_.forget(vectors, places)
+        self._finish()
+
     def _new_gaussian(self):
         return PositionwiseGaussian(
             epsilon=self.epsilon, shrinkage=self.shrinkage, updatable=self.updatable
@@ -221,11 +235,8 @@ class PaDiM(BaseDetector):
             return self.gaussian_.mahalanobis(self._vectors(X))
 
     def _leave_one_out(self, X, groups):
-        n_seen = self.gaussian_.n_samples_seen_
-        if len(np.unique(groups)) < len(X) or n_seen != len(X):
-            raise NotImplementedError(
-                "PaDiM leaves out single images of one fit, not groups, nor images of partial_fit"
-            )
+        if len(np.unique(groups)) < len(X):
+            raise NotImplementedError("PaDiM leaves out single images of one fit, not groups")
         found = self.gaussian_.leave_one_out(map(self._vectors, X.batches()))
         for batch, score_maps in zip(X.batches(), found, strict=True):
             raw = {"score_maps": score_maps}

@@ -15,6 +15,7 @@ import numpy as np
 from skanomaly.base import BaseDetector
 from skanomaly.caching import recall_images
 from skanomaly.detectors._bank_parts import BankPartsMixin
+from skanomaly.detectors._bank_updates import BankUpdatesMixin
 from skanomaly.detectors._hot_spots import HotSpotsMixin
 from skanomaly.detectors._left_out import LeftOutMixin
 from skanomaly.detectors._memory_bank import forecast_bank, rarity
@@ -25,7 +26,7 @@ from skanomaly.utils.validation import Interval, StrOptions
 AHEAD_NEIGHBORS = 9  # with a cache, distances to so many neighbors are measured at once
 
 
-class PatchCore(BankPartsMixin, LeftOutMixin, HotSpotsMixin, BaseDetector):
+class PatchCore(BankPartsMixin, BankUpdatesMixin, LeftOutMixin, HotSpotsMixin, BaseDetector):
     """Memory bank of good patches; an image scores as its least familiar patch.
 
     Parameters
@@ -38,6 +39,9 @@ class PatchCore(BankPartsMixin, LeftOutMixin, HotSpotsMixin, BaseDetector):
         ``coreset_ratio``. The choice beyond a few hundred images, where a share of their patches
         grows without end: from 10,000 rows on accuracy hardly grows, while a row costs about
         1.3 us for each image.
+    max_bank_size : int or None, default=None
+        Rows up to which ``partial_fit`` lets the bank grow. None: twice as many as a fit on all
+        images so far would keep.
     n_neighbors : int, default=1
         A patch's score is its mean distance to so many patches of the bank.
     n_reweight : int, default=9
@@ -70,15 +74,19 @@ class PatchCore(BankPartsMixin, LeftOutMixin, HotSpotsMixin, BaseDetector):
     Attributes
     ----------
     memory_bank_ : ndarray of shape (m, D), float32
-        In greedy order: its first rows are the bank of every smaller ratio or size.
+        In greedy order: its first rows are the bank of every smaller ratio or size. Rows of
+        ``partial_fit`` follow.
     covering_radius_ : float
         Every good patch lies within this distance of a row of the bank, in the projection in which
-        they are chosen. Of a bank that is put together from parts it is an upper bound.
+        they are chosen; patches of ``partial_fit`` do in all dimensions. Of a bank that is put
+        together from parts it is an upper bound. It grows where the bank is full, and ``forget``
+        leaves it as it is.
     memory_origin_ : ndarray of shape (m, 2), int32
         Where each row comes from: the image's place in the X of fit, images left out as defects
-        counted, and the cell, ``row * w + column`` of the finest grid.
+        counted, and the cell, ``row * w + column`` of the finest grid. Images of ``partial_fit``
+        are numbered on.
     memory_frames_ : ndarray of shape (n, 2), int32
-        Height and width of each image of fit; (0, 0) of those left out.
+        Height and width of each image; (0, 0) of those left out or forgotten.
     offset_ : float
         Threshold on ``score_samples``.
     layer_scales_ : dict of str to float
@@ -101,6 +109,12 @@ class PatchCore(BankPartsMixin, LeftOutMixin, HotSpotsMixin, BaseDetector):
     defaults were chosen by their mean over five sets of real images: the maximum of the smoothed
     map tells defective images better than the paper's score on nearly all of them.
 
+    ``partial_fit`` adds rows until every patch of its images lies within ``covering_radius_`` of
+    one: a bank that covers all images as well as the first one did, though not the rows that a
+    fit on all of them would choose. No distance grows by it, and ``offset_`` stays. A warning
+    tells how many patches are left outside where the bank is full (``max_bank_size``). ``forget``
+    removes the rows that come from some images.
+
     References
     ----------
     Roth et al., "Towards Total Recall in Industrial Anomaly Detection", CVPR 2022.
@@ -118,10 +132,13 @@ class PatchCore(BankPartsMixin, LeftOutMixin, HotSpotsMixin, BaseDetector):
     """
 
     _unused_by_hooks = (
-        "contamination", "image_score", "memory_limit", "n_jobs", "sigma", "verbose",
+        "contamination", "image_score", "max_bank_size", "memory_limit", "n_jobs", "sigma",
+        "verbose",
     )  # fmt: skip
     _transient = ("_index",)
-    bank_size = None  # of a model that was stored before there was this parameter
+    bank_size = max_bank_size = (
+        None  # of a model that was stored before there were these parameters
+    )
     _memory_advice = (
         "a smaller coreset_ratio, bank_size or n_projections; an extractor with memory_limit, "
         "which streams its features, with a smaller image_size, or with fewer layers; fewer images"
@@ -131,6 +148,7 @@ class PatchCore(BankPartsMixin, LeftOutMixin, HotSpotsMixin, BaseDetector):
         **BaseDetector._parameter_constraints,
         "coreset_ratio": [StrOptions({"auto"}), Interval(Real, 0, 1, closed="right")],
         "bank_size": [None, Interval(Integral, 1, None, closed="left")],
+        "max_bank_size": [None, Interval(Integral, 1, None, closed="left")],
         "n_neighbors": [Interval(Integral, 1, None, closed="left")],
         "n_reweight": [Interval(Integral, 0, None, closed="left")],
         "n_projections": [None, Interval(Integral, 1, None, closed="left")],
@@ -147,6 +165,7 @@ class PatchCore(BankPartsMixin, LeftOutMixin, HotSpotsMixin, BaseDetector):
         *,
         coreset_ratio="auto",
         bank_size=None,
+        max_bank_size=None,
         n_neighbors=1,
         n_reweight=9,
         n_projections=128,
@@ -164,6 +183,7 @@ class PatchCore(BankPartsMixin, LeftOutMixin, HotSpotsMixin, BaseDetector):
     ):
         self.coreset_ratio = coreset_ratio
         self.bank_size = bank_size
+        self.max_bank_size = max_bank_size
         self.n_neighbors = n_neighbors
         self.n_reweight = n_reweight
         self.n_projections = n_projections

@@ -10,13 +10,14 @@ d           mean distance of a patch to its kappa nearest of G: score of a posit
 from numbers import Integral
 
 import numpy as np
+from sklearn.utils import gen_batches
 from tqdm.auto import tqdm
 
 from skanomaly.base import BaseDetector
 from skanomaly.detectors._hot_spots import HotSpotsMixin, finest_layer, nearest_in_images
 from skanomaly.detectors._memory_bank import scales_of
 from skanomaly.embedding import check_odd, embed, local_mean
-from skanomaly.feature_maps import BATCH_SIZE
+from skanomaly.feature_maps import BATCH_SIZE, FeatureMaps
 from skanomaly.neighbors import GalleryIndex, PatchIndex
 from skanomaly.utils.validation import Interval, StrOptions, choose_layers
 
@@ -65,7 +66,7 @@ class SPADE(HotSpotsMixin, BaseDetector):
     layer_scales_ : dict of str to float
         What the layers' distances are multiplied by; the first layer keeps its scale.
     memory_frames_ : ndarray of shape (n_fit, 2), int32
-        Height and width of each image of fit; (0, 0) of those left out as defects.
+        Height and width of each image; (0, 0) of those left out as defects or forgotten.
     offset_ : float
         Threshold on ``score_samples``.
     layer_shapes_ : dict of str to tuple (h, w, C)
@@ -86,6 +87,9 @@ class SPADE(HotSpotsMixin, BaseDetector):
     ``layers=["layer1", "layer2", "layer3"], image_layer="layer4"`` of a ResNet.
 
     ``nearest_good`` compares patches of the layer with the finest grid, the first of several.
+
+    ``partial_fit`` and ``forget`` give what a fit on all images, or on the others, would, threshold
+    included; but for ``layer_scales_``, which stay those of the first fit.
 
     An image of the memory finds itself. With ``image_score="map_max"`` the threshold is
     therefore set leaving each image out of its own gallery.
@@ -113,6 +117,7 @@ class SPADE(HotSpotsMixin, BaseDetector):
     n_jobs = None  # of a model that was stored before there was this parameter
     _image_scores_need_maps = False
     _transient = ("_search",)
+    _replaced_by_updates = ("memory_", "pooled_", "memory_frames_", "learned_from_")
     _why_not_in_parts = (
         "it keeps the patches of every training image: for thousands of images, not millions; use "
         "PatchCore or PaDiM"
@@ -172,21 +177,46 @@ class SPADE(HotSpotsMixin, BaseDetector):
             scales_of(X, self._pyramid(X.layer_shapes)) if self.balance_layers else {}
         )
         self.memory_ = {
-            name: np.empty((len(X), h * w, c), dtype=self.memory_dtype)
+            name: np.empty((0, h * w, c), dtype=self.memory_dtype)
             for name, (h, w, c) in self._pyramid(X.layer_shapes).items()
         }
-        self.pooled_ = np.empty((len(X), X.layer_shapes[self._pooled_layer()][2]))
-        self.memory_frames_ = np.zeros((len(self.learned_from_), 2), dtype=np.int32)
-        places = np.flatnonzero(self.learned_from_)
+        self.pooled_ = np.empty((0, X.layer_shapes[self._pooled_layer()][2]))
+        self.memory_frames_ = np.zeros((0, 2), dtype=np.int32)
+        self._take_in(X)
+
+    def _partial_fit(self, X):
+        self._take_in(X)
+
+    def _take_in(self, X):
+        """Add images to the memory, in arrays of its own."""
+        n_before, n_known = len(self.pooled_), len(self.memory_frames_)
+        places = n_known + np.flatnonzero(self.learned_from_[n_known:])
+        self.memory_ = {
+            name: _extended(one, n_before + len(X)) for name, one in self.memory_.items()
+        }
+        self.pooled_ = _extended(self.pooled_, n_before + len(X))
+        self.memory_frames_ = _extended(self.memory_frames_, len(self.learned_from_))
         n_batches = -(-len(X) // BATCH_SIZE)
         done = 0
         for piece in tqdm(X.batches(), "SPADE", n_batches, unit="batch", disable=not self.verbose):
-            end = done + len(piece)
-            self.pooled_[done:end] = self._pooled(piece)
-            self.memory_frames_[places[done:end]] = piece.frames
-            for name, rows in self._patches(piece).items():
-                self.memory_[name][done:end] = rows
-            done = end
+            rows = slice(n_before + done, n_before + done + len(piece))
+            self.pooled_[rows] = self._pooled(piece)
+            self.memory_frames_[places[done : done + len(piece)]] = piece.frames
+            for name, patches in self._patches(piece).items():
+                self.memory_[name][rows] = patches
+            done += len(piece)
+        self._search = None
+
+    def _forget(self, images, places, X):
+        self._check_parameters(len(self.pooled_) - len(images))
+        self.memory_ = {name: np.delete(one, places, axis=0) for name, one in self.memory_.items()}
+        self.pooled_ = np.delete(self.pooled_, places, axis=0)
+        self.memory_frames_ = self.memory_frames_.copy()
+        self.memory_frames_[images] = 0
+        self._search = None
+
+    def _update_offset(self, X):
+        self._set_offset(X)  # the memory tells the scores of all images
 
     def _check_parameters(self, n_images):
         check_odd(self.patch_size)
@@ -216,6 +246,10 @@ class SPADE(HotSpotsMixin, BaseDetector):
             "a batch": 2 * 4 * n_numbers * min(n_images, BATCH_SIZE),
         }
 
+    def _forecast_update(self, layer_shapes, n_before, n_new):
+        held = sum(one.nbytes for one in self.memory_.values())
+        return {"memory so far": held, **self._forecast(layer_shapes, n_before + n_new)}
+
     def _pyramid(self, layer_shapes):
         """{layer: (h, w, C)} of the layers whose maps count."""
         layers = [self.layers] if isinstance(self.layers, str) else self.layers
@@ -238,34 +272,45 @@ class SPADE(HotSpotsMixin, BaseDetector):
 
     def _score_maps(self, X):
         _, images = self._indexes()[0].kneighbors(self._pooled(X), self.n_neighbors)
-        return self._patch_scores(X, images)
+        return self._patch_scores(self._patches(X), images)
 
     def _score_images(self, X, score_maps):
         distances, _ = self._indexes()[0].kneighbors(self._pooled(X), self.n_neighbors)
         return distances.mean(axis=1)
 
-    def _patch_scores(self, X, images):
+    def _patch_scores(self, patches, images):
         """Scores (b, h, w) at the finest grid, each image by the good images (b, K) named."""
         galleries = self._indexes()[1]
         maps = {}
-        for name, rows in self._patches(X).items():
+        for name, rows in patches.items():
             found = galleries[name].distances(rows, images, self.n_gallery_neighbors)
             height, width, _ = self.layer_shapes_[name]
             found = np.float32(self.layer_scales_.get(name, 1.0)) * found
-            maps[name] = found.mean(axis=2).reshape(len(X), height, width, 1)
+            maps[name] = found.mean(axis=2).reshape(len(rows), height, width, 1)
         return embed(maps).mean(axis=3)
 
     def _training_scores(self, X):
-        if self.image_score == "paper" or len(X) == 1:
-            return super()._training_scores(X)
-        parts = self._leave_one_out(X, np.arange(len(X)))
-        return np.concatenate([self._final_scores(batch, **raw) for batch, raw in parts])
+        # By the memory, not by X: after partial_fit the images before are not there.
+        if self.image_score == "paper":
+            distances, _ = self._indexes()[0].kneighbors(self.pooled_, self.n_neighbors)
+            return self._final_scores(None, image_scores=distances.mean(axis=1))
+        n_images, scores = len(self.pooled_), []
+        for part in gen_batches(n_images, BATCH_SIZE):
+            own, images = np.arange(n_images)[part], np.zeros((1, 1), dtype=int)
+            if n_images > 1:
+                _, images = self._other_images(own, np.arange(n_images))
+            rows = {name: one[part].astype(np.float32) for name, one in self.memory_.items()}
+            maps = FeatureMaps(
+                {"score": self._patch_scores(rows, images)[..., None]}, None, self.image_fit_
+            )
+            scores.append(self._final_scores(maps, score_maps=maps.arrays()["score"][..., 0]))
+        return np.concatenate(scores)
 
     def _leave_one_out(self, X, groups):
         first = 0
         for batch in X.batches():
             distances, images = self._other_images(np.arange(first, first + len(batch)), groups)
-            raw = {"score_maps": self._patch_scores(batch, images)}
+            raw = {"score_maps": self._patch_scores(self._patches(batch), images)}
             if self.image_score == "paper":
                 raw["image_scores"] = distances.mean(axis=1)
             yield batch, raw
@@ -304,3 +349,10 @@ class SPADE(HotSpotsMixin, BaseDetector):
         options = {"memory_limit": self.memory_limit, "n_jobs": self.n_jobs}
         galleries = {n: GalleryIndex(**options).fit(m) for n, m in self.memory_.items()}
         return PatchIndex(**options).fit(self.pooled_), galleries
+
+
+def _extended(array, n_rows):
+    """A new array that begins with these rows, and has zeros behind them."""
+    longer = np.zeros((n_rows, *array.shape[1:]), dtype=array.dtype)
+    longer[: len(array)] = array
+    return longer

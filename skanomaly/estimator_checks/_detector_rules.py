@@ -195,6 +195,38 @@ def check_pickle(detector, samples):
     same(scores_and_maps(pickle.loads(content), X), expected, "a pickled detector")
 
 
+@rule("let _partial_fit and _forget learn and forget what the base class hands them, and no more")
+def check_updates(detector, samples):
+    if not hasattr(detector, "partial_fit"):
+        return
+    n, X = samples.n_training, samples.mixed(4)
+    good, more = samples.good(n), samples.good(n, seed=4)
+    seed = {"random_state": 0} if "random_state" in detector.get_params() else {}
+    detector = clone(detector).set_params(**seed)
+    first, fitted_once = clone(detector).partial_fit(good), clone(detector).fit(good)
+    same(scores_and_maps(first, X), scores_and_maps(fitted_once, X), "the first partial_fit")
+    bad = take(X, range(4))
+    y = np.repeat([1, -1], [n, 4])
+    first.partial_fit(more)
+    fitted_once.partial_fit(samples.join(more, bad), y)
+    same(scores_and_maps(fitted_once, X), scores_and_maps(first, X), "labels", rtol=1e-6)
+    assert fitted_once.learned_from_.tolist() == [True] * 2 * n + [False] * 4, "learned_from_"
+    before = scores_and_maps(first, X)
+    refuses(lambda: first.partial_fit(bad, [-1] * 4), ValueError, "partial_fit on defects only")
+    if not hasattr(detector, "forget"):
+        same(scores_and_maps(first, X), before, "scores after a partial_fit that failed")
+        return
+    known, unknown = list(range(2 * n)), [2 * n]
+    for name, images in {"all images": known, "no image": [], "an unknown image": unknown}.items():
+        refuses(lambda images=images: first.forget(images), ValueError, f"forget on {name}")
+    same(scores_and_maps(first, X), before, "scores after updates that failed")
+    first.forget([0], take(good, [0]))
+    assert np.flatnonzero(~first.learned_from_).tolist() == [0], (
+        "learned_from_ of a forgotten image"
+    )
+    refuses(lambda: first.forget([0], take(good, [0])), ValueError, "forgetting an image twice")
+
+
 @rule("raise before anything is changed, and change nothing in place: let _fit make new arrays")
 def check_refused_fit(detector, samples):
     detector = fitted(detector, samples)
@@ -219,12 +251,12 @@ def interrupt(detector, method, X):
     def stop(X):
         raise Interrupted
 
-    detector._set_offset = stop  # comes last
+    detector._set_offset = detector._update_offset = stop  # comes last
     try:
         with suppress(Interrupted):  # it has come as far as it was to come
             getattr(detector, method)(X)
     finally:
-        del detector._set_offset
+        del detector._set_offset, detector._update_offset
 
 
 def streamed(X):

@@ -22,6 +22,7 @@ from skanomaly.model_selection._conformal import (
     threshold_of,
     warn_of_few,
 )
+from skanomaly.model_selection._learning_on import LearningOnMixin
 from skanomaly.model_selection._split import GoodOnlyKFold, good_and_defects, take_rows
 from skanomaly.utils.state import exchanged
 from skanomaly.utils.unwrapping import fit_once, scores_and_maps, without_threshold
@@ -30,7 +31,7 @@ from skanomaly.utils.validation import Interval, StrOptions, fitting
 N_NEW = 1000  # images, for which false alarms are predicted
 
 
-class HeldOutThreshold(ThresholdMixin, MetaEstimatorMixin, BaseEstimator):
+class HeldOutThreshold(LearningOnMixin, ThresholdMixin, MetaEstimatorMixin, BaseEstimator):
     """Detector with a threshold for a wanted rate of false alarms, taken from held-out images.
 
     Each good image is scored as if it were new, and the thresholds on the image's score and on the
@@ -85,7 +86,11 @@ class HeldOutThreshold(ThresholdMixin, MetaEstimatorMixin, BaseEstimator):
         So many of 1,000 new good images are flagged with probability `confidence`; see
         ``false_alarm_interval`` for other numbers of images.
     good_images_ : ndarray of shape (n_good,), int
-        Places in X of the good images.
+        Places in X of the good images; those of ``update`` are counted on.
+    n_images_ : int
+        Images given to ``fit`` and ``update``, defects counted.
+    held_out_images_ : ndarray of shape (n_held_out,), int
+        Places of the images that the threshold is taken from.
     suspicious_images_ : ndarray of shape (k,), int
         Places in X of good images unlike all others, the strangest first: their scores lie more
         than three interquartile ranges below the lower quartile. They may be mislabeled or
@@ -238,7 +243,7 @@ class HeldOutThreshold(ThresholdMixin, MetaEstimatorMixin, BaseEstimator):
         if len(good) == 0 and len(defects) > 0:
             raise ValueError("expected good images to learn from, got y with defects only")
         images = take_rows(X, good) if len(defects) else X
-        self.good_images_ = good
+        self.good_images_, self.n_images_ = good, len(good) + len(defects)
         groups = None if groups is None else np.asarray(groups)[good]
         held_out = np.arange(len(good))  # a splitter may hold out some of them only
         # The model in use first: errors then name images by their places among all of them.
@@ -321,6 +326,7 @@ class HeldOutThreshold(ThresholdMixin, MetaEstimatorMixin, BaseEstimator):
         """Everything that follows from the scores of held-out images, at their places in X."""
         self.oof_scores_, self.oof_map_maxima_ = scores, map_maxima
         self.n_independent_ = len(scores) if n_groups is None else n_groups
+        self.held_out_images_ = places
         self.suspicious_images_ = places[far_out(scores)]
         warn_of_few(len(scores), self.target_fpr, stacklevel=6)  # past fit and its wrappers
         return self._set_target()

@@ -44,9 +44,10 @@ def fitting(*, nested=False, incremental=False, keep_after=()):
 
     Parameters are validated first. A fit then works on a copy of the estimator, without the state
     learned before, so that it can neither mix with it nor change it in place; a partial fit starts
-    from a copy of that state. At the end the estimator gets the copy's state, in a single step that
-    no thread can look into. Whatever is raised, an interrupt as well, it has the state that it had
-    before.
+    from a copy of that state; attributes that the class names in ``_replaced_by_updates``, as it
+    never changes them in place, are shared instead. At the end the estimator gets the copy's state,
+    in a single step that no thread can look into. Whatever is raised, an interrupt as well, it has
+    the state that it had before.
 
     Parameters
     ----------
@@ -67,7 +68,8 @@ def fitting(*, nested=False, incremental=False, keep_after=()):
                     if name.endswith("_") or name in getattr(self, "_transient", ()):
                         before = attributes.pop(name)
                         if incremental and name.endswith("_"):
-                            attributes[name] = copy.deepcopy(before)
+                            is_replaced = name in getattr(self, "_replaced_by_updates", ())
+                            attributes[name] = before if is_replaced else copy.deepcopy(before)
                 result = fit(fresh, *args, **kwargs)
             return self if result is fresh else result
 
