@@ -450,8 +450,8 @@ def test_every_imported_library_is_a_declared_dependency():
     declared = {line.split(">")[0].split("[")[0].lower() for line in lines}
     names = {
         "sklearn": "scikit-learn", "PIL": "pillow", "python_multipart": "python-multipart",
-        "llvmlite": "numba",  # comes with it, as fsspec does with dask
-        "fsspec": "dask",
+        # These come with them.
+        "llvmlite": "numba", "distributed": "dask", "fsspec": "dask",
     }  # fmt: skip
     if_installed = {"pandas"}  # where it is not installed a table of dicts is returned
     for path in Path(skanomaly.__file__).parent.rglob("*.py"):
