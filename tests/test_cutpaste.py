@@ -521,7 +521,8 @@ def test_memory_is_forecast(good, level):
     detector = CutPaste(**SMALL, level=level)
     needs = estimate_memory(detector, good, n_images=50)
     assert needs["total"] > estimate_memory(detector, good, n_images=20)["total"]
-    n_places = 5 * 5 + 7 * 7 if level == "patch" else 1  # windows of 32 and of 16 pixels, 8 apart
+    # Windows of 16 and of 12 pixels, 4 apart.
+    n_places = 13 * 13 + 14 * 14 if level == "patch" else 1
     assert needs["features"] == 2 * 4 * 50 * n_places * 128
     assert vars(detector) == vars(CutPaste(**SMALL, level=level))
 
@@ -622,7 +623,8 @@ def test_what_is_no_image_and_what_is_too_few(good):
 
 def test_a_pasted_piece_is_found():
     good = make_textures(20, kind="weave", size=(64, 64), random_state=0)
-    detector = CutPaste(**SMALL | {"n_iter": 30}, random_state=0).fit(good[:12])
+    windows = {"test_size": (32, 16), "stride": 8}  # such as see all of the piece
+    detector = CutPaste(**SMALL | {"n_iter": 30}, **windows, random_state=0).fit(good[:12])
     bad = good[12:].copy()
     bad[:, 20:44, 20:44] = np.random.default_rng(0).integers(0, 256, (8, 24, 24, 3))
     scores, maps = detector.score_samples_and_map(bad)

@@ -263,7 +263,8 @@ def test_detectors_take_as_many_threads_as_they_are_told(monkeypatch):
             sizes.clear()
             found = clone(detector).set_params(n_jobs=n_jobs).fit(X).score_map(X)
             np.testing.assert_array_equal(found, expected)
-            assert set(sizes) == ({3} if n_jobs == 3 else set())  # one: the calling thread
+            # One is the calling thread; where there are fewer pieces of work there are fewer.
+            assert max(sizes, default=1) == n_jobs
         monkeypatch.undo()
     with threads.using_threads(5), threads.using_threads(None):
         assert count_processors() == count_threads(None, 9) == 5
