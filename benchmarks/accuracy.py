@@ -82,13 +82,20 @@ def takes_images(detector):
     return {entry.name: entry.takes for entry in DETECTORS}[detector] == "images"
 
 
-def measure(pipe, data):
+def spaced(images, n):
+    """At most n of the images, evenly spaced."""
+    if n is None or n >= len(images):
+        return images
+    return [images[i] for i in np.linspace(0, len(images) - 1, n).round().astype(int)]
+
+
+def measure(pipe, data, n_train=None):
     """One fit, and the test images by both scores; an ensemble has one."""
-    began = time.process_time()
+    began, train = time.process_time(), spaced(data.train.images, n_train)
     for name, _ in INNER.values():
         if getattr(pipe, name, None) is not None:
-            getattr(pipe, name).fit(data.train.images)
-    pipe.fit(data.train.images)
+            getattr(pipe, name).fit(train)
+    pipe.fit(train)
     fitted = time.process_time()
     is_pipe = isinstance(pipe, Pipeline)
     detector = pipe[-1] if is_pipe else pipe
@@ -150,6 +157,7 @@ def main():
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--image-size", type=int, help="default: the features' own")
     parser.add_argument("--resize", default="stretch")
+    parser.add_argument("--train", type=int, help="good images of a set; default: all")
     parser.add_argument("--random-states", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument(
         "--checkpoint", help="of a detector that trains, so that it resumes if interrupted"
@@ -162,7 +170,9 @@ def main():
     table = {}
     for name in sets:
         data = load_folder(options.root / name)
-        rows = [measure(build(options, state), data) for state in options.random_states]
+        rows = [
+            measure(build(options, state), data, options.train) for state in options.random_states
+        ]
         table[name] = {column: mean(rows, column) for column in COLUMNS}
         show(name, table[name])
     table["mean"] = {column: mean(list(table.values()), column) for column in COLUMNS}
