@@ -2,7 +2,7 @@
 
     python benchmarks/few_shot.py --root DATA [--epochs 5] [--every 4]
     python benchmarks/few_shot.py --root DATA --backbone squeezenet1_1 --weights STATE_DICT
-    python benchmarks/few_shot.py --root DATA --baselines --supports 1
+    python benchmarks/few_shot.py --root DATA --baselines DifferNet --supports 3
 
 Leave one category out: for each data set of DATA a registration network is trained on the good
 training images of all others, then ten random supports of k = 2, 4, 8 good images of that set are
@@ -12,8 +12,9 @@ two stages, without augmentation; on FilterBank features; and PaDiM, PatchCore a
 22 augmented images for each image and the stages of the same backbone, unregistered. PatchCore is
 also fitted on the default layers of a FeatureExtractor, with and without augmentation, and on
 FilterBank features. With --baselines there are, instead of all these, detectors that are trained
-on the support alone: TDG, and TDG+, which also sees RegAD's copies of it, both with quarter turns
-to be named and without generator, a quarter of the work of the default.
+on the support alone, and the same trained on RegAD's copies of it as well, which are called "+":
+TDG, with quarter turns to be named and without generator, a quarter of the work of the default;
+and DifferNet on views and a FilterBank of 128 x 128.
 Printed are the image AUROC on the test images, mean and standard deviation over the supports, and
 the pixel AUROC if there are masks. At most --test images of a set, evenly spaced, are scored. If
 DATA holds categories of MVTec AD or MPDD, published results are printed too. Results are written
@@ -34,6 +35,7 @@ from sklearn.base import clone
 from skanomaly import (
     SPADE,
     TDG,
+    DifferNet,
     FeatureExtractor,
     FeatureMaps,
     FilterBank,
@@ -152,14 +154,17 @@ def filter_bank_detectors(images, test, support):
     yield "PatchCore, FilterBank", patchcore(PICKED), plain, features
 
 
-def baselines(images, test):
+def baselines(names, images, test):
     """A function of a support that yields the same of detectors trained on it."""
+    bank = FilterBank(image_size=128, random_state=0)
+    known = {"TDG": TDG(transformations="turns", generator=False), "DifferNet": DifferNet(bank)}
 
     def runs(support):
         chosen = [images[i] for i in support]
-        tdg = TDG(transformations="turns", generator=False)
-        yield "TDG", tdg, chosen, test
-        yield "TDG+", clone(tdg).set_params(augmentations=AUGMENTATIONS), chosen, test
+        for name in names:
+            yield name, clone(known[name]), chosen, test
+            more = clone(known[name]).set_params(augmentations=AUGMENTATIONS)
+            yield f"{name}+", more, chosen, test
 
     return runs
 
@@ -183,7 +188,10 @@ def evaluate(options, nets, data):
     target = data.test.target[::step]
     masks = None if data.test.masks is None else data.test.masks[::step]
     images = data.train.images
-    runs = baselines(images, test) if options.baselines else untrained(nets, images, test)
+    if options.baselines:
+        runs = baselines(options.baselines, images, test)
+    else:
+        runs = untrained(nets, images, test)
     table = {}
     for k in options.shots:
         splitter = GoodOnlyShuffleSplit(options.supports, train_size=k, random_state=0)
@@ -244,14 +252,16 @@ def main():
     parser.add_argument("--head-learning-rate", type=float, default=3e-2)
     parser.add_argument("--every", type=int, default=1, help="train on every so many-th image")
     parser.add_argument("--ablation", action="store_true", help="one more training for each set")
-    parser.add_argument("--baselines", action="store_true", help="TDG and TDG+ instead")
+    parser.add_argument("--baselines", nargs="+", choices=["TDG", "DifferNet"], default=[])
     parser.add_argument("--shots", type=int, nargs="+", default=[2, 4, 8])
     parser.add_argument("--supports", type=int, default=10)
     parser.add_argument("--test", type=int, default=100)
     options = parser.parse_args()
     data = {p.name: load_folder(p) for p in sorted(options.root.iterdir()) if p.is_dir()}
     result = "few_shot" if options.backbone == BACKBONE else f"few_shot_{options.backbone}"
-    path = RESULTS / f"{'few_shot_baselines' if options.baselines else result}.json"
+    if options.baselines:
+        result = "few_shot_" + "_".join(name.lower() for name in options.baselines)
+    path = RESULTS / f"{result}.json"
     record = {
         "benchmark": "few_shot",
         "processor": platform.machine(),
