@@ -50,6 +50,9 @@ def workshop(tmp_path_factory):
 def test_python_of_a_page_runs_from_its_top(name, workshop, monkeypatch):
     if name == "guide/scale.md":
         pytest.importorskip("distributed", reason="the page needs the extra with dask")
+    if name == "guide/export.md":
+        for library in ("onnx", "onnxscript", "onnxruntime"):
+            pytest.importorskip(library, reason="the page needs the extra 'export'")
     monkeypatch.chdir(workshop)
     monkeypatch.setattr(plt, "show", lambda: None)
     names = run_python(PAGES[name])  # raises where a block does

@@ -32,6 +32,7 @@ from skanomaly.images._reading import (
     read_image,
     to_channels,
 )
+from skanomaly.images._resampling import PRECISION_BITS, resampling_weights
 
 # Public names; the others are shared with the other sub-packages.
 __all__ = [

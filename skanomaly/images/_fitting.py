@@ -64,22 +64,29 @@ class ImageFit:
             (u / n, float(s), float(s + u)) for u, n, s in zip(used, frame, starts, strict=True)
         )
 
-    def apply(self, image):
-        """Resize an image (H, W, C) from read_image to (height, width, C) float32 in [0, 1]."""
-        (rows, top, bottom), (columns, left, right) = self.axes(image.shape[:2])
-        # The part of the image that is used, (left, top, right, bottom): all unless cropped.
+    def placement(self, frame):
+        """What of an image is used, and where it comes to lie in the input.
+
+        Returns the box (left, top, right, bottom) in the image, and the first and the last row,
+        and column, in the input, ends exclusive: ((top, bottom), (left, right)).
+        """
+        (rows, top, bottom), (columns, left, right) = self.axes(frame)
+        # All of the image unless cropped.
         seen = (
             max(0.0, -left / columns),
             max(0.0, -top / rows),
-            min(image.shape[1], (self.width - left) / columns),
-            min(image.shape[0], (self.height - top) / rows),
+            min(frame[1], (self.width - left) / columns),
+            min(frame[0], (self.height - top) / rows),
         )
-        # Where it lies in the input.
         inside = (
             (max(0, round(top)), min(self.height, round(bottom))),
             (max(0, round(left)), min(self.width, round(right))),
         )
-        (first_row, end_row), (first_column, end_column) = inside
+        return seen, inside
+
+    def apply(self, image):
+        """Resize an image (H, W, C) from read_image to (height, width, C) float32 in [0, 1]."""
+        seen, ((first_row, end_row), (first_column, end_column)) = self.placement(image.shape[:2])
         resized = _resample(image, (end_column - first_column, end_row - first_row), seen)
         around = (
             (first_row, self.height - end_row),
