@@ -190,9 +190,9 @@ def main():
         "processor": platform.machine(),
         "table": table,
     }
-    output = (
-        options.output or RESULTS / f"accuracy_{options.features}_{options.detector.lower()}.json"
-    )
+    has_features = not takes_images(options.detector) or options.detector in INNER
+    name = f"{options.features}_" * has_features + options.detector.lower()
+    output = options.output or RESULTS / f"accuracy_{name}.json"
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(json.dumps(record, default=str) + "\n")
     print(f"written to {output}")
