@@ -426,6 +426,17 @@ def test_recorded_errors_are_tried_again_where_they_end_the_job(client, paths, f
     assert score_files(fitted, images, tmp_path / "out", errors="raise").n_errors == 0
 
 
+def test_what_was_fitted_on_a_cluster_is_scored_as_what_it_holds(client, paths, tmp_path):
+    model = HeldOutThreshold(Distributed(pipeline(padim()), partition_size=8), cv=2)
+    model.fit(paths["good"])
+    counts = score_files(model, paths["bad"], tmp_path / "scores", partition_size=2)
+    table = pandas.read_parquet(tmp_path / "scores")
+    assert counts.n_images == len(table) == len(paths["bad"])
+    np.testing.assert_allclose(table["score"], model.decision_function(paths["bad"]), rtol=1e-6)
+    alone = score_files(model.estimator_, paths["bad"], tmp_path / "alone")
+    assert alone.n_images == len(paths["bad"])
+
+
 @pytest.mark.parametrize("size", [0, -1, 2.5])
 def test_bad_partition_sizes_are_refused(client, fitted, tmp_path, size):
     with pytest.raises(ValueError, match="partition_size"):

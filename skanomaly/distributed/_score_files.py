@@ -3,6 +3,7 @@
 import pickle
 from collections.abc import Iterable, Sized
 from contextlib import nullcontext
+from copy import copy
 from itertools import chain, repeat
 from numbers import Integral
 from pathlib import Path
@@ -64,8 +65,8 @@ def score_files(
     Parameters
     ----------
     estimator : fitted estimator with a threshold
-        A detector of images, or a Pipeline, HeldOutThreshold or search around a detector. It
-        travels to each worker once.
+        A detector of images, or a Pipeline, HeldOutThreshold, Distributed or search around a
+        detector. It travels to each worker once.
     X : iterable of str or Path
         Paths or URLs of images that all workers can read. It is gone through once, a few
         partitions ahead of the workers. Relative paths are relative to the folder of this process.
@@ -136,6 +137,7 @@ def score_files(
         raise ValueError(f'expected errors to be "record" or "raise", got {errors!r}')
     if not isinstance(partition_size, Integral) or partition_size < 1:
         raise ValueError(f"expected partition_size to be an int from 1 on, got {partition_size!r}")
+    estimator = _without_cluster(estimator)
     image_threshold(estimator)  # there is one
     folder = Path(folder).resolve()
     n_images = len(X) if isinstance(X, Sized) else None
@@ -165,6 +167,18 @@ def score_files(
             f"earlier job, such as {others[0]}; delete them"
         )
     return Bunch(**dict(zip(("n_images", "n_defects", "n_errors"), total.tolist(), strict=True)))
+
+
+def _without_cluster(estimator):
+    """The estimator that scores in one process, where there is a Distributed in it."""
+    from skanomaly.distributed._distributed import Distributed  # which imports this module
+
+    if isinstance(estimator, Distributed):
+        return estimator.estimator_
+    if isinstance(inner := getattr(estimator, "estimator_", None), Distributed):
+        estimator = copy(estimator)
+        estimator.estimator_ = inner.estimator_
+    return estimator
 
 
 def _digest_of(estimator):
