@@ -11,6 +11,7 @@ from PIL import Image
 
 import skanomaly
 from skanomaly import FilterBank, PatchCore, map_regions
+from skanomaly.cli import _predictions
 from skanomaly.cli._results import _heat_map_names
 
 RECORD = ["error", "name", "regions", "score", "verdict"]
@@ -121,6 +122,23 @@ def test_images_that_cannot_be_read_are_errors_if_asked(mixed, detector, tmp_pat
     assert "error: " in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
     assert run("inspect", detector, mixed / "a.png", "-o", tmp_path / "out") == 3
+
+
+def test_an_image_that_memory_does_not_hold_costs_no_other(new, detector, tmp_path, monkeypatch):
+    chunk = _predictions._predict_chunk
+
+    def scarce(model, images, explainer):
+        if new[2] in images:
+            raise MemoryError
+        yield from chunk(model, images, explainer)
+
+    monkeypatch.setattr(_predictions, "_predict_chunk", scarce)
+    assert run("inspect", detector, part_of(new), "-o", tmp_path / "out") == 3
+    with open(tmp_path / "out" / "scores.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["name"] for row in rows] == new
+    assert [row["verdict"] == "error" for row in rows] == [i == 2 for i in range(len(new))]
+    assert "memory" in rows[2]["error"]
 
 
 def test_a_log_says_what_begins(new, detector, monkeypatch, capsys):

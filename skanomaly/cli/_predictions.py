@@ -48,15 +48,16 @@ def predict(model, images, options, explainer=None, *, keeps_going=False):
 
 
 def predict_readable(model, images, explainer=None):
-    """As _predict_chunk; one by one where an image among them cannot be read."""
+    """As _predict_chunk; one by one where an image among them cannot be read, or is too large."""
     n_done = 0
     try:
         for predictions in _predict_chunk(model, images, explainer):
             n_done += len(predictions)
             yield predictions
-    except ImageError as error:
+    except (ImageError, MemoryError) as error:
         if len(images) == 1:
-            yield [Prediction(images[0], None, None, [], [], str(error))]
+            reason = str(error) or "there is not enough memory for it"
+            yield [Prediction(images[0], None, None, [], [], reason)]
             return
         for image in images[n_done:]:
             yield from predict_readable(model, [image], explainer)
