@@ -11,7 +11,7 @@ from numbers import Integral
 import numpy as np
 from sklearn.utils import gen_batches
 
-from skanomaly.feature_maps import BATCH_SIZE, FeatureMaps
+from skanomaly.feature_maps import FeatureMaps, object_array, usual_batch
 from skanomaly.images import ImageSubset, image_content, name_in
 from skanomaly.io import digest
 
@@ -25,6 +25,7 @@ __all__ = [
     "training_key",
 ]
 
+_ROI = "roi"  # name of an image's region of interest, as bits
 _LAYER = "layer "  # prefix of layers' names among a record's arrays
 
 
@@ -61,8 +62,9 @@ class CachedFeatureMaps(FeatureMaps):
     def __getstate__(self):
         return {**super().__getstate__(), "_keys": self.keys}
 
-    def batches(self, batch_size=BATCH_SIZE):
+    def batches(self, batch_size=None):
         """Stored CachedFeatureMaps of batch_size consecutive images each, the last one shorter."""
+        batch_size = usual_batch(self.layer_shapes) if batch_size is None else batch_size
         if self.is_stored:
             yield from super().batches(batch_size)
             return
@@ -75,7 +77,8 @@ class CachedFeatureMaps(FeatureMaps):
                 for name in self.layer_shapes
             }
             frames = np.stack([record["frame"] for record in some])
-            piece = FeatureMaps(layers, frames, self.image_fit)
+            bits = _each(some, _ROI) if _ROI in some[0] else None
+            piece = FeatureMaps(layers, frames, self.image_fit, bits)
             yield CachedFeatureMaps.of(piece, self.keys[part], self.cache)
 
     def _compute(self, batch_size, places):
@@ -90,6 +93,8 @@ class CachedFeatureMaps(FeatureMaps):
                     self._keys[row] = digest(self._identity, images.digests[done + j])
                 arrays = {_LAYER + name: maps[j] for name, maps in layers.items()}
                 record = {"frame": piece.frames[j], **arrays}
+                if piece.roi_bits is not None:
+                    record[_ROI] = piece.roi_bits[j]
                 self.cache.save(str(self._keys[row]), record)
                 yield record
             done += len(piece)
@@ -157,6 +162,14 @@ def code_identity(kind):
             if hasattr(method, "__code__"):
                 code.append((name, _constants(method.__code__)))
     return kind.__module__, kind.__qualname__, code
+
+
+def function_identity(function):
+    """What tells a function from others, as :func:`code_identity`; None where that is not known."""
+    code = getattr(function, "__code__", None)
+    if code is None or function.__closure__ is not None or function.__defaults__ is not None:
+        return None  # it may depend on more than its code
+    return function.__module__, function.__qualname__, _constants(code)
 
 
 def _constants(code):
@@ -256,17 +269,22 @@ def recall_batches(X, settings, compute):
     ------
     frames : ndarray of shape (b, 2), int
     arrays : dict of str to ndarray of shape (b, ...)
-        Of a few consecutive images.
+        Of a few consecutive images; with them "roi", their ``roi_bits``, where they have such.
     """
+
+    def compute_with_roi(batch):
+        bits = batch.roi_bits
+        return compute(batch) | ({} if bits is None else {_ROI: bits})
+
     if settings is None or X.cache is None:
         for batch in X.batches():
-            yield batch.frames, compute(batch)
+            yield batch.frames, compute_with_roi(batch)
         return
     identity = digest(settings)
 
     def compute_some(places):
         for batch in X[places].batches():
-            arrays = {"frame": batch.frames, **compute(batch)}
+            arrays = {"frame": batch.frames, **compute_with_roi(batch)}
             for j, key in enumerate(batch.keys.tolist()):
                 record = {name: values[j] for name, values in arrays.items()}
                 X.cache.save(digest(identity, key), record)
@@ -274,7 +292,13 @@ def recall_batches(X, settings, compute):
 
     keys = [digest(identity, key) for key in X.keys.tolist()]
     found = _recall_each(X.cache, keys, compute_some)
-    for part in gen_batches(len(X), BATCH_SIZE):
+    for part in gen_batches(len(X), usual_batch(X.layer_shapes)):
         records = list(islice(found, part.stop - part.start))
-        arrays = {name: np.stack([r[name] for r in records]) for name in records[0]}
+        arrays = {name: _each(records, name) for name in records[0]}
         yield arrays.pop("frame"), arrays
+
+
+def _each(records, name):
+    """The arrays of that name of several records as one, (b, ...); (b,) objects of masks."""
+    arrays = [record[name] for record in records]
+    return object_array(arrays) if name == _ROI else np.stack(arrays)

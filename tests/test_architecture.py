@@ -49,13 +49,14 @@ RANKS = {
     "model_selection": 9,
     "display": 10,
     "service": 10,
+    "export": 10,
     "report": 11,
     "cli": 12,
     "__main__": 13,
 }
 # Folders of detectors, imported on first use.
 TRAINED = {"arnet", "cutpaste", "ganomaly", "global_local", "regad", "tdg"}
-TOP_LEVEL_TORCH = {"feature_extraction", "training", "utils/networks.py"} | {
+TOP_LEVEL_TORCH = {"export", "feature_extraction", "training", "utils/networks.py"} | {
     f"detectors/{name}" for name in TRAINED
 }
 TORCH_IN_FUNCTIONS = {"neighbors", "coreset", "utils/device.py", "persistence"}
@@ -65,6 +66,9 @@ IN_FUNCTIONS_OF = {
     "jinja2": "report",
     "timm": "feature_extraction/backbones",
     "transformers": "feature_extraction/backbones",
+    "onnx": "export",
+    "onnxruntime": "export",
+    "onnxscript": "export",
 }
 TOP_LEVEL_NUMBA = {
     "neighbors",

@@ -5,7 +5,7 @@ from scipy.special import logsumexp
 
 from skanomaly.coreset import greedy_order
 from skanomaly.embedding import balancing_scales, finest_grid
-from skanomaly.feature_maps import BATCH_SIZE
+from skanomaly.feature_maps import usual_batch
 
 AUTO_RATIO, AUTO_ROWS = 0.1, 5_000  # of coreset_ratio="auto": the paper's share, and the most rows
 SCALE_IMAGES = 64  # on so many, evenly spaced, the layers' scales are measured
@@ -29,27 +29,33 @@ def scales_of(X, layers=None):
     if len(layers) == 1:
         return dict.fromkeys(layers, 1.0)
     places = np.linspace(0, len(X) - 1, min(SCALE_IMAGES, len(X))).astype(int)
-    arrays = X[places].arrays()
-    return balancing_scales({name: arrays[name] for name in layers})
+    some = X[places].store()
+    arrays = {name: some.arrays()[name] for name in layers}
+    if some.roi_bits is not None:
+        arrays = {name: maps[some.inside(maps.shape[1:3])] for name, maps in arrays.items()}
+    return balancing_scales(arrays)
 
 
-def forecast_bank(layer_shapes, n_images, ratio, n_projections):
+def forecast_bank(layer_shapes, n_images, ratio, n_projections, n_candidates=None):
     """Bytes held while a bank is chosen, by what they are for."""
     height, width = finest_grid(layer_shapes)
     n_features = sum(shape[2] for shape in layer_shapes.values())
     n_patches = n_images * height * width
     n_kept = bank_size(ratio, n_patches)
+    n_patches = min(n_candidates or n_patches, n_patches)
     n_dims = min(n_projections or n_features, n_features)
     return {
         "projected patches": 4 * n_dims * (n_patches + n_kept),
         "the coreset's search": CORESET_ROW_BYTES * n_patches,
         "memory bank and its index": (4 * 2 * n_features + ORIGIN_BYTES) * n_kept,
-        "a batch": 4 * 4 * n_features * min(n_images, BATCH_SIZE) * height * width,
+        "a batch": 4 * 4 * n_features * min(n_images, usual_batch(layer_shapes)) * height * width,
     }
 
 
-def choose_bank(X, patches_of, projection, rng, n_rows, **options):
+def choose_bank(X, patches_of, projection, rng, n_rows, n_candidates=None, **options):
     """Patches in the order in which the greedy coreset takes them.
+
+    Those outside the regions of interest are not among them.
 
     Parameters
     ----------
@@ -61,6 +67,9 @@ def choose_bank(X, patches_of, projection, rng, n_rows, **options):
     rng : RandomState
         Draws the projection and the first patch.
     n_rows : int
+        As many, or all that there are.
+    n_candidates : int or None, default=None
+        Of all patches so many are drawn, and the bank is chosen from these; None: from all.
     **options : dict
         Passed to :func:`skanomaly.coreset.greedy_order`.
 
@@ -70,18 +79,40 @@ def choose_bank(X, patches_of, projection, rng, n_rows, **options):
         As from :func:`gather`.
     """
     first = patches_of(X[0])  # (h * w, D)
-    projection.fit(first.shape[1], origin=first[0])
-    projected, done = None, 0
+    n_each, n_features = first.shape
+    projection.fit(n_features, origin=first[0].copy())
+    del first
+    n_patches = len(X) * n_each
+    drawn = None
+    if n_candidates is not None and n_candidates < n_patches:
+        drawn = np.zeros(n_patches, dtype=bool)
+        drawn[rng.choice(n_patches, n_candidates, replace=False)] = True
+    projected, numbers = None, []
+    done = seen = 0
     for batch in X.batches():
-        rows = projection.transform(patches_of(batch))  # (b * h * w, n_projections)
+        patches = patches_of(batch)  # (b * h * w, D)
+        counts = _that_count(batch, drawn, seen, len(patches))
+        rows = projection.transform(patches if counts is None else patches[counts])
         if projected is None:
-            n_patches = len(X) * len(rows) // len(batch)
-            projected = np.empty((n_patches, rows.shape[1]), dtype=np.float32)
+            n_most = min(n_candidates or n_patches, n_patches)
+            projected = np.empty((n_most, rows.shape[1]), dtype=np.float32)
         projected[done : done + len(rows)] = rows
-        done += len(rows)
-    order = greedy_order(projected, n_rows, random_state=rng, **options)
+        numbers.append(seen + (np.arange(len(rows)) if counts is None else counts))
+        done, seen = done + len(rows), seen + len(patches)
+        del patches  # those of large images take as much as their features
+    projected = projected[:done]
+    order = greedy_order(projected, min(n_rows, done), random_state=rng, **options)
     del projected  # the bank's rows need its memory
-    return gather(X, order, patches_of, first.shape[1])
+    return gather(X, np.concatenate(numbers)[order], patches_of, n_features)
+
+
+def _that_count(batch, drawn, first, n_patches):
+    """Places of a batch's patches that are drawn and inside; None: all are."""
+    counts = None if drawn is None else drawn[first : first + n_patches]
+    if batch.roi_bits is not None:
+        inside = batch.inside(finest_grid(batch.layer_shapes)).ravel()
+        counts = inside if counts is None else inside & counts
+    return None if counts is None else np.flatnonzero(counts)
 
 
 def gather(X, order, patches_of, n_features):
@@ -111,6 +142,7 @@ def gather(X, order, patches_of, n_features):
         bank[by_number[done:end]] = patches[order[by_number[done:end]] - first]
         frames.append(batch.frames)
         first, done = first + len(patches), end
+        del patches
     origin = np.column_stack(np.divmod(order, first // len(X)))
     frames = np.concatenate(frames)
     return {"bank": bank, "origin": origin.astype(np.int32), "frames": frames.astype(np.int32)}

@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 from skanomaly.base import BaseDetector
 from skanomaly.density import PositionwiseGaussian
 from skanomaly.embedding import check_odd, embed, finest_grid
-from skanomaly.feature_maps import BATCH_SIZE
+from skanomaly.feature_maps import usual_batch
 from skanomaly.utils.validation import Interval, StrOptions
 
 _logger = logging.getLogger("skanomaly")
@@ -145,9 +145,15 @@ class PaDiM(BaseDetector):
 
     def _learn(self, X):
         batches = tqdm(
-            X.batches(), "PaDiM", -(-len(X) // BATCH_SIZE), unit="batch", disable=not self.verbose
+            X.batches(),
+            "PaDiM",
+            -(-len(X) // usual_batch(X.layer_shapes)),
+            unit="batch",
+            disable=not self.verbose,
         )
+        grid = finest_grid(X.layer_shapes)
         for piece in batches:
+            self._check_roi(piece.inside(grid))
             self.gaussian_.partial_fit(self._vectors(piece))
         self.gaussian_.finish()
         n_seen, n_channels = self.gaussian_.n_samples_seen_, len(self.channels_)
@@ -158,6 +164,18 @@ class PaDiM(BaseDetector):
                 n_seen,
                 n_channels,
             )
+
+    def _check_roi(self, inside):
+        """Refuse patches (b, h, w) that count in some images and not in others."""
+        if inside is None:
+            return
+        known = getattr(self, "inside_", inside[0])
+        if (inside != known).any():
+            raise ValueError(
+                "PaDiM learns each position from all images: expected one region of interest for "
+                "all, got some that differ; pass one mask as roi, or take PatchCore"
+            )
+        self.inside_ = known
 
     def _vectors(self, X):
         """The chosen channels of a few images at the finest grid, (b, h, w, d)."""
@@ -178,7 +196,7 @@ class PaDiM(BaseDetector):
         return {
             "sums of products": 8 * n_positions * d * (d + 1) // 2,
             "factors": 4 * n_positions * d * d,
-            "a batch": 4 * 4 * n_positions * d * min(n_images, BATCH_SIZE),
+            "a batch": 4 * 4 * n_positions * d * min(n_images, usual_batch(layer_shapes)),
         }
 
     def _score_maps(self, X):
@@ -192,7 +210,7 @@ class PaDiM(BaseDetector):
             )
         found = self.gaussian_.leave_one_out(map(self._vectors, X.batches()))
         for batch, score_maps in zip(X.batches(), found, strict=True):
-            raw = {"score_maps": score_maps}
+            raw = {"score_maps": batch.scored_inside(score_maps)}
             if self.image_score == "paper":
-                raw["image_scores"] = self._score_images(batch, score_maps)
+                raw["image_scores"] = self._score_images(batch, **raw)
             yield batch, raw

@@ -53,6 +53,9 @@ class PatchCore(LeftOutMixin, HotSpotsMixin, BaseDetector):
         leaves it out, as the authors' own code does. Used where ``image_score="paper"``.
     n_projections : int or None, default=128
         Dimensions of the random projection in which the coreset is chosen; None: all.
+    n_candidates : int or None, default=None
+        Of all good patches so many are drawn at random, and the bank is chosen from these: less
+        memory and time where images are large or many. None: it is chosen from all.
     neighbors : {"exact", "pynndescent"}, default="exact"
         How the bank is searched. "pynndescent" is approximate.
     patch_size : int, default=3
@@ -136,6 +139,7 @@ class PatchCore(LeftOutMixin, HotSpotsMixin, BaseDetector):
         "coreset_ratio": [StrOptions({"auto"}), Interval(Real, 0, 1, closed="right")],
         "n_neighbors": [Interval(Integral, 1, None, closed="left")],
         "n_reweight": [Interval(Integral, 0, None, closed="left")],
+        "n_candidates": [None, Interval(Integral, 1, None, closed="left")],
         "n_projections": [None, Interval(Integral, 1, None, closed="left")],
         "neighbors": [StrOptions({"exact", "pynndescent"})],
         "patch_size": [Interval(Integral, 1, None, closed="left")],
@@ -152,6 +156,7 @@ class PatchCore(LeftOutMixin, HotSpotsMixin, BaseDetector):
         n_neighbors=1,
         n_reweight=9,
         n_projections=128,
+        n_candidates=None,
         neighbors="exact",
         patch_size=3,
         balance_layers=True,
@@ -168,6 +173,7 @@ class PatchCore(LeftOutMixin, HotSpotsMixin, BaseDetector):
         self.n_neighbors = n_neighbors
         self.n_reweight = n_reweight
         self.n_projections = n_projections
+        self.n_candidates = n_candidates
         self.neighbors = neighbors
         self.patch_size = patch_size
         self.balance_layers = balance_layers
@@ -189,7 +195,8 @@ class PatchCore(LeftOutMixin, HotSpotsMixin, BaseDetector):
         self.layer_scales_ = scales_of(X) if self.balance_layers else {}
         choose = partial(
             choose_bank, X, self._patches, RandomProjection(self.n_projections, rng), rng,
-            device=self.device, n_jobs=self.n_jobs, verbose=self.verbose,
+            n_candidates=self.n_candidates, device=self.device, n_jobs=self.n_jobs,
+            verbose=self.verbose,
         )  # fmt: skip
         # With a cache: the bank of a ratio is the beginning of every larger one's.
         settings = partial(self._fit_settings, without=_NOT_OF_THE_BANK)
@@ -210,7 +217,7 @@ class PatchCore(LeftOutMixin, HotSpotsMixin, BaseDetector):
 
     def _forecast(self, layer_shapes, n_images, ratio=None):
         ratio = self.coreset_ratio if ratio is None else ratio
-        return forecast_bank(layer_shapes, n_images, ratio, self.n_projections)
+        return forecast_bank(layer_shapes, n_images, ratio, self.n_projections, self.n_candidates)
 
     def _patches(self, X):
         """Locally aware patches of a few images, (b * h * w, D)."""

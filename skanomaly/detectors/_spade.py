@@ -16,7 +16,7 @@ from skanomaly.base import BaseDetector
 from skanomaly.detectors._hot_spots import HotSpotsMixin, finest_layer, nearest_in_images
 from skanomaly.detectors._memory_bank import scales_of
 from skanomaly.embedding import check_odd, embed, local_mean
-from skanomaly.feature_maps import BATCH_SIZE
+from skanomaly.feature_maps import usual_batch
 from skanomaly.neighbors import GalleryIndex, PatchIndex
 from skanomaly.utils.validation import Interval, StrOptions, choose_layers
 
@@ -166,14 +166,15 @@ class SPADE(HotSpotsMixin, BaseDetector):
         self.pooled_ = np.empty((len(X), X.layer_shapes[self._pooled_layer()][2]))
         self.memory_frames_ = np.zeros((len(self.learned_from_), 2), dtype=np.int32)
         places = np.flatnonzero(self.learned_from_)
-        n_batches = -(-len(X) // BATCH_SIZE)
+        n_batches = -(-len(X) // usual_batch(X.layer_shapes))
         done = 0
         for piece in tqdm(X.batches(), "SPADE", n_batches, unit="batch", disable=not self.verbose):
             end = done + len(piece)
             self.pooled_[done:end] = self._pooled(piece)
             self.memory_frames_[places[done:end]] = piece.frames
             for name, rows in self._patches(piece).items():
-                self.memory_[name][done:end] = rows
+                grid = self.layer_shapes_[name][:2]
+                self.memory_[name][done:end] = _only_inside(rows, piece.inside(grid))
             done = end
 
     def _check_parameters(self, n_images):
@@ -201,7 +202,7 @@ class SPADE(HotSpotsMixin, BaseDetector):
         return {
             "memory": np.dtype(self.memory_dtype).itemsize * n_numbers * n_images,
             "its index": SCREEN_ROW_BYTES * n_rows * n_images,
-            "a batch": 2 * 4 * n_numbers * min(n_images, BATCH_SIZE),
+            "a batch": 2 * 4 * n_numbers * min(n_images, usual_batch(layer_shapes)),
         }
 
     def _pyramid(self, layer_shapes):
@@ -213,8 +214,14 @@ class SPADE(HotSpotsMixin, BaseDetector):
         return self.image_layer or list(self.layer_shapes_)[-1]
 
     def _pooled(self, X):
-        """One vector per image: (b, C)."""
-        return X.arrays()[self._pooled_layer()].mean(axis=(1, 2), dtype=np.float64)
+        """One vector per image, the mean of its patches that count: (b, C)."""
+        maps = X.arrays()[self._pooled_layer()]
+        inside = X.inside(maps.shape[1:3])
+        if inside is None:
+            return maps.mean(axis=(1, 2), dtype=np.float64)
+        return np.stack(
+            [one[own].mean(axis=0, dtype=np.float64) for one, own in zip(maps, inside, strict=True)]
+        )
 
     def _patches(self, X):
         """{layer: (b, h * w, C)} of a few images."""
@@ -292,3 +299,18 @@ class SPADE(HotSpotsMixin, BaseDetector):
         limit = self.memory_limit
         galleries = {n: GalleryIndex(memory_limit=limit).fit(m) for n, m in self.memory_.items()}
         return PatchIndex(memory_limit=limit).fit(self.pooled_), galleries
+
+
+def _only_inside(rows, inside):
+    """Patches (b, h * w, C) with the nearest before, or the first, that counts for each other.
+
+    Galleries have as many patches of each image; one that is there twice changes no distance to
+    the nearest.
+    """
+    if inside is None:
+        return rows
+    inside = inside.reshape(rows.shape[:2])
+    numbers = np.arange(rows.shape[1])
+    source = np.maximum.accumulate(np.where(inside, numbers, -1), axis=1)
+    source = np.where(source < 0, inside.argmax(axis=1)[:, None], source)
+    return np.take_along_axis(rows, source[:, :, None], axis=1)
