@@ -50,6 +50,7 @@ RANKS = {
     "display": 10,
     "distributed": 10,
     "service": 10,
+    "export": 10,
     "report": 11,
     "cli": 12,
     "__main__": 13,
@@ -68,6 +69,7 @@ TRAINED = {
     "tdg",
 }
 TOP_LEVEL_TORCH = {
+    "export",
     "feature_extraction",
     "training",
     "utils/networks.py",
@@ -85,6 +87,9 @@ IN_FUNCTIONS_OF = {
     "pyarrow": "distributed",
     "timm": "feature_extraction/backbones",
     "transformers": "feature_extraction/backbones",
+    "onnx": "export",
+    "onnxruntime": "export",
+    "onnxscript": "export",
 }
 TOP_LEVEL_NUMBA = {
     "neighbors",

@@ -1,5 +1,6 @@
 """Extractors: images in, FeatureMaps out."""
 
+from skanomaly.feature_extraction._as_modules import as_module
 from skanomaly.feature_extraction._filter_bank import FilterBank
 from skanomaly.feature_extraction._pretrained import FeatureExtractor
 

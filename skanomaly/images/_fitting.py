@@ -12,6 +12,7 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter1d
 
 RESIZE_MODES = ("stretch", "pad", "crop")
+LEAST_WEIGHT = 1e-6  # of the patches that count, at a pixel that has a score
 
 
 @dataclass(frozen=True)
@@ -64,22 +65,29 @@ class ImageFit:
             (u / n, float(s), float(s + u)) for u, n, s in zip(used, frame, starts, strict=True)
         )
 
-    def apply(self, image):
-        """Resize an image (H, W, C) from read_image to (height, width, C) float32 in [0, 1]."""
-        (rows, top, bottom), (columns, left, right) = self.axes(image.shape[:2])
-        # The part of the image that is used, (left, top, right, bottom): all unless cropped.
+    def placement(self, frame):
+        """What of an image is used, and where it comes to lie in the input.
+
+        Returns the box (left, top, right, bottom) in the image, and the first and the last row,
+        and column, in the input, ends exclusive: ((top, bottom), (left, right)).
+        """
+        (rows, top, bottom), (columns, left, right) = self.axes(frame)
+        # All of the image unless cropped.
         seen = (
             max(0.0, -left / columns),
             max(0.0, -top / rows),
-            min(image.shape[1], (self.width - left) / columns),
-            min(image.shape[0], (self.height - top) / rows),
+            min(frame[1], (self.width - left) / columns),
+            min(frame[0], (self.height - top) / rows),
         )
-        # Where it lies in the input.
         inside = (
             (max(0, round(top)), min(self.height, round(bottom))),
             (max(0, round(left)), min(self.width, round(right))),
         )
-        (first_row, end_row), (first_column, end_column) = inside
+        return seen, inside
+
+    def apply(self, image):
+        """Resize an image (H, W, C) from read_image to (height, width, C) float32 in [0, 1]."""
+        seen, ((first_row, end_row), (first_column, end_column)) = self.placement(image.shape[:2])
         resized = _resample(image, (end_column - first_column, end_row - first_row), seen)
         around = (
             (first_row, self.height - end_row),
@@ -96,10 +104,13 @@ class ImageFit:
         matrix per axis. Pixels outside a crop get the value of the nearest pixel inside.
         """
         sizes = (self.height, self.width)
+        smoothing = [_smoothing(n, size, float(sigma)) for n, size in zip(grid, sizes, strict=True)]
+        if tuple(frame) == sizes:  # nothing to resize; the matrices of large images would be large
+            return tuple(smoothing)
         return tuple(
-            _interpolation(n_frame, size, *line) @ _smoothing(n_grid, size, float(sigma))
-            for n_grid, size, n_frame, line in zip(
-                grid, sizes, frame, self.axes(frame), strict=True
+            _interpolation(n_frame, size, *line) @ one
+            for one, size, n_frame, line in zip(
+                smoothing, sizes, frame, self.axes(frame), strict=True
             )
         )
 
@@ -142,15 +153,44 @@ class ImageFit:
         return *starts, *ends
 
     def smooth(self, patch_scores, sigma):
-        """Patch scores (b, h, w), upsampled to (b, height, width) and smoothed."""
+        """Patch scores (b, h, w), upsampled to (b, height, width) and smoothed.
+
+        Patches of -inf do not count, and their cells stay -inf.
+        """
         rows = _smoothing(patch_scores.shape[1], self.height, float(sigma))
         columns = _smoothing(patch_scores.shape[2], self.width, float(sigma))
-        return rows @ patch_scores @ columns.T
+        smooth = _product(rows, patch_scores, columns)
+        is_left_out = np.isneginf(patch_scores)
+        if is_left_out.any():
+            cells = [
+                np.arange(size) * n // size
+                for size, n in zip((self.height, self.width), patch_scores.shape[1:], strict=True)
+            ]
+            smooth[is_left_out[:, cells[0]][:, :, cells[1]]] = -np.inf
+        return smooth
 
-    def to_frame(self, patch_scores, frame, sigma):
-        """Score map (H, W) float32 in the frame of the image, from patch scores (h, w)."""
+    def to_frame(self, patch_scores, frame, sigma, inside=None):
+        """Score map (H, W) float32 in the frame of the image, from patch scores (h, w).
+
+        Patches of -inf do not count. ``inside``, (H, W) bool: the pixels of a region of interest;
+        outside of it the map is 0.
+        """
         rows, columns = self.way_back(patch_scores.shape, tuple(frame), sigma)
-        return rows @ patch_scores.astype(np.float32, copy=False) @ columns.T
+        score_map = _product(rows, patch_scores.astype(np.float32, copy=False), columns)
+        if inside is not None:
+            score_map[~inside] = 0
+        return score_map
+
+
+def _product(rows, patch_scores, columns):
+    """``rows @ patch_scores @ columns.T``; means of those that are not -inf, where some are."""
+    is_left_out = np.isneginf(patch_scores)
+    if not is_left_out.any():
+        return rows @ patch_scores @ columns.T
+    total = rows @ np.where(is_left_out, np.float32(0), patch_scores) @ columns.T
+    weight = rows @ (~is_left_out).astype(np.float32) @ columns.T
+    is_reached = weight > LEAST_WEIGHT
+    return np.divide(total, weight, out=np.zeros_like(total), where=is_reached)
 
 
 def _resample(image, size, box):
