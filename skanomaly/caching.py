@@ -12,7 +12,7 @@ from numbers import Integral
 import numpy as np
 from sklearn.utils import gen_batches
 
-from skanomaly.feature_maps import BATCH_SIZE, FeatureMaps
+from skanomaly.feature_maps import BATCH_SIZE, FeatureMaps, object_array, usual_batch
 from skanomaly.images import ImageSubset, image_content, name_in
 from skanomaly.io import digest
 
@@ -26,6 +26,8 @@ __all__ = [
     "training_key",
 ]
 
+_ROI = "roi"  # name of an image's region of interest, as bits
+_N_ASKED = "n_asked"  # rows of a choice that were asked for; there may be fewer
 _LAYER = "layer "  # prefix of layers' names among a record's arrays
 _MAX_CLAIMS = 4 * BATCH_SIZE  # what two processes compute twice at the end at most
 
@@ -63,8 +65,9 @@ class CachedFeatureMaps(FeatureMaps):
     def __getstate__(self):
         return {**super().__getstate__(), "_keys": self.keys}
 
-    def batches(self, batch_size=BATCH_SIZE):
+    def batches(self, batch_size=None):
         """Stored CachedFeatureMaps of batch_size consecutive images each, the last one shorter."""
+        batch_size = usual_batch(self.layer_shapes) if batch_size is None else batch_size
         if self.is_stored:
             yield from super().batches(batch_size)
             return
@@ -77,7 +80,8 @@ class CachedFeatureMaps(FeatureMaps):
                 for name in self.layer_shapes
             }
             frames = np.stack([record["frame"] for record in some])
-            piece = FeatureMaps(layers, frames, self.image_fit)
+            bits = _each(some, _ROI) if _ROI in some[0] else None
+            piece = FeatureMaps(layers, frames, self.image_fit, bits)
             yield CachedFeatureMaps.of(piece, self.keys[part], self.cache)
 
     def _compute(self, batch_size, places):
@@ -92,6 +96,8 @@ class CachedFeatureMaps(FeatureMaps):
                     self._keys[row] = digest(self._identity, images.digests[done + j])
                 arrays = {_LAYER + name: maps[j] for name, maps in layers.items()}
                 record = {"frame": piece.frames[j], **arrays}
+                if piece.roi_bits is not None:
+                    record[_ROI] = piece.roi_bits[j]
                 self.cache.save(str(self._keys[row]), record)
                 yield record
             done += len(piece)
@@ -218,6 +224,14 @@ def code_identity(kind):
     return kind.__module__, kind.__qualname__, code
 
 
+def function_identity(function):
+    """What tells a function from others, as :func:`code_identity`; None where that is not known."""
+    code = getattr(function, "__code__", None)
+    if code is None or function.__closure__ is not None or function.__defaults__ is not None:
+        return None  # it may depend on more than its code
+    return function.__module__, function.__qualname__, _constants(code)
+
+
 def _constants(code):
     """A function's instructions, names and constants, those of functions within it included."""
     inner = [_constants(c) if hasattr(c, "co_code") else repr(c) for c in code.co_consts]
@@ -269,11 +283,12 @@ def recall_longest(X, settings, name, n_rows, n_ahead, compute):
     name : str
         Of the array that holds the rows.
     n_rows : int
-        At least so many are returned.
+        At least so many are returned, or as many as there are.
     n_ahead : callable
         Returns how many are computed where there is a cache, for those who ask for more later.
     compute : callable
-        ``compute(n)`` returns a dict of str to ndarray, of which the one called `name` has n rows.
+        ``compute(n)`` returns a dict of str to ndarray, of which the one called `name` has n rows,
+        or as many as there are.
 
     Returns
     -------
@@ -286,8 +301,9 @@ def recall_longest(X, settings, name, n_rows, n_ahead, compute):
     settings = name, found
     key = training_key(X, settings)
     found = X.cache.load(key)
-    if found is None or len(found[name]) < n_rows:
-        found = compute(max(n_rows, n_ahead()))
+    if found is None or int(found.get(_N_ASKED, len(found[name]))) < n_rows:
+        n_asked = max(n_rows, n_ahead())
+        found = {**compute(n_asked), _N_ASKED: np.array(n_asked)}
         key = training_key(X, settings)  # of the images as they were read
         X.cache.save(key, found)
     return found, key
@@ -315,17 +331,22 @@ def recall_batches(X, settings, compute):
     ------
     frames : ndarray of shape (b, 2), int
     arrays : dict of str to ndarray of shape (b, ...)
-        Of a few consecutive images.
+        Of a few consecutive images; with them "roi", their ``roi_bits``, where they have such.
     """
+
+    def compute_with_roi(batch):
+        bits = batch.roi_bits
+        return compute(batch) | ({} if bits is None else {_ROI: bits})
+
     if settings is None or X.cache is None:
         for batch in X.batches():
-            yield batch.frames, compute(batch)
+            yield batch.frames, compute_with_roi(batch)
         return
     identity = digest(settings)
 
     def compute_some(places):
         for batch in X[places].batches():
-            arrays = {"frame": batch.frames, **compute(batch)}
+            arrays = {"frame": batch.frames, **compute_with_roi(batch)}
             for j, key in enumerate(batch.keys.tolist()):
                 record = {name: values[j] for name, values in arrays.items()}
                 X.cache.save(digest(identity, key), record)
@@ -333,7 +354,13 @@ def recall_batches(X, settings, compute):
 
     keys = [digest(identity, key) for key in X.keys.tolist()]
     found = _recall_each(X.cache, keys, compute_some)
-    for part in gen_batches(len(X), BATCH_SIZE):
+    for part in gen_batches(len(X), usual_batch(X.layer_shapes)):
         records = list(islice(found, part.stop - part.start))
-        arrays = {name: np.stack([r[name] for r in records]) for name in records[0]}
+        arrays = {name: _each(records, name) for name in records[0]}
         yield arrays.pop("frame"), arrays
+
+
+def _each(records, name):
+    """The arrays of that name of several records as one, (b, ...); (b,) objects of masks."""
+    arrays = [record[name] for record in records]
+    return object_array(arrays) if name == _ROI else np.stack(arrays)

@@ -68,8 +68,8 @@ def balancing_scales(layers: Layers) -> dict[str, float]:
 
     Parameters
     ----------
-    layers : dict of str to ndarray of shape (b, h, w, C)
-        Maps of some images.
+    layers : dict of str to ndarray of shape (b, h, w, C) or (n, C)
+        Maps of some images, or patches of them.
 
     Returns
     -------
@@ -87,7 +87,7 @@ def balancing_scales(layers: Layers) -> dict[str, float]:
     (1.0, 0.1)
     """
     deviations = {
-        name: np.sqrt(np.mean([maps[..., i].var(dtype=np.float64) for i in range(maps.shape[3])]))
+        name: np.sqrt(np.mean([maps[..., i].var(dtype=np.float64) for i in range(maps.shape[-1])]))
         for name, maps in layers.items()
     }
     first = next((own for own in deviations.values() if own > 0), 1.0)
@@ -119,7 +119,8 @@ def local_mean(maps: np.ndarray, size: int) -> np.ndarray:
             behind = (*before, slice(None, -shift))
             total[behind] += maps[ahead]
             total[ahead] += maps[behind]
-        maps = total / np.float32(size)
+        total /= np.float32(size)
+        maps = total
     return maps
 
 

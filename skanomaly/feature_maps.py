@@ -12,12 +12,19 @@ import numpy as np
 from sklearn.utils import gen_batches
 
 from skanomaly.embedding import embed
-from skanomaly.images import ImageFit, ImageSubset
+from skanomaly.images import ImageFit, ImageSubset, cells_inside, pack_mask, unpack_mask
 from skanomaly.io import digest
 
 __all__ = ["FeatureMaps", "JoinedFeatureMaps", "concatenate", "side_by_side"]
 
-BATCH_SIZE = 16  # images; what detectors work on at a time
+BATCH_SIZE = 16  # images; what detectors work on at a time, at most
+BATCH_BYTES = 2**28  # of features; large images are fewer at a time
+
+
+def usual_batch(layer_shapes: dict[str, tuple[int, ...]]) -> int:
+    """Images that detectors work on at a time, from the layers' shapes {layer: (h, w, C)}."""
+    n_bytes = 4 * sum(h * w * c for h, w, c in layer_shapes.values())
+    return int(min(BATCH_SIZE, max(1, BATCH_BYTES // max(1, n_bytes))))
 
 
 class FeatureMaps:
@@ -31,6 +38,9 @@ class FeatureMaps:
         Height and width of each image in its own pixels. None: the first layer's grid.
     image_fit : ImageFit, default=None
         How the images were brought to the network's input. None: the grid is the input.
+    rois : sequence of n arrays (H, W), bool, or ``roi_bits``, default=None
+        Regions of interest in the images' own pixels: patches outside are neither learned nor
+        scored. None: all patches count.
 
     Attributes
     ----------
@@ -41,6 +51,8 @@ class FeatureMaps:
     layer_shapes : dict of str to tuple (h, w, C)
     frames : ndarray of shape (n, 2), or None
         None while the features are streamed: an image's frame is known once it is read.
+    roi_bits : ndarray of shape (n,), object, or None
+        The regions of interest as bits, of stored features that have such.
     cache : Cache or None
         Where features are kept, and what is computed from them.
     scratch : object or None
@@ -68,8 +80,9 @@ class FeatureMaps:
 
     ndim = 2
     cache = None
+    _roi_bits = None  # an object array, as the masks of images of several sizes are unlike
 
-    def __init__(self, layers, frames=None, image_fit=None):
+    def __init__(self, layers, frames=None, image_fit=None, rois=None):
         lengths = {len(maps) for maps in layers.values()}
         if len(lengths) != 1 or any(maps.ndim != 4 for maps in layers.values()):
             shapes = {name: np.shape(maps) for name, maps in layers.items()}
@@ -82,6 +95,29 @@ class FeatureMaps:
         self._frames = np.tile(grid, (n_images, 1)) if frames is None else np.asarray(frames)
         self.layer_shapes = {name: maps.shape[1:] for name, maps in layers.items()}
         self.image_fit = ImageFit(*grid) if image_fit is None else image_fit
+        self._roi_bits = None if rois is None else self._packed(rois)
+
+    def _packed(self, rois):
+        """Bits of masks (H, W), one for each image, or these bits themselves."""
+        if len(rois) != len(self._frames):
+            raise ValueError(
+                f"expected one region of interest per image, got {len(rois)} for "
+                f"{len(self._frames)} images"
+            )
+        bits, known = [], {}
+        for i, (mask, frame) in enumerate(zip(rois, self._frames, strict=True)):
+            if mask.ndim == 1:
+                bits.append(mask)
+                continue
+            if mask.shape != tuple(frame):
+                raise ValueError(
+                    f"expected a region of interest of the image's own {tuple(frame.tolist())} "
+                    f"pixels, got {mask.shape} for image {i}"
+                )
+            if id(mask) not in known:  # one that is shared is packed once
+                known[id(mask)] = pack_mask(mask)
+            bits.append(known[id(mask)])
+        return object_array(bits)
 
     @classmethod
     def streamed(cls, images, extract, layer_shapes, image_fit):
@@ -114,6 +150,10 @@ class FeatureMaps:
     @property
     def frames(self):
         return None if self._frames is None else self._frames[self._rows]
+
+    @property
+    def roi_bits(self):
+        return None if self._roi_bits is None else self._roi_bits[self._rows]
 
     @property
     def is_stored(self):
@@ -180,6 +220,7 @@ class FeatureMaps:
         state = self.__dict__.copy()
         if self.is_stored:
             state["_layers"], state["_frames"] = self.arrays(), self.frames
+            state["_roi_bits"] = self.roi_bits
         else:
             images = self._chosen_images()
             state["_images"] = images if images is self._images else list(images)
@@ -208,10 +249,41 @@ class FeatureMaps:
         """FeatureMaps held in memory (itself, where it already is)."""
         return self if self.is_stored else concatenate(list(self.batches()))
 
-    def batches(self, batch_size=BATCH_SIZE):
-        """Stored FeatureMaps of batch_size consecutive images each, the last one shorter."""
+    def inside(self, grid):
+        """The patches that lie in the images' regions of interest, of stored features.
+
+        Parameters
+        ----------
+        grid : tuple (h, w)
+
+        Returns
+        -------
+        ndarray of shape (n, h, w), bool, or None
+            True where at least half of a patch's cell is inside; None: all patches count.
+        """
+        if (bits := self.roi_bits) is None:
+            return None
+        found, known = np.empty((len(self), *grid), dtype=bool), {}
+        for i, (one, frame) in enumerate(zip(bits, self.frames.tolist(), strict=True)):
+            key = id(one), *frame
+            if key not in known:
+                known[key] = cells_inside(one, frame, self.image_fit, grid)
+            found[i] = known[key]
+        return found
+
+    def scored_inside(self, score_maps):
+        """Score maps (n, h, w) with -inf for the patches outside the regions of interest."""
+        inside = self.inside(score_maps.shape[1:])
+        return score_maps if inside is None else np.where(inside, score_maps, -np.inf)
+
+    def batches(self, batch_size=None):
+        """Stored FeatureMaps of batch_size consecutive images each, the last one shorter.
+
+        None: 16 images, or fewer where their features take more than 256 MB.
+        """
         if len(self) == 0:
             return
+        batch_size = usual_batch(self.layer_shapes) if batch_size is None else batch_size
         if self.is_stored:
             for part in gen_batches(len(self), batch_size):
                 yield self[part]
@@ -269,6 +341,14 @@ class JoinedFeatureMaps(FeatureMaps):
         return all(part.is_stored for part, *_ in self._parts)
 
     @property
+    def roi_bits(self):
+        """What lies in the regions of interest of all parts that have such."""
+        found = [bits for part, *_ in self._parts if (bits := part.roi_bits) is not None]
+        if len(found) < 2:
+            return found[0] if found else None
+        return object_array([np.bitwise_and.reduce(some) for some in zip(*found, strict=True)])
+
+    @property
     def nbytes(self):
         """Bytes of the parts that are stored."""
         return sum(part.nbytes for part, *_ in self._parts)
@@ -306,8 +386,9 @@ class JoinedFeatureMaps(FeatureMaps):
             for name, maps in part.arrays().items()
         }
 
-    def batches(self, batch_size=BATCH_SIZE):
+    def batches(self, batch_size=None):
         """Stored JoinedFeatureMaps of batch_size consecutive images each, the last one shorter."""
+        batch_size = usual_batch(self.layer_shapes) if batch_size is None else batch_size
         streams = (part.batches(batch_size) for part, *_ in self._parts)
         for pieces in zip(*streams, strict=True):
             _check_frames(pieces)
@@ -408,4 +489,20 @@ def concatenate(pieces: Sequence[FeatureMaps]) -> FeatureMaps:
         for name in pieces[0].layer_shapes
     }
     frames = np.concatenate([piece.frames for piece in pieces])
-    return FeatureMaps(layers, frames, pieces[0].image_fit)
+    bits = None if pieces[0].roi_bits is None else np.concatenate([p.roi_bits for p in pieces])
+    return FeatureMaps(layers, frames, pieces[0].image_fit, bits)
+
+
+def object_array(items: Sequence[np.ndarray]) -> np.ndarray:
+    """An array (n,) of arrays of any lengths."""
+    array = np.empty(len(items), dtype=object)
+    for i, item in enumerate(items):
+        array[i] = item
+    return array
+
+
+def masks_of(bits: np.ndarray | None, frames: np.ndarray) -> list[np.ndarray | None]:
+    """Regions of interest (H, W) from ``roi_bits``; None where all pixels count."""
+    if bits is None:
+        return [None] * len(frames)
+    return [unpack_mask(one, frame) for one, frame in zip(bits, frames, strict=True)]

@@ -7,7 +7,7 @@ all read this table. It imports nothing, so that ``import skanomaly`` stays ligh
 import importlib
 from typing import NamedTuple
 
-__all__ = ["DETECTORS", "EXTRACTORS", "STORED", "Entry", "find_detector"]
+__all__ = ["DETECTORS", "EXTRACTORS", "STORED", "STORED_FUNCTIONS", "Entry", "find_detector"]
 
 
 class Entry(NamedTuple):
@@ -85,6 +85,7 @@ STORED = {entry.name: entry.module for entry in (*DETECTORS, *EXTRACTORS)} | {
     "FilterBank": "feature_extraction._filter_bank",
     "FeatureExtractor": "feature_extraction._pretrained",
     "ImageFit": "images._fitting",
+    "Tiling": "images._tiles",
     "PositionwiseGaussian": "density._gaussian",
     "DenseCovariances": "density._covariances",
     "LowRankCovariances": "density._covariances",
@@ -97,6 +98,8 @@ STORED = {entry.name: entry.module for entry in (*DETECTORS, *EXTRACTORS)} | {
     "GoodOnlyKFold": "model_selection._split",
     "ScoreMonitor": "model_selection._monitor",
 }
+# Functions that may stand there as a parameter.
+STORED_FUNCTIONS = {"foreground": "images._regions_of_interest"}
 
 
 def find_detector(command):

@@ -173,6 +173,42 @@ def test_patchcore_of_one_part_is_that_of_fit(client, paths):
     assert_equal_states(state_of(model.estimator_), state_of(clone(pipe).fit(paths["good"])))
 
 
+def corner(tmp_path):
+    """A file with a region of interest, and its mask."""
+    mask = np.zeros((64, 64), dtype=bool)
+    mask[:40, 8:] = True
+    return mask, _save(tmp_path / "roi" / "roi.png", mask.astype(np.uint8) * 255)
+
+
+def test_regions_tiles_and_candidates_are_those_of_one_process(
+    client, paths, tmp_path, monkeypatch
+):
+    mask, file = corner(tmp_path)
+    monkeypatch.chdir(Path(file).parent)  # not the folder of the workers
+    options = {"image_size": 96, "tile_size": 64, "tile_overlap": 16, "roi": "roi.png"}
+    options = {f"features__{name}": value for name, value in options.items()}
+    detector = PatchCore(n_candidates=300, coreset_ratio=0.05, random_state=0)
+    pipe = pipeline(detector).set_params(**options)
+    model = Distributed(pipe, partition_size=100).fit(paths["good"]).estimator_
+    alone = clone(pipe).fit(paths["good"])
+    np.testing.assert_array_equal(model[1].memory_bank_, alone[1].memory_bank_)
+    np.testing.assert_array_equal(model[0].roi, mask)
+    assert pipe[0].roi == "roi.png"
+    found = Distributed(pipe, partition_size=7).fit(paths["good"])
+    maps = found.score_samples_and_map(paths["bad"])[1]
+    assert (maps[:, ~mask] == 0).all() and maps.max() > 0
+
+
+def test_a_region_for_each_image_is_refused(client, paths, fitted, tmp_path):
+    mask, _ = corner(tmp_path)
+    pipe = pipeline(padim()).set_params(features__roi=[mask] * N)
+    with pytest.raises(ValueError, match=r"__roi to be one mask .* got one mask for each"):
+        Distributed(pipe).fit(paths["good"])
+    pipe.fit(paths["good"])
+    with pytest.raises(ValueError, match=r"__roi to be one mask .* got one mask for each"):
+        score_files(pipe, paths["good"], tmp_path / "scores")
+
+
 def test_rows_of_the_bank_are_the_patches_they_name(client, paths):
     """In several parts, with images left out: numbers count all images given to fit."""
     y = np.ones(N, int)

@@ -2,13 +2,13 @@
 
 import copy
 import pickle
-from itertools import pairwise
 
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from oracles_coreset import covering_radius, sequential_greedy_float64
 from oracles_density import distances, gaussians
+from part_fits import fit_in_parts
 from sklearn.base import clone
 
 from skanomaly import (
@@ -47,26 +47,6 @@ def edges_of(n, n_parts):
 def assert_same_maps(one, other, X):
     for a, b in zip(one.score_map(X), other.score_map(X), strict=True):
         assert_array_equal(a, b)
-
-
-def fit_in_parts(detector, X, edges, together=3):
-    """What a cluster does: a plan, each part by a copy of it, a tree of joins; all as pickles."""
-    plan = clone(detector)
-    plan._plan_parts(X[plan._plan_places(len(X))], len(X))
-    plan = pickle.dumps(plan)
-    states = [
-        pickle.dumps(pickle.loads(plan)._learn_part(X[first:end], first))
-        for first, end in pairwise(edges)
-    ]
-    while len(states) > 1:
-        groups = [states[i : i + together] for i in range(0, len(states), together)]
-        states = [
-            pickle.dumps(pickle.loads(plan)._join_parts([pickle.loads(one) for one in few]))
-            for few in groups
-        ]
-    fitted = pickle.loads(plan)
-    fitted._fit_from(pickle.loads(states[0]))
-    return fitted
 
 
 # Gaussians ------------------------------------------------------------------------------------
@@ -351,7 +331,14 @@ def assert_same_state(one, other):
 
 @pytest.mark.parametrize(
     "parameters",
-    [{}, {"bank_size": 150}, {"coreset_ratio": 1.0}, {"n_projections": 8}, {"n_neighbors": 2}],
+    [
+        {},
+        {"bank_size": 150},
+        {"coreset_ratio": 1.0},
+        {"n_projections": 8},
+        {"n_neighbors": 2},
+        {"n_candidates": 500},
+    ],
     ids=str,
 )
 def test_one_part_is_a_fit(parameters):
@@ -362,7 +349,8 @@ def test_one_part_is_a_fit(parameters):
     assert_same_maps(fitted, whole, test)
     assert_rows_are_patches(fitted, X)
     patches = whole._patches(X)
-    if "n_projections" not in parameters:  # no more columns than projections: none are projected
+    # No more columns than projections: none are projected.
+    if parameters.keys().isdisjoint({"n_projections", "n_candidates"}):
         picks = [image * 30 + cell for image, cell in whole.memory_origin_]
         radius = covering_radius(patches, picks)
         assert_allclose(whole.covering_radius_, radius, rtol=1e-4, atol=1e-5)
@@ -437,6 +425,39 @@ def test_a_part_learned_again_is_the_same_without_a_seed(textures):
     plan._plan_parts(X[plan._plan_places(60)], 60)
     once, again = (plan._learn_part(X[8:30], 8) for _ in range(2))
     assert pickle.dumps(once) == pickle.dumps(again)
+
+
+@pytest.mark.parametrize("n_candidates", [50, 333, 10**6])
+def test_candidates_do_not_depend_on_the_parts(n_candidates):
+    X = features(70)
+    options = {"n_candidates": n_candidates, "coreset_ratio": 1.0, "random_state": 0}
+    whole = PatchCore(**options).fit(X)
+    drawn = {tuple(one) for one in whole.memory_origin_}
+    assert len(drawn) == len(whole.memory_bank_) == min(n_candidates, 70 * 30)
+    for n_parts in (2, 7):
+        edges = np.linspace(0, 70, n_parts + 1).astype(int)
+        fitted = fit_in_parts(PatchCore(**options), X, edges)
+        assert {tuple(one) for one in fitted.memory_origin_} == drawn
+    plan = PatchCore(**options)
+    plan._plan_parts(X[plan._plan_places(70)], 70)
+    states = [plan._learn_part(X[i:end], i) for i, end in [(0, 30), (30, 70)]]
+    assert {tuple(one) for state in states for one in state["origin"]} == drawn
+    other = PatchCore(**{**options, "random_state": 1}).fit(X)
+    assert n_candidates == 10**6 or {tuple(one) for one in other.memory_origin_} != drawn
+
+
+def test_more_candidates_than_patches_change_nothing():
+    X = features(20)
+    one, other = (PatchCore(n_candidates=n, random_state=0).fit(X) for n in (None, 10**6))
+    assert_same_state(one, other)
+
+
+def test_the_forecast_of_few_candidates_does_not_grow():
+    X, detector = features(2), PatchCore(n_candidates=2_000)
+    few, many = (
+        estimate_memory(detector, X, n_images=n)["the coreset's search"] for n in (100, 100_000)
+    )
+    assert few == many
 
 
 def test_parts_may_be_left_out(textures):

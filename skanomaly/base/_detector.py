@@ -13,7 +13,7 @@ from skanomaly.base._transient import TransientStateMixin
 from skanomaly.base._updates import UpdatesMixin
 from skanomaly.caching import code_identity, is_repeatable, recall_batches, training_key
 from skanomaly.exceptions import MemoryLimitError
-from skanomaly.feature_maps import FeatureMaps
+from skanomaly.feature_maps import FeatureMaps, masks_of
 from skanomaly.utils.memory_budget import check_memory
 from skanomaly.utils.state import reading, snapshot
 from skanomaly.utils.targets import good_images
@@ -36,6 +36,9 @@ class BaseDetector(TransientStateMixin, UpdatesMixin, PartsMixin, ThresholdMixin
       ``for batch in X.batches()`` or at once from ``X.arrays()``. Learned state ends in ``_``.
     - ``_score_maps(X)`` gets stored FeatureMaps of a few images and returns scores of their
       patches, (b, h, w), high for a defect, on a grid over the network's input.
+
+    Patches outside a region of interest, ``X.inside(grid)``, are taken out of the scores by this
+    class; a child's ``_fit``, ``_learn_part`` and ``_partial_fit`` do not learn them.
 
     Optional hooks:
 
@@ -248,11 +251,7 @@ class BaseDetector(TransientStateMixin, UpdatesMixin, PartsMixin, ThresholdMixin
         scores, maps = [], []
         for frames, raw in self._raw_scores(X):
             scores.append(self._final_scores(X, **raw))
-            with limit_blas_threads():
-                maps += [
-                    X.image_fit.to_frame(one, frame, self.sigma)
-                    for one, frame in zip(raw["score_maps"], frames, strict=True)
-                ]
+            maps += self._in_frames(X.image_fit, frames, **raw)
         alike = len({one.shape for one in maps}) == 1
         return np.concatenate(scores), np.stack(maps) if alike else maps
 
@@ -304,24 +303,32 @@ class BaseDetector(TransientStateMixin, UpdatesMixin, PartsMixin, ThresholdMixin
     def _left_out(self, X, groups):
         """Yield scores (b,) and score maps of a few images of fit, each as if it were new."""
         for batch, raw in self._leave_one_out(X, groups):
-            with limit_blas_threads():
-                maps = [
-                    batch.image_fit.to_frame(one, frame, self.sigma)
-                    for one, frame in zip(raw["score_maps"], batch.frames, strict=True)
-                ]
+            raw["score_maps"] = batch.scored_inside(raw["score_maps"])
+            maps = self._in_frames(batch.image_fit, batch.frames, **raw, roi=batch.roi_bits)
             yield self._final_scores(batch, **raw), maps
+
+    def _in_frames(self, image_fit, frames, score_maps, image_scores=None, roi=None):
+        """Smoothed score maps of a few images, each (H, W) in its frame, 0 outside of its roi."""
+        with limit_blas_threads():
+            return [
+                image_fit.to_frame(one, frame, self.sigma, inside)
+                for one, frame, inside in zip(
+                    score_maps, frames, masks_of(roi, frames), strict=True
+                )
+            ]
 
     def _raw_scores(self, X, with_maps=True):
         """Frames (b, 2) and the hooks' scores of a few images at a time, from X's cache if any.
 
-        Yields dicts of ``score_maps`` (b, h, w) and, for the paper's, ``image_scores`` (b,).
+        Yields dicts of ``score_maps`` (b, h, w), -inf outside the regions of interest, for the
+        paper's ``image_scores`` (b,), and ``roi``, these regions as bits, where there are such.
         """
 
         def compute(batch):
             raw = {}
             with limit_blas_threads():
                 if with_maps:
-                    raw["score_maps"] = self._score_maps(batch)
+                    raw["score_maps"] = batch.scored_inside(self._score_maps(batch))
                 if self.image_score == "paper":
                     maps = raw.get("score_maps")
                     raw["image_scores"] = self._score_images(batch, maps)
@@ -333,7 +340,7 @@ class BaseDetector(TransientStateMixin, UpdatesMixin, PartsMixin, ThresholdMixin
             settings = "scores", kinds, self.fit_digest_, self._settings()
         return recall_batches(X, settings, compute)
 
-    def _final_scores(self, X, score_maps=None, image_scores=None):
+    def _final_scores(self, X, score_maps=None, image_scores=None, roi=None):
         """(b,) float64, low for a defect: the one place where the sign turns."""
         if self.image_score == "map_max":
             with limit_blas_threads():

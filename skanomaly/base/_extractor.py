@@ -1,25 +1,35 @@
 """BaseExtractor: images in, FeatureMaps out."""
 
 import warnings
+from functools import partial
+from itertools import islice
 from numbers import Integral
 from pathlib import Path
 
 import joblib
 import numpy as np
 from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.utils import gen_batches
 from sklearn.utils.validation import check_is_fitted
 from tqdm.auto import tqdm
 
+from skanomaly.base._image_reader import ImageReader, check_roi
 from skanomaly.base._transient import TransientStateMixin
-from skanomaly.caching import CachedFeatureMaps, code_identity, image_keys
-from skanomaly.feature_maps import FeatureMaps
+from skanomaly.caching import CachedFeatureMaps, code_identity, function_identity, image_keys
+from skanomaly.feature_maps import FeatureMaps, concatenate, usual_batch
 from skanomaly.images import (
     RESIZE_MODES,
     ImageFit,
     ImageSubset,
+    Tiling,
     channels_of,
     check_images,
+    computed_ahead,
+    is_one_mask,
     load_batches,
+    name_in,
+    read_image,
+    read_roi,
 )
 from skanomaly.io import digest, open_cache
 from skanomaly.utils.dask_worker import current_worker
@@ -56,6 +66,12 @@ class BaseExtractor(
         Height and width in pixels that images are brought to.
     resize : {"stretch", "pad", "crop"}
         How: changing the aspect ratio, padding the shorter side, or cropping the longer one.
+    tile_size : int, (int, int) or None
+        Features are computed of tiles of so many pixels and joined; None: of the image at once.
+    tile_overlap : int
+        Pixels that neighboring tiles share, at least.
+    roi : mask, list of masks, callable or None
+        Where patches count; None: everywhere.
     memory_limit : int, str such as "2GB", or None
         Features that would take more than a quarter of it are streamed instead of stored.
     cache : str, Path, joblib.Memory or None
@@ -70,10 +86,15 @@ class BaseExtractor(
     layer_shapes_ : dict of str to tuple (h, w, C)
     image_fit_ : ImageFit
         How images are brought to the input's size.
+    tiling_ : Tiling or None
+        How they are divided into tiles.
+    roi_ : ndarray of shape (H, W), bool
+        The region of interest, where it is one for all images.
     """
 
     # Of a child whose constructor has no such parameter.
     image_size, resize, memory_limit, cache = 224, "stretch", None, None
+    tile_size, tile_overlap, roi = None, 64, None
     batch_size, n_jobs, verbose = 16, None, 0
 
     # Parameters that change no feature; any other one is part of the cache's keys.
@@ -87,6 +108,9 @@ class BaseExtractor(
     _parameter_constraints = {
         "image_size": IMAGE_SIZE,
         "resize": [StrOptions(set(RESIZE_MODES))],
+        "tile_size": [None, Interval(Integral, 8, None, closed="left"), "array-like"],
+        "tile_overlap": [Interval(Integral, 0, None, closed="left")],
+        "roi": [None, str, Path, "array-like", callable],
         "memory_limit": [None, str, Interval(Integral, 1, None, closed="left")],
         "cache": [None, str, Path, joblib.Memory],
         "n_jobs": [None, Integral],
@@ -112,6 +136,23 @@ class BaseExtractor(
         """Height and width that images are brought to, or the side of a square."""
         return self.image_size
 
+    @property
+    def tile_fit(self):
+        """What ``_features`` gets, an ImageFit: a tile, or where there are none the whole image."""
+        tiling = self._tiling()
+        return ImageFit(tiling.tile_height, tiling.tile_width) if tiling else self.image_fit
+
+    def _fit_of(self, images):
+        """How images are brought to the input's size; with tiles to that of the first image."""
+        if self.tile_size is None or self.image_size is not None:
+            return self.image_fit
+        if images is None:
+            raise ValueError(
+                "expected images in fit, or image_size, with tile_size: without either the size "
+                "of the images is not known"
+            )
+        return ImageFit(*read_image(images[0], name_in(images, 0)).shape[:2], self.resize)
+
     @fitting()
     def fit(self, X, y=None):
         """Learn from good images.
@@ -133,7 +174,13 @@ class BaseExtractor(
             every image as a defect, or has another length than X.
         """
         images = None if X is None and not self._needs_images else check_images(X)
-        self.image_fit_ = self.image_fit
+        self.image_fit_ = self._fit_of(images)
+        self.tiling_ = None
+        if self.tile_size is not None:
+            self.tiling_ = Tiling.of(self.image_fit_, self.tile_size, self.tile_overlap)
+        check_roi(self.roi, images)
+        if is_one_mask(self.roi):
+            self.roi_ = read_roi(self.roi)
         parse_memory(self.memory_limit)  # refused here if it is no size
         self._open_cache(create=True)
         if images is not None:
@@ -188,9 +235,10 @@ class BaseExtractor(
         check_is_fitted(self)
         images = check_images(X)
         shapes, fit = self.layer_shapes_, self.image_fit
-        cache = self._open_cache()
-        if cache is not None:
-            identity = digest(code_identity(type(self)), self._identity())
+        check_roi(self.roi, images)
+        cache, roi = self._open_cache(), self._roi_identity()
+        if cache is not None and roi is not None:
+            identity = digest(code_identity(type(self)), self._identity(), *roi)
             keys = [digest(identity, key) for key in image_keys(images)]
             maps = FeatureMaps.streamed(images, self.snapshot()._stream, shapes, fit)
             return CachedFeatureMaps.of(maps, keys, cache, identity)
@@ -200,13 +248,15 @@ class BaseExtractor(
             name: np.empty((len(images), *shape), dtype=np.float32)
             for name, shape in shapes.items()
         }
-        frames, done = [], 0
+        frames, bits, done = [], [], 0
         for piece in self._stream(images, self._batch_size()):
             for name, maps in piece.arrays().items():
                 layers[name][done : done + len(piece)] = maps
             frames.append(piece.frames)
+            bits.append(piece.roi_bits)
             done += len(piece)
-        return FeatureMaps(layers, np.concatenate(frames), fit)
+        rois = None if bits[0] is None else np.concatenate(bits)
+        return FeatureMaps(layers, np.concatenate(frames), fit, rois)
 
     def snapshot(self):
         """The extractor as it is now, whatever it is fitted on or set to later.
@@ -253,8 +303,36 @@ class BaseExtractor(
         return digest(used, learned)
 
     def _batch_size(self):
-        """Images read at a time."""
+        """Images, or tiles, read at a time."""
         return self.batch_size
+
+    # --- tiles and regions of interest --------------------------------------------------------
+
+    def _tiling(self):
+        """How images are divided into tiles; None: they are not, or the fit is of old."""
+        return getattr(self, "tiling_", None)
+
+    def _present_roi(self):
+        """The region of interest: one mask as it was in fit, or the parameter."""
+        one = getattr(self, "roi_", None)
+        return one if self.roi is None or is_one_mask(self.roi) else self.roi
+
+    def _roi_identity(self):
+        """What the regions of interest depend on beside the image, a tuple; None: not known."""
+        roi = self._present_roi()
+        if roi is None or is_one_mask(roi):
+            return () if roi is None else (roi,)
+        return function_identity(roi) if callable(roi) else None  # masks go by an image's place
+
+    def _reader(self):
+        return ImageReader(self.image_fit, self.n_channels_in_, self._present_roi())
+
+    def _joined_shapes(self, layer_shapes):
+        """{layer: (h, w, C)} of whole images, from the shapes of what ``_features`` returns."""
+        tiling = self._tiling()
+        if tiling is None:
+            return layer_shapes
+        return {name: (*tiling.grid((h, w)), c) for name, (h, w, c) in layer_shapes.items()}
 
     # --- from the hooks to the public methods -------------------------------------------------
 
@@ -272,17 +350,58 @@ class BaseExtractor(
 
     def _find_shapes(self):
         """{layer: (h, w, C)}, seen on a blank image."""
-        size = self.image_fit
+        size = self.tile_fit
         blank = np.zeros((1, size.height, size.width, self.n_channels_in_), dtype=np.float32)
-        return {name: tuple(maps.shape[1:]) for name, maps in self._features(blank).items()}
+        shapes = {name: tuple(maps.shape[1:]) for name, maps in self._features(blank).items()}
+        return self._joined_shapes(shapes)
 
     def _stream(self, images, batch_size):
         """Stored FeatureMaps of consecutive batches of images."""
-        n_threads = count_threads(self.n_jobs, N_READERS)
-        batches = load_batches(
-            images, self.image_fit, self.n_channels_in_, batch_size, n_threads=n_threads
-        )
+        if self._tiling() is None:
+            pieces = self._pieces(images, batch_size)
+        else:
+            pieces = self._tiled_pieces(images, min(batch_size, usual_batch(self.layer_shapes_)))
         with tqdm(total=len(images), desc="features", disable=not self.verbose) as bar:
+            for piece in pieces:
+                yield piece
+                bar.update(len(piece))
+
+    def _pieces(self, images, batch_size):
+        n_threads, reader = count_threads(self.n_jobs, N_READERS), self._reader()
+        if reader.roi is None:
+            batches = load_batches(
+                images, self.image_fit, self.n_channels_in_, batch_size, n_threads=n_threads
+            )
             for batch, frames in batches:
                 yield FeatureMaps(self._features(batch), frames, self.image_fit)
-                bar.update(len(batch))
+            return
+        parts = [range(len(images))[part] for part in gen_batches(len(images), batch_size)]
+        tasks = [partial(reader.batch, images, part) for part in parts]
+        for batch, frames, masks in computed_ahead(tasks, n_threads):
+            yield FeatureMaps(self._features(batch), frames, self.image_fit, masks)
+
+    def _tiled_pieces(self, images, batch_size):
+        """The same of images that are read one by one, and computed a few tiles at a time."""
+        reader = self._reader()
+        for part in gen_batches(len(images), batch_size):
+            pieces = [self._tiled(reader, images, i) for i in range(len(images))[part]]
+            yield pieces[0] if len(pieces) == 1 else concatenate(pieces)
+
+    def _tiled(self, reader, images, index):
+        """Stored FeatureMaps of one image, joined from those of its tiles."""
+        image, mask = reader.whole(images, index)
+        layers = {
+            name: np.zeros((1, *shape), dtype=np.float32)
+            for name, shape in self.layer_shapes_.items()
+        }
+        tiles, n_tiles = self.tiling_.cut(image, self.image_fit), len(self.tiling_.boxes)
+        for part in gen_batches(n_tiles, self._batch_size()):
+            batch = [
+                reader.with_channels(one, images, index)
+                for one in islice(tiles, part.stop - part.start)
+            ]
+            for name, maps in self._features(np.stack(batch)).items():
+                for number, one in enumerate(maps, part.start):
+                    self.tiling_.add(layers[name][0], number, one)
+        rois = None if mask is None else [mask]
+        return FeatureMaps(layers, [image.shape[:2]], self.image_fit, rois)

@@ -22,6 +22,20 @@ Height and width in pixels that images are brought to.""",
     "resize": """{"stretch", "pad", "crop"}
 How images are brought to the input's size: changing the aspect ratio, padding the shorter side
 with its border pixels, or cropping the longer side to its center. Score maps undo it.""",
+    "tile_size": """int, (int, int) or None
+Height and width in pixels of overlapping tiles that an image is divided into; their features are
+joined to those of the whole image. None: no tiles. With tiles, ``image_size=None`` is the size of
+the first image of ``fit``, so that images are not reduced; images of another size are brought to
+it.""",
+    "tile_overlap": """int
+Pixels that neighboring tiles share, at least; over these their features are blended. The outer
+quarter of them, where features depend on a tile's border, is not used.""",
+    "roi": """mask, list of masks, callable or None
+Region of interest: patches outside are neither learned nor scored, and score maps are 0 there. A
+mask (H, W), True inside, or an image file, in the images' own pixels, for all images, read in
+``fit``; a list of one for each image of X, in ``fit`` as in ``transform``; or a function of an
+image (H, W, C), such as :func:`skanomaly.images.foreground`, that returns its mask. None: all of
+the image.""",
     "device": """str
 Where networks run: "cpu", "cuda", ...; "auto" takes a GPU where there is one.""",
     "extractor_memory_limit": """int, str such as "2GB", or None

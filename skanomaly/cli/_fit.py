@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 
 from skanomaly import registry
+from skanomaly.cli._image_options import add_image_options, image_parameters
 from skanomaly.cli._model_files import load_data, save_detector
 from skanomaly.cli._on_cluster import add_cluster, fit_on_cluster
 from skanomaly.cli._printing import print_note, print_table, progress, shows_progress
@@ -28,6 +29,7 @@ examples:
   skanomaly fit my_part/good --features resnet18 --weights resnet18-f37072fd.pth
   skanomaly fit four_images --few-shot
   skanomaly fit my_part/good --bank-size 20000 --cluster local:4
+  skanomaly fit my_part/good --tile-size 512 --roi region.png
 
 exit codes: 0 the file is written, 2 an error (nothing is written).
 """
@@ -66,13 +68,7 @@ def add_arguments(parser):
         "otherwise; needs no weights), or another backbone",
     )
     parser.add_argument("--weights", help="weights of the backbone: a local file or a name")
-    parser.add_argument(
-        "--image-size",
-        type=int,
-        help="default: that of the features (efficientnet_lite0: 320, others: 224) or of the "
-        "detector",
-    )
-    parser.add_argument("--resize", help="stretch (default), pad or crop")
+    add_image_options(parser)
     parser.add_argument(
         "--coreset-ratio", type=float, help="for patchcore (default: a tenth, up to 5,000 patches)"
     )
@@ -168,6 +164,8 @@ def _note_sizes(options, images):
     """A note where images lose much of their detail or of their shape."""
     from skanomaly.images import read_image
 
+    if options.tile_size is not None and options.image_size is None:
+        return  # nothing is reduced
     height, width = read_image(images[0]).shape[:2]
     size = _input_size(options, len(images))
     if min(size) < 1:
@@ -247,9 +245,10 @@ def _make_pipeline(options, n_images):
         if (value := getattr(options, name)) is not None:
             _check_option(options, name, name in parameters)
             detector.set_params(**{name: value})
-    sizes = {"image_size": options.image_size, "resize": options.resize}
-    sizes = {name: value for name, value in sizes.items() if value is not None}
+    sizes = image_parameters(options)
     if options.few_shot:
+        for name in ("tile_size", "tile_overlap", "roi"):
+            _check_option(options, name, name not in sizes)
         return make_few_shot(options.features, options.weights, sizes, options.random_state)
     if registry.find_detector(options.detector).takes == "images":
         for name in ("features", "weights"):

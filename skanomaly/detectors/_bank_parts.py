@@ -11,6 +11,7 @@ from skanomaly.caching import recall_longest
 from skanomaly.coreset import RandomProjection, merge_coresets, part_size, union_size
 from skanomaly.detectors._memory_bank import (
     SCALE_IMAGES,
+    Candidates,
     among_all,
     bank_size,
     choose_bank,
@@ -31,6 +32,7 @@ class BankPlan(NamedTuple):
     projection: RandomProjection
     start: int  # number of the patch that is chosen first
     n_images: int
+    candidates: Candidates | None  # None: the bank is chosen from all patches that count
 
 
 class BankPartsMixin:
@@ -52,14 +54,19 @@ class BankPartsMixin:
         self.index_seed_ = rng.randint(2**31)
         self.layer_scales_ = scales_of(X) if self.balance_layers else {}
         first = self._patches(X[:1])  # (h * w, D)
-        projection = RandomProjection(self.n_projections, rng).fit(first.shape[1], origin=first[0])
-        self._plan = BankPlan(projection, rng.randint(n_images * len(first)), n_images)
+        projection = RandomProjection(self.n_projections, rng)
+        projection.fit(first.shape[1], origin=first[0].copy())
+        start, candidates = rng.randint(n_images * len(first)), None
+        if self.n_candidates is not None:
+            candidates = Candidates(self.n_candidates, n_images, rng.randint(2**31))
+        self._plan = BankPlan(projection, start, n_images, candidates)
 
     def _learn_part(self, X, first):
         plan, n_cells = self._plan, math.prod(self._patch_grid())
         choose = partial(
-            choose_bank, X, self._patches, plan.projection, plan.start, **self._bank_options()
-        )
+            choose_bank, X, first, self._patches, plan.projection, plan.start,
+            candidates=plan.candidates, **self._bank_options(),
+        )  # fmt: skip
         n_all = plan.n_images * n_cells
         n_rows = part_size(self._n_rows(plan.n_images), len(X) * n_cells, n_all)
         if len(X) < plan.n_images:
@@ -69,6 +76,7 @@ class BankPartsMixin:
             settings = partial(self._fit_settings, without=_NOT_OF_THE_BANK)
             n_ahead = partial(self._bank_ahead, X, n_all)
             found, key = recall_longest(X, settings, "rows", n_rows, n_ahead, choose)
+        n_rows = min(n_rows, len(found["rows"]))  # of those that count there may be fewer
         return {
             "rows": first_rows(found["rows"], n_rows),
             "origin": found["origin"][:n_rows] + np.array([first, 0], dtype=np.int32),
@@ -92,7 +100,7 @@ class BankPartsMixin:
 
     def _fit_from(self, state):
         n_rows = self._n_rows(len(state["images"]))  # of parts, some may be left out, as in folds
-        if state["n_parts"] > 1 or len(state["rows"]) != n_rows:
+        if state["n_parts"] > 1 or len(state["rows"]) > n_rows:
             state = self._chosen(state, n_rows)
         self.memory_bank_, self.covering_radius_ = state["rows"], state["radius"]
         self.bank_digest_ = state["digest"]

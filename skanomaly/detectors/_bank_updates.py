@@ -6,7 +6,7 @@ import warnings
 import numpy as np
 
 from skanomaly.coreset import greedy_order
-from skanomaly.detectors._memory_bank import CORESET_ROW_BYTES, bank_size
+from skanomaly.detectors._memory_bank import CORESET_ROW_BYTES, bank_size, those_that_count
 from skanomaly.neighbors import PatchIndex
 
 GROWTH = 2  # of max_bank_size=None: how many times the rows of a fit
@@ -84,14 +84,19 @@ class BankUpdatesMixin:
         return min(n_patches, GROWTH * bank_size(self.coreset_ratio, n_patches, self.bank_size))
 
     def _outside(self, X, numbers, radius):
-        """Patches (k, D) farther than the radius from the bank, with distances (k,) and origins."""
+        """Patches (k, D) farther than the radius from the bank, with distances (k,) and origins.
+
+        Those outside the regions of interest are not among them.
+        """
         index, first = self._bank_index(), 0
         parts = {name: [] for name in ("rows", "distances", "origin", "frames")}
         for batch in X.batches():
+            places = those_that_count(batch)
             patches = self._patches(batch)  # (b * h * w, D)
+            patches = patches if len(places) == len(patches) else patches[places]
             distances = index.kneighbors(patches)[0][:, 0]
-            is_outside = np.flatnonzero(distances > radius)
-            images, cells = np.divmod(is_outside, len(patches) // len(batch))
+            is_outside = distances > radius
+            images, cells = np.divmod(places[is_outside], math.prod(self._patch_grid()))
             parts["rows"].append(patches[is_outside])
             parts["distances"].append(distances[is_outside])
             parts["origin"].append(np.column_stack([numbers[first + images], cells]))

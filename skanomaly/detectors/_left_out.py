@@ -11,6 +11,7 @@ patches has no gaps: it is then exactly that of a fit without the image.
 import numpy as np
 
 from skanomaly.detectors._memory_bank import gather, rarity
+from skanomaly.embedding import finest_grid
 from skanomaly.neighbors import PatchIndex
 
 N_NEAREST = 8  # rows of the bank around a patch: one of another group is among them, as a rule
@@ -29,7 +30,7 @@ class LeftOutMixin:
             parts = [
                 banks.distances_of(i, own).mean(axis=1) for i, own in enumerate(patches, first)
             ]
-            score_maps = np.stack(parts).reshape(len(batch), *shape)
+            score_maps = batch.scored_inside(np.stack(parts).reshape(len(batch), *shape))
             raw = {"score_maps": score_maps}
             if self.image_score == "paper":
                 raw["image_scores"] = self._left_out_scores(score_maps, patches, banks, first)
@@ -72,24 +73,31 @@ class LeftOutBanks:
         self.bank, self.groups, self.n_neighbors = bank, groups, n_neighbors
         self.row_groups = groups[owners]
         k = min(max(n_neighbors, N_NEAREST), len(bank))
-        found = [index.kneighbors(patches_of(batch), k) for batch in X.batches()]
+        found, inside = [], []
+        for batch in X.batches():
+            found.append(index.kneighbors(patches_of(batch), k))
+            inside.append(batch.inside(finest_grid(X.layer_shapes)))
         # (n, h * w, k): of each patch to its nearest rows of the whole bank.
         self.distances = np.concatenate([one for one, _ in found]).reshape(len(X), -1, k)
         nearest = np.concatenate([rows.astype(np.int32) for _, rows in found])
         self.nearest = nearest.reshape(self.distances.shape)
-        gaps, numbers = self._candidates()
+        # (n, h * w): patches that count, and so may take a row's place.
+        counts = np.ones(self.nearest.shape[:2], dtype=bool)
+        if inside[0] is not None:
+            counts = np.concatenate(inside).reshape(counts.shape)
+        gaps, numbers = self._candidates(counts)
         stand_ins = gather(X, numbers, patches_of, bank.shape[1])["rows"]
         is_missed = self._are_missed(gaps, stand_ins, index)
         self.gaps, self.stand_ins = gaps[is_missed], stand_ins[is_missed]
 
-    def _candidates(self):
+    def _candidates(self, counts):
         """Rows of the bank that have one, and the number of the patch that may take its place."""
         row, groups = self.nearest[..., 0], self.row_groups[self.nearest]  # (n, h * w), (.., k)
         is_left = groups != groups[..., :1]
         is_left[..., -1] = True
         first = is_left.argmax(axis=2)[..., None]  # of the nearest rows, without the first's group
         distance = np.take_along_axis(self.distances, first, axis=2)
-        numbers = np.flatnonzero(self.row_groups[row] != self.groups[:, None])
+        numbers = np.flatnonzero((self.row_groups[row] != self.groups[:, None]) & counts)
         row, distance = row.ravel()[numbers], distance.ravel()[numbers]
         order = np.lexsort((-distance, row))  # by row, the farthest patch first
         gaps, first = np.unique(row[order], return_index=True)

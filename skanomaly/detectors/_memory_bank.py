@@ -1,11 +1,13 @@
 """PatchCore's memory bank: rows chosen from all patches, and where each comes from."""
 
+import math
+
 import numpy as np
 from scipy.special import logsumexp
 
 from skanomaly.coreset import greedy_order_and_radii
 from skanomaly.embedding import balancing_scales, finest_grid
-from skanomaly.feature_maps import BATCH_SIZE
+from skanomaly.feature_maps import usual_batch
 
 AUTO_RATIO, AUTO_ROWS = 0.1, 5_000  # of coreset_ratio="auto": the paper's share, and the most rows
 SCALE_IMAGES = 64  # on so many, evenly spaced, the layers' scales are measured
@@ -31,38 +33,80 @@ def scales_of(X, layers=None):
     if len(layers) == 1:
         return dict.fromkeys(layers, 1.0)
     places = np.linspace(0, len(X) - 1, min(SCALE_IMAGES, len(X))).astype(int)
-    arrays = X[places].arrays()
-    return balancing_scales({name: arrays[name] for name in layers})
+    some = X[places].store()
+    arrays = {name: some.arrays()[name] for name in layers}
+    if some.roi_bits is not None:
+        arrays = {name: maps[some.inside(maps.shape[1:3])] for name, maps in arrays.items()}
+    return balancing_scales(arrays)
 
 
-def forecast_bank(layer_shapes, n_images, n_projections, ratio, n_rows=None):
+def forecast_bank(layer_shapes, n_images, n_projections, ratio, n_rows=None, n_candidates=None):
     """Bytes held while a bank is chosen, by what they are for."""
     height, width = finest_grid(layer_shapes)
     n_features = sum(shape[2] for shape in layer_shapes.values())
     n_patches = n_images * height * width
     n_kept = bank_size(ratio, n_patches, n_rows)
+    n_patches = min(n_candidates or n_patches, n_patches)
+    n_kept = min(n_kept, n_patches)
     n_dims = min(n_projections or n_features, n_features)
     return {
         "projected patches": 4 * n_dims * (n_patches + n_kept),
         "the coreset's search": CORESET_ROW_BYTES * n_patches,
         "memory bank and its index": (4 * 2 * n_features + ORIGIN_BYTES) * n_kept,
-        "a batch": 4 * 4 * n_features * min(n_images, BATCH_SIZE) * height * width,
+        "a batch": 4 * 4 * n_features * min(n_images, usual_batch(layer_shapes)) * height * width,
     }
 
 
-def choose_bank(X, patches_of, projection, start, n_rows, **options):
+class Candidates:
+    """Draws the patches that a bank is chosen from, for each image alone.
+
+    So they do not depend on which other images are in a part.
+
+    Parameters
+    ----------
+    n_candidates : int
+        Of all images.
+    n_images : int
+    seed : int
+    """
+
+    def __init__(self, n_candidates, n_images, seed):
+        self.n_candidates, self.n_images, self.seed = n_candidates, n_images, seed
+
+    def count(self, first, end):
+        """How many are drawn of consecutive images, from the first to before the end."""
+        before, through = (self.n_candidates * i // self.n_images for i in (first, end))
+        return through - before
+
+    def draw(self, number, n_patches):
+        """Which of so many patches of an image are candidates, ascending; at most all."""
+        n_drawn = self.count(number, number + 1)
+        if n_drawn >= n_patches:
+            return np.arange(n_patches)
+        rng = np.random.RandomState([self.seed, number])
+        return np.sort(rng.choice(n_patches, n_drawn, replace=False))
+
+
+def choose_bank(X, first, patches_of, projection, start, n_rows, candidates=None, **options):
     """Patches in the order in which the greedy coreset takes them.
+
+    Those outside the regions of interest are not among them.
 
     Parameters
     ----------
     X : FeatureMaps of shape (n, D)
+    first : int
+        Number of the first image among all.
     patches_of : callable
         FeatureMaps of b images in, (b * h * w, D) out.
     projection : RandomProjection
         In whose few dimensions the patches are chosen.
     start : int
-        Number of the first patch, counted on from the last to the first one.
+        Number of the first patch among those that count, on from the last to the first one.
     n_rows : int
+        As many, or all that there are.
+    candidates : Candidates or None, default=None
+        Draws those that the bank is chosen from; None: it is chosen from all.
     **options : dict
         Passed to :func:`skanomaly.coreset.greedy_order_and_radii`.
 
@@ -70,19 +114,53 @@ def choose_bank(X, patches_of, projection, start, n_rows, **options):
     -------
     dict
         As from :func:`gather`; and ``radii``, (m,) float32, the covering radii, after the
-        projection, of the first 1, 2, ... rows.
+        projection, of the first 1, 2, ... rows: of the patches that they are chosen from.
     """
-    projected, done = None, 0
+    n_each = math.prod(finest_grid(X.layer_shapes))
+    n_most = len(X) * n_each
+    if candidates is not None:
+        n_most = min(n_most, candidates.count(first, first + len(X)))
+    projected, numbers = None, []
+    done = seen = 0  # patches that count, and images
     for batch in X.batches():
-        rows = projection.transform(patches_of(batch))  # (b * h * w, n_projections)
-        if projected is None:
-            n_patches = len(X) * len(rows) // len(batch)
-            projected = np.empty((n_patches, rows.shape[1]), dtype=np.float32)
-        projected[done : done + len(rows)] = rows
-        done += len(rows)
-    order, radii = greedy_order_and_radii(projected, n_rows, start % n_patches, **options)
+        patches = patches_of(batch)  # (b * h * w, D)
+        places = those_that_count(batch, first + seen, candidates)
+        patches = patches if len(places) == len(patches) else patches[places]
+        if len(patches) > 0:
+            rows = projection.transform(patches)
+            if projected is None:
+                projected = np.empty((n_most, rows.shape[1]), dtype=np.float32)
+            projected[done : done + len(rows)] = rows
+        numbers.append(seen * n_each + places)
+        done, seen = done + len(places), seen + len(batch)
+        del patches  # those of large images take as much as their features
+    if done == 0:
+        raise ValueError(
+            f"expected at least one patch of these {len(X)} images to choose from, got none; take "
+            "a larger region of interest, or more n_candidates"
+        )
+    projected = projected[:done]
+    order, radii = greedy_order_and_radii(projected, min(n_rows, done), start % done, **options)
     del projected  # the bank's rows need its memory
+    order = np.concatenate(numbers)[order]
     return {**gather(X, order, patches_of, projection.n_features_in_), "radii": radii}
+
+
+def those_that_count(batch, first=0, candidates=None):
+    """Places (k,) of a few images' patches that are inside the regions, and candidates if drawn.
+
+    ``first`` is the number of the first of the images among all.
+    """
+    n_each = math.prod(finest_grid(batch.layer_shapes))
+    places = np.arange(len(batch) * n_each).reshape(len(batch), n_each)
+    inside = batch.inside(finest_grid(batch.layer_shapes))
+    if inside is None and candidates is None:
+        return places.ravel()
+    inside = np.ones(places.shape, bool) if inside is None else inside.reshape(places.shape)
+    found = [own[is_inside] for own, is_inside in zip(places, inside, strict=True)]
+    if candidates is not None:
+        found = [own[candidates.draw(first + i, len(own))] for i, own in enumerate(found)]
+    return np.concatenate(found)
 
 
 def gather(X, order, patches_of, n_features):
@@ -112,6 +190,7 @@ def gather(X, order, patches_of, n_features):
         rows[by_number[done:end]] = patches[order[by_number[done:end]] - first]
         frames.append(batch.frames)
         first, done = first + len(patches), end
+        del patches
     origin = np.column_stack(np.divmod(order, first // len(X)))
     frames = np.concatenate(frames)
     return {"rows": rows, "origin": origin.astype(np.int32), "frames": frames.astype(np.int32)}

@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 from skanomaly.base import BaseDetector
 from skanomaly.density import PositionwiseGaussian
 from skanomaly.embedding import check_odd, embed, finest_grid
-from skanomaly.feature_maps import BATCH_SIZE
+from skanomaly.feature_maps import usual_batch
 from skanomaly.utils.threads import using_threads
 from skanomaly.utils.validation import Interval, StrOptions
 
@@ -63,6 +63,8 @@ class PaDiM(BaseDetector):
         Channels in use, ascending, counted through the layers in their order.
     gaussian_ : PositionwiseGaussian
         Its ``mean_`` has shape (h, w, d).
+    inside_ : ndarray of shape (h, w), bool
+        Positions in the region of interest; all of them, where there is none.
     offset_ : float
         Threshold on ``score_samples``.
     layer_shapes_ : dict of str to tuple (h, w, C)
@@ -155,22 +157,27 @@ class PaDiM(BaseDetector):
             self.channels_ = np.sort(rng.permutation(self.n_features_in_)[: self.n_components])
 
     def _learn_part(self, X, first):
-        return self._learn(X, self._new_gaussian()).get_state()
+        gaussian = self._new_gaussian()
+        inside = self._learn(X, gaussian, None)
+        return {**gaussian.get_state(), "inside": inside}
 
     def _join_parts(self, states):
-        joined = self._new_gaussian()
+        joined, inside = self._new_gaussian(), None
         for state in states:
+            inside = self._check_roi(state["inside"][None], inside)
             joined.merge(PositionwiseGaussian.from_state(state))
-        return joined.get_state()
+        return {**joined.get_state(), "inside": inside}
 
     def _fit_from(self, state):
+        self.inside_ = state["inside"]
         self.gaussian_ = PositionwiseGaussian.from_state(state)
         if self.gaussian_.form_ == "low_rank":  # finish works in the memory of the vectors
             self.gaussian_ = copy.deepcopy(self.gaussian_)
         self._finish()
 
     def _partial_fit(self, X):
-        self._learn(X, self.gaussian_)
+        known = getattr(self, "inside_", None)  # a model that was stored of old has none
+        self.inside_ = self._learn(X, self.gaussian_, known)
         self._finish()
 
     def _forget(self, images, places, X):
@@ -188,13 +195,20 @@ class PaDiM(BaseDetector):
             epsilon=self.epsilon, shrinkage=self.shrinkage, updatable=self.updatable
         )
 
-    def _learn(self, X, gaussian):
+    def _learn(self, X, gaussian, inside):
+        """Learn from X; returns the positions that count, which must be those known, if any are."""
         batches = tqdm(
-            X.batches(), "PaDiM", -(-len(X) // BATCH_SIZE), unit="batch", disable=not self.verbose
+            X.batches(),
+            "PaDiM",
+            -(-len(X) // usual_batch(X.layer_shapes)),
+            unit="batch",
+            disable=not self.verbose,
         )
+        grid = finest_grid(X.layer_shapes)
         for piece in batches:
+            inside = self._check_roi(_inside(piece, grid), inside)
             gaussian.partial_fit(self._vectors(piece))
-        return gaussian
+        return inside
 
     def _finish(self):
         with using_threads(self.n_jobs):
@@ -207,6 +221,16 @@ class PaDiM(BaseDetector):
                 n_seen,
                 n_channels,
             )
+
+    def _check_roi(self, inside, known):
+        """The positions (h, w) that count; refuse patches (b, h, w) that do in some images only."""
+        known = inside[0] if known is None else known
+        if (inside != known).any():
+            raise ValueError(
+                "PaDiM learns each position from all images: expected one region of interest for "
+                "all, got some that differ; pass one mask as roi, or take PatchCore"
+            )
+        return known
 
     def _vectors(self, X):
         """The chosen channels of a few images at the finest grid, (b, h, w, d)."""
@@ -227,7 +251,7 @@ class PaDiM(BaseDetector):
         return {
             "sums of products": 8 * n_positions * d * (d + 1) // 2,
             "factors": 4 * n_positions * d * d,
-            "a batch": 4 * 4 * n_positions * d * min(n_images, BATCH_SIZE),
+            "a batch": 4 * 4 * n_positions * d * min(n_images, usual_batch(layer_shapes)),
         }
 
     def _score_maps(self, X):
@@ -239,7 +263,13 @@ class PaDiM(BaseDetector):
             raise NotImplementedError("PaDiM leaves out single images of one fit, not groups")
         found = self.gaussian_.leave_one_out(map(self._vectors, X.batches()))
         for batch, score_maps in zip(X.batches(), found, strict=True):
-            raw = {"score_maps": score_maps}
+            raw = {"score_maps": batch.scored_inside(score_maps)}
             if self.image_score == "paper":
-                raw["image_scores"] = self._score_images(batch, score_maps)
+                raw["image_scores"] = self._score_images(batch, **raw)
             yield batch, raw
+
+
+def _inside(X, grid):
+    """Which positions of a few images count, (b, h, w)."""
+    inside = X.inside(grid)
+    return np.ones((len(X), *grid), dtype=bool) if inside is None else inside

@@ -49,6 +49,10 @@ class PatchCore(BankPartsMixin, BankUpdatesMixin, LeftOutMixin, HotSpotsMixin, B
         leaves it out, as the authors' own code does. Used where ``image_score="paper"``.
     n_projections : int or None, default=128
         Dimensions of the random projection in which the coreset is chosen; None: all.
+    n_candidates : int or None, default=None
+        Of all good patches so many are drawn at random, evenly over the images, and the bank is
+        chosen from these: less memory and time where images are large or many. None: it is chosen
+        from all. ``partial_fit`` looks at all patches.
     neighbors : {"exact", "pynndescent"}, default="exact"
         How the bank is searched. "pynndescent" is approximate.
     patch_size : int, default=3
@@ -77,7 +81,8 @@ class PatchCore(BankPartsMixin, BankUpdatesMixin, LeftOutMixin, HotSpotsMixin, B
         In greedy order: its first rows are the bank of every smaller ratio or size. Rows of
         ``partial_fit`` follow.
     covering_radius_ : float
-        Every good patch lies within this distance of a row of the bank, in the projection in which
+        Every good patch that the bank was chosen from, inside the region of interest and among the
+        ``n_candidates``, lies within this distance of a row of the bank, in the projection in which
         they are chosen; patches of ``partial_fit`` do in all dimensions. Of a bank that is put
         together from parts it is an upper bound. It grows where the bank is full, and ``forget``
         leaves it as it is.
@@ -136,12 +141,12 @@ class PatchCore(BankPartsMixin, BankUpdatesMixin, LeftOutMixin, HotSpotsMixin, B
         "verbose",
     )  # fmt: skip
     _transient = ("_index",)
-    bank_size = max_bank_size = (
-        None  # of a model that was stored before there were these parameters
-    )
+    # Of a model that was stored before there were these parameters.
+    bank_size = max_bank_size = n_candidates = None
     _memory_advice = (
-        "a smaller coreset_ratio, bank_size or n_projections; an extractor with memory_limit, "
-        "which streams its features, with a smaller image_size, or with fewer layers; fewer images"
+        "n_candidates; a smaller coreset_ratio, bank_size or n_projections; an extractor with "
+        "memory_limit, which streams its features, with a smaller image_size, or with fewer "
+        "layers; fewer images"
     )
 
     _parameter_constraints = {
@@ -151,6 +156,7 @@ class PatchCore(BankPartsMixin, BankUpdatesMixin, LeftOutMixin, HotSpotsMixin, B
         "max_bank_size": [None, Interval(Integral, 1, None, closed="left")],
         "n_neighbors": [Interval(Integral, 1, None, closed="left")],
         "n_reweight": [Interval(Integral, 0, None, closed="left")],
+        "n_candidates": [None, Interval(Integral, 1, None, closed="left")],
         "n_projections": [None, Interval(Integral, 1, None, closed="left")],
         "neighbors": [StrOptions({"exact", "pynndescent"})],
         "patch_size": [Interval(Integral, 1, None, closed="left")],
@@ -169,6 +175,7 @@ class PatchCore(BankPartsMixin, BankUpdatesMixin, LeftOutMixin, HotSpotsMixin, B
         n_neighbors=1,
         n_reweight=9,
         n_projections=128,
+        n_candidates=None,
         neighbors="exact",
         patch_size=3,
         balance_layers=True,
@@ -187,6 +194,7 @@ class PatchCore(BankPartsMixin, BankUpdatesMixin, LeftOutMixin, HotSpotsMixin, B
         self.n_neighbors = n_neighbors
         self.n_reweight = n_reweight
         self.n_projections = n_projections
+        self.n_candidates = n_candidates
         self.neighbors = neighbors
         self.patch_size = patch_size
         self.balance_layers = balance_layers
@@ -201,6 +209,7 @@ class PatchCore(BankPartsMixin, BankUpdatesMixin, LeftOutMixin, HotSpotsMixin, B
 
     def _forecast(self, layer_shapes, n_images, ratio=None):
         size = (self.coreset_ratio, self.bank_size) if ratio is None else (ratio, None)
+        size = *size, self.n_candidates
         return forecast_bank(layer_shapes, n_images, self.n_projections, *size)
 
     def _patches(self, X):

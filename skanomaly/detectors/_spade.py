@@ -17,7 +17,7 @@ from skanomaly.base import BaseDetector
 from skanomaly.detectors._hot_spots import HotSpotsMixin, finest_layer, nearest_in_images
 from skanomaly.detectors._memory_bank import scales_of
 from skanomaly.embedding import check_odd, embed, local_mean
-from skanomaly.feature_maps import BATCH_SIZE, FeatureMaps
+from skanomaly.feature_maps import FeatureMaps, usual_batch
 from skanomaly.neighbors import GalleryIndex, PatchIndex
 from skanomaly.utils.validation import Interval, StrOptions, choose_layers
 
@@ -67,6 +67,9 @@ class SPADE(HotSpotsMixin, BaseDetector):
         What the layers' distances are multiplied by; the first layer keeps its scale.
     memory_frames_ : ndarray of shape (n_fit, 2), int32
         Height and width of each image; (0, 0) of those left out as defects or forgotten.
+    memory_inside_ : ndarray of shape (n, h, w), bool
+        Which patches of the finest grid lie in the regions of interest; all of them, where there
+        are none. The memory has copies of these in the places of the others.
     offset_ : float
         Threshold on ``score_samples``.
     layer_shapes_ : dict of str to tuple (h, w, C)
@@ -117,7 +120,9 @@ class SPADE(HotSpotsMixin, BaseDetector):
     n_jobs = None  # of a model that was stored before there was this parameter
     _image_scores_need_maps = False
     _transient = ("_search",)
-    _replaced_by_updates = ("memory_", "pooled_", "memory_frames_", "learned_from_")
+    _replaced_by_updates = (
+        "memory_", "pooled_", "memory_frames_", "memory_inside_", "learned_from_",
+    )  # fmt: skip
     _why_not_in_parts = (
         "it keeps the patches of every training image: for thousands of images, not millions; use "
         "PatchCore or PaDiM"
@@ -182,6 +187,7 @@ class SPADE(HotSpotsMixin, BaseDetector):
         }
         self.pooled_ = np.empty((0, X.layer_shapes[self._pooled_layer()][2]))
         self.memory_frames_ = np.zeros((0, 2), dtype=np.int32)
+        self.memory_inside_ = np.zeros((0, *self._patch_grid()), dtype=bool)
         self._take_in(X)
 
     def _partial_fit(self, X):
@@ -196,14 +202,18 @@ class SPADE(HotSpotsMixin, BaseDetector):
         }
         self.pooled_ = _extended(self.pooled_, n_before + len(X))
         self.memory_frames_ = _extended(self.memory_frames_, len(self.learned_from_))
-        n_batches = -(-len(X) // BATCH_SIZE)
+        self.memory_inside_ = _extended(self._counting(), n_before + len(X))
+        n_batches = -(-len(X) // usual_batch(X.layer_shapes))
         done = 0
         for piece in tqdm(X.batches(), "SPADE", n_batches, unit="batch", disable=not self.verbose):
             rows = slice(n_before + done, n_before + done + len(piece))
             self.pooled_[rows] = self._pooled(piece)
             self.memory_frames_[places[done : done + len(piece)]] = piece.frames
+            inside = piece.inside(self._patch_grid())
+            self.memory_inside_[rows] = True if inside is None else inside
             for name, patches in self._patches(piece).items():
-                self.memory_[name][rows] = patches
+                inside = piece.inside(self.layer_shapes_[name][:2])
+                self.memory_[name][rows] = _only_inside(patches, inside)
             done += len(piece)
         self._search = None
 
@@ -213,10 +223,17 @@ class SPADE(HotSpotsMixin, BaseDetector):
         self.pooled_ = np.delete(self.pooled_, places, axis=0)
         self.memory_frames_ = self.memory_frames_.copy()
         self.memory_frames_[images] = 0
+        self.memory_inside_ = np.delete(self._counting(), places, axis=0)
         self._search = None
 
     def _update_offset(self, X):
         self._set_offset(X)  # the memory tells the scores of all images
+
+    def _counting(self):
+        """Which patches of the memory count, (n, h, w); all of a model that was stored of old."""
+        known = getattr(self, "memory_inside_", None)
+        shape = len(self.pooled_), *self._patch_grid()
+        return np.ones(shape, dtype=bool) if known is None else known
 
     def _check_parameters(self, n_images):
         check_odd(self.patch_size)
@@ -243,7 +260,7 @@ class SPADE(HotSpotsMixin, BaseDetector):
         return {
             "memory": np.dtype(self.memory_dtype).itemsize * n_numbers * n_images,
             "its index": SCREEN_ROW_BYTES * n_rows * n_images,
-            "a batch": 2 * 4 * n_numbers * min(n_images, BATCH_SIZE),
+            "a batch": 2 * 4 * n_numbers * min(n_images, usual_batch(layer_shapes)),
         }
 
     def _forecast_update(self, layer_shapes, n_before, n_new):
@@ -259,8 +276,14 @@ class SPADE(HotSpotsMixin, BaseDetector):
         return self.image_layer or list(self.layer_shapes_)[-1]
 
     def _pooled(self, X):
-        """One vector per image: (b, C)."""
-        return X.arrays()[self._pooled_layer()].mean(axis=(1, 2), dtype=np.float64)
+        """One vector per image, the mean of its patches that count: (b, C)."""
+        maps = X.arrays()[self._pooled_layer()]
+        inside = X.inside(maps.shape[1:3])
+        if inside is None:
+            return maps.mean(axis=(1, 2), dtype=np.float64)
+        return np.stack(
+            [one[own].mean(axis=0, dtype=np.float64) for one, own in zip(maps, inside, strict=True)]
+        )
 
     def _patches(self, X):
         """{layer: (b, h * w, C)} of a few images."""
@@ -295,15 +318,14 @@ class SPADE(HotSpotsMixin, BaseDetector):
             distances, _ = self._indexes()[0].kneighbors(self.pooled_, self.n_neighbors)
             return self._final_scores(None, image_scores=distances.mean(axis=1))
         n_images, scores = len(self.pooled_), []
-        for part in gen_batches(n_images, BATCH_SIZE):
+        for part in gen_batches(n_images, usual_batch(self.layer_shapes_)):
             own, images = np.arange(n_images)[part], np.zeros((1, 1), dtype=int)
             if n_images > 1:
                 _, images = self._other_images(own, np.arange(n_images))
             rows = {name: one[part].astype(np.float32) for name, one in self.memory_.items()}
-            maps = FeatureMaps(
-                {"score": self._patch_scores(rows, images)[..., None]}, None, self.image_fit_
-            )
-            scores.append(self._final_scores(maps, score_maps=maps.arrays()["score"][..., 0]))
+            found = np.where(self._counting()[part], self._patch_scores(rows, images), -np.inf)
+            maps = FeatureMaps({"score": found[..., None]}, None, self.image_fit_)
+            scores.append(self._final_scores(maps, score_maps=found))
         return np.concatenate(scores)
 
     def _leave_one_out(self, X, groups):
@@ -339,7 +361,8 @@ class SPADE(HotSpotsMixin, BaseDetector):
         patches = self._patches(X)[name][images, cells[:, 0] * width + cells[:, 1]]
         found = nearest_in_images(self.memory_[name], galleries[images], patches)
         places = np.flatnonzero(self.memory_frames_[:, 0])[found[1]]
-        return found[0], places, np.column_stack(np.divmod(found[2], width))
+        cells = _sources(self._counting()[found[1]])[np.arange(len(images)), found[2]]
+        return found[0], places, np.column_stack(np.divmod(cells, width))
 
     def _indexes(self):
         """The search structures over images and, by layer, galleries, built on first use."""
@@ -356,3 +379,21 @@ def _extended(array, n_rows):
     longer = np.zeros((n_rows, *array.shape[1:]), dtype=array.dtype)
     longer[: len(array)] = array
     return longer
+
+
+def _only_inside(rows, inside):
+    """Patches (b, h * w, C) with the nearest before, or the first, that counts for each other.
+
+    Galleries have as many patches of each image; one that is there twice changes no distance to
+    the nearest.
+    """
+    if inside is None:
+        return rows
+    return np.take_along_axis(rows, _sources(inside)[:, :, None], axis=1)
+
+
+def _sources(inside):
+    """For each patch of (b, h, w) the number of the one that stands for it, (b, h * w)."""
+    inside = inside.reshape(len(inside), -1)
+    source = np.maximum.accumulate(np.where(inside, np.arange(inside.shape[1]), -1), axis=1)
+    return np.where(source < 0, inside.argmax(axis=1)[:, None], source)

@@ -2,6 +2,7 @@
 
 from itertools import pairwise
 from numbers import Integral
+from pathlib import Path
 
 import numpy as np
 from sklearn.base import BaseEstimator, MetaEstimatorMixin, clone
@@ -17,9 +18,16 @@ from skanomaly.distributed._clusters import (
     losses_named,
 )
 from skanomaly.distributed._fit_graph import FitGraph, fit_all, fit_in_folds, spread
-from skanomaly.distributed._partitions import Part, counted, lazy_parts, list_paths
+from skanomaly.distributed._partitions import (
+    Part,
+    counted,
+    lazy_parts,
+    list_paths,
+    regions_of,
+)
 from skanomaly.distributed._running import compute, each_part
 from skanomaly.distributed._score_files import score_files, scores_and_maps_of, scores_of
+from skanomaly.images import read_roi
 from skanomaly.model_selection import HeldOutThreshold
 from skanomaly.utils.targets import good_images
 from skanomaly.utils.unwrapping import image_threshold
@@ -58,7 +66,7 @@ class Distributed(ThresholdMixin, MetaEstimatorMixin, BaseEstimator):
     ----------
     estimator_ : Pipeline or HeldOutThreshold
         Fitted. Parameters ``random_state`` that were no int are the ints that were drawn for this
-        fit, with which it can be repeated.
+        fit, with which it can be repeated; a file as ``roi`` is the mask that was in it.
     threshold_images_ : ndarray of shape (m,), int
         Places in X of the images that the threshold comes from.
     partition_sizes_ : ndarray of shape (n_partitions,), int
@@ -151,7 +159,8 @@ class Distributed(ThresholdMixin, MetaEstimatorMixin, BaseEstimator):
         ------
         ValueError
             There is no client of a cluster; X is no paths, or none; y is coded otherwise, as 0/1;
-            an image cannot be read; or a worker does not see what others see.
+            an image cannot be read; ``roi`` is a mask for each image; or a worker does not see what
+            others see.
         NotImplementedError
             The detector cannot learn in partitions; the message says why.
         RuntimeError
@@ -162,7 +171,7 @@ class Distributed(ThresholdMixin, MetaEstimatorMixin, BaseEstimator):
         paths = list_paths(X)
         is_good = good_images(y, len(paths))
         good = np.flatnonzero(is_good)
-        model = _with_fixed_draws(self.estimator)
+        model = _with_read_regions(_with_fixed_draws(self.estimator))
         held_out = model if isinstance(model, HeldOutThreshold) else None
         pipe = model if held_out is None else held_out.estimator
         extractor, detector = _two_steps(pipe)
@@ -284,6 +293,14 @@ def _with_fixed_draws(estimator):
     for name, value in sorted(model.get_params().items()):
         if name.rpartition("__")[2] == "random_state" and not isinstance(value, Integral):
             model.set_params(**{name: check_random_state(value).randint(2**31)})
+    return model
+
+
+def _with_read_regions(model):
+    """The model, whose regions of interest in files are read here: workers may not have these."""
+    for name, roi in regions_of(model).items():
+        if isinstance(roi, (str, Path)):
+            model.set_params(**{name: read_roi(roi, f"{name}, {roi}")})
     return model
 
 

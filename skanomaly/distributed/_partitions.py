@@ -7,7 +7,7 @@ from uuid import uuid4
 
 from tqdm.auto import tqdm
 
-from skanomaly.images import is_url
+from skanomaly.images import is_one_mask, is_url
 
 
 class Part:
@@ -37,6 +37,23 @@ class Part:
     def has_relative(self):
         """Whether some of the names are relative paths."""
         return not all(is_url(name) or os.path.isabs(name) for name in self.names)
+
+
+def regions_of(estimator):
+    """{parameter: value} of the regions of interest in an estimator; ValueError for lists of them.
+
+    Such are of the images of one call, in their order, while workers get a few of them at a time.
+    """
+    parameters = estimator.get_params().items()
+    found = {name: roi for name, roi in parameters if name.rpartition("__")[2] == "roi"}
+    for name, roi in found.items():
+        if roi is not None and not callable(roi) and not is_one_mask(roi):
+            raise ValueError(
+                f"expected {name} to be one mask for all images, or a function of an image, such "
+                "as skanomaly.images.foreground, got one mask for each image, which workers cannot "
+                "tell apart"
+            )
+    return found
 
 
 def iterate_paths(X):

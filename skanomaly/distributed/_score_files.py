@@ -33,7 +33,7 @@ from skanomaly.distributed._parquet import (
     remove_parts,
     write_part,
 )
-from skanomaly.distributed._partitions import counted, lazy_parts, tell
+from skanomaly.distributed._partitions import counted, lazy_parts, regions_of, tell
 from skanomaly.distributed._running import each_part
 from skanomaly.exceptions import ImageError
 from skanomaly.feature_maps import BATCH_SIZE
@@ -139,6 +139,8 @@ def score_files(
         raise ValueError(f"expected partition_size to be an int from 1 on, got {partition_size!r}")
     estimator = _without_cluster(estimator)
     image_threshold(estimator)  # there is one
+    if hasattr(estimator, "get_params"):
+        regions_of(estimator)  # no lists
     folder = Path(folder).resolve()
     n_images = len(X) if isinstance(X, Sized) else None
     parts = lazy_parts(X, partition_size)

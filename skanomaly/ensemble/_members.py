@@ -8,6 +8,7 @@ from sklearn.model_selection import check_cv
 from sklearn.pipeline import Pipeline
 
 from skanomaly.base import BaseDetector
+from skanomaly.images import unpack_mask
 from skanomaly.utils.threads import limit_blas_threads
 from skanomaly.utils.unwrapping import (
     fit_once,
@@ -88,7 +89,13 @@ def _left_out(member, features, groups):
     return [
         one
         for batch, raw in detector._leave_one_out(maps, groups)
-        for one in _in_frames(detector, batch.image_fit, raw["score_maps"], batch.frames)
+        for one in _in_frames(
+            detector,
+            batch.image_fit,
+            batch.scored_inside(raw["score_maps"]),
+            batch.frames,
+            batch.roi_bits,
+        )
     ]
 
 
@@ -102,17 +109,19 @@ def _held_out(model, X):
     return [
         one
         for frames, raw in detector._raw_scores(maps)
-        for one in _in_frames(detector, maps.image_fit, raw["score_maps"], frames)
+        for one in _in_frames(detector, maps.image_fit, raw["score_maps"], frames, raw.get("roi"))
     ]
 
 
-def _in_frames(detector, image_fit, score_maps, frames):
+def _in_frames(detector, image_fit, score_maps, frames, bits):
+    bits = [None] * len(frames) if bits is None else bits
     return [
-        partial(_in_frame, image_fit, one, frame, detector.sigma)
-        for one, frame in zip(score_maps, frames, strict=True)
+        partial(_in_frame, image_fit, one, frame, detector.sigma, some)
+        for one, frame, some in zip(score_maps, frames, bits, strict=True)
     ]
 
 
-def _in_frame(image_fit, patch_scores, frame, sigma):
+def _in_frame(image_fit, patch_scores, frame, sigma, bits):
+    inside = None if bits is None else unpack_mask(bits, frame)
     with limit_blas_threads():
-        return image_fit.to_frame(patch_scores, frame, sigma)
+        return image_fit.to_frame(patch_scores, frame, sigma, inside)

@@ -23,16 +23,25 @@ from sklearn.utils import check_random_state
 from skanomaly.base import BaseExtractor
 from skanomaly.caching import recall_learned
 from skanomaly.feature_extraction._filters import average, convolve, learn_filters
-from skanomaly.images import load_batch, warn_of_unused_bits
+from skanomaly.images import (
+    cells_inside,
+    channels_of,
+    load_batch,
+    pack_mask,
+    warn_of_unused_bits,
+)
 from skanomaly.io import digest, open_cache
 from skanomaly.utils.threads import count_threads, single_threaded_pool
-from skanomaly.utils.validation import Interval
+from skanomaly.utils.validation import IMAGE_SIZE, Interval
 
 STRIDE = 8
 FIRST_LEVELS = (0, 1, 2, 3)  # first-order filters at 1, 1/2, 1/4, 1/8 of the input's size
 SECOND_LEVELS = (0, 1)
 FIRST_SIZE, PRIMARY_SIZE, SECONDARY_SIZE = 5, 7, 5  # sides of W, U, V in pixels
+DEFAULT_SIZE = 224  # pixels
 N_LEARNING_IMAGES = 40
+LEARNING_PIXELS = 16 * 512 * 512  # of tiles; larger ones are fewer, but not less than this:
+FEWEST_TILES = 4
 CONTRAST_FLOOR = 0.3  # eps: below this contrast a pattern counts as noise
 CLIP = 4.0  # standard deviations
 LEARNED = {  # attributes that hold an array per level
@@ -51,9 +60,13 @@ class FilterBank(BaseExtractor):
     n_filters : int, default=16
         First-order filters per level, at most 24. The second order uses half as many primary
         and twice as many secondary filters.
-    image_size : int or (int, int), default=224
-        Height and width in pixels that images are brought to; multiples of 8, at least 64.
+    image_size : int, (int, int) or None, default=None
+        Height and width in pixels that images are brought to; multiples of 8, at least 64, where
+        there are no tiles. None: 224, or with ``tile_size`` the size of the first image of fit.
     <resize>
+    <tile_size>
+    <tile_overlap>
+    <roi>
     n_jobs : int or None, default=None
         Images read, and images computed, at a time, as in scikit-learn: -1 for all processors.
         None: two are read, and as many computed as torch has threads. Features do not depend on
@@ -100,6 +113,7 @@ class FilterBank(BaseExtractor):
 
     _parameter_constraints = {
         **BaseExtractor._parameter_constraints,
+        "image_size": [None, *IMAGE_SIZE],
         "n_filters": [Interval(Integral, 2, FIRST_SIZE**2 - 1, closed="both")],
     }
 
@@ -107,8 +121,11 @@ class FilterBank(BaseExtractor):
         self,
         *,
         n_filters=16,
-        image_size=224,
+        image_size=None,
         resize="stretch",
+        tile_size=None,
+        tile_overlap=64,
+        roi=None,
         n_jobs=None,
         memory_limit=None,
         cache=None,
@@ -118,6 +135,9 @@ class FilterBank(BaseExtractor):
         self.n_filters = n_filters
         self.image_size = image_size
         self.resize = resize
+        self.tile_size = tile_size
+        self.tile_overlap = tile_overlap
+        self.roi = roi
         self.n_jobs = n_jobs
         self.memory_limit = memory_limit
         self.cache = cache
@@ -125,38 +145,66 @@ class FilterBank(BaseExtractor):
         self.verbose = verbose
 
     def _fit(self, images):
-        image_fit = self.image_fit
+        size = self.tile_fit
         if (
-            image_fit.height % STRIDE
-            or image_fit.width % STRIDE
-            or min(image_fit.height, image_fit.width) < self.smallest_side
+            size.height % STRIDE
+            or size.width % STRIDE
+            or min(size.height, size.width) < self.smallest_side
         ):
+            name = "image_size" if self._tiling() is None else "tile_size"
             raise ValueError(
-                f"image_size must be multiples of {STRIDE}, at least {self.smallest_side}, "
-                f"got {image_fit.height} x {image_fit.width}"
+                f"{name} must be multiples of {STRIDE}, at least {self.smallest_side}, "
+                f"got {size.height} x {size.width}"
             )
         n_used = min(N_LEARNING_IMAGES, len(images))
         chosen = np.linspace(0, len(images) - 1, n_used).astype(int)
         cache = open_cache(self.cache)
-        if cache is None or not isinstance(self.random_state, Integral):
+        is_known = self._roi_identity() is not None
+        if cache is None or not is_known or not isinstance(self.random_state, Integral):
             self._learn(images, chosen)
         else:  # with a seed the same images give the same filters
-            settings = "filters", self.n_filters, image_fit, int(self.random_state)
+            settings = "filters", self.n_filters, self._seen(), int(self.random_state)
             self._set_state(recall_learned(cache, images, chosen, settings, self._learn_state))
-        grid = (image_fit.height // STRIDE, image_fit.width // STRIDE)
-        self.layer_shapes_ = {"energies": (*grid, len(self.mean_))}
+        grid = (size.height // STRIDE, size.width // STRIDE)
+        self.layer_shapes_ = self._joined_shapes({"energies": (*grid, len(self.mean_))})
         warn_of_unused_bits(images)
 
     def _learn(self, images, chosen):
         """Set all filters and scales from the images at the chosen places."""
-        batch, _ = load_batch(images, chosen, self.image_fit, None)  # (n, H, W, C)
-        self.n_channels_in_ = batch.shape[3]
-        batch = torch.from_numpy(np.ascontiguousarray(batch.transpose(0, 3, 1, 2)))
         rng = check_random_state(self.random_state)
+        if self.tiling_ is None and self.roi is None:
+            batch, inside = load_batch(images, chosen, self.image_fit, None)[0], None
+        else:
+            batch, inside = self._learning_samples(images, chosen, rng)
+        self.n_channels_in_ = batch.shape[3]  # (n, H, W, C)
+        batch = torch.from_numpy(np.ascontiguousarray(batch.transpose(0, 3, 1, 2)))
         with torch.inference_mode():
-            self._learn_filters(batch.mean(1, keepdim=True), rng)
-            self._standardize(batch)
+            self._learn_filters(batch.mean(1, keepdim=True), rng, inside)
+            self._standardize(batch, inside)
         return self
+
+    def _learning_samples(self, images, chosen, rng):
+        """Images, or tiles of them, (n, H, W, C), and which of their cells are inside, or None."""
+        self.n_channels_in_ = channels_of(images)
+        reader = self._reader()
+        if self.tiling_ is None:
+            batch, frames, masks = reader.batch(images, chosen)
+            grid = self.image_fit.height // STRIDE, self.image_fit.width // STRIDE
+            cells = [
+                cells_inside(pack_mask(mask), frame, self.image_fit, grid)
+                for mask, frame in zip(masks, frames.tolist(), strict=True)
+            ]
+            return batch, np.stack(cells)
+        size = self.tile_fit
+        n_tiles = LEARNING_PIXELS // (size.height * size.width)
+        n_tiles = min(N_LEARNING_IMAGES, max(FEWEST_TILES, n_tiles))
+        chosen = chosen[:: -(-len(chosen) // n_tiles)]
+        n_each = -(-n_tiles // len(chosen))
+        tiles = []
+        for image in chosen:
+            tiles += reader.sample_tiles(self.tiling_, images, image, n_each, STRIDE, rng)
+        batch = np.stack([tile for tile, _ in tiles])
+        return batch, None if reader.roi is None else np.stack([cells for _, cells in tiles])
 
     def _learn_state(self, images):
         """Learn from all of these images; returns the state."""
@@ -176,18 +224,25 @@ class FilterBank(BaseExtractor):
             setattr(self, name, [state[f"{name} {level}"] for level in range(n_levels)])
 
     def _identity(self):
-        return digest(self.image_fit, self._state())
+        return digest(self._seen()[:2], self._state())
 
-    def _learn_filters(self, gray, rng):
-        """Set all filters from gray images (n, 1, H, W)."""
+    def _seen(self):
+        """What of an image is seen: how it is resized, its tiles, and its region of interest."""
+        return self.image_fit, self._tiling(), self._roi_identity()
+
+    def _input_size(self):
+        return DEFAULT_SIZE if self.image_size is None else self.image_size
+
+    def _learn_filters(self, gray, rng, inside):
+        """Set all filters from gray images (n, 1, H, W), where they are inside, (n, h, w)."""
         self.first_filters_ = [
-            learn_filters(average(gray, 2**level), FIRST_SIZE, self.n_filters, rng)
+            learn_filters(average(gray, 2**level), FIRST_SIZE, self.n_filters, rng, inside)
             for level in FIRST_LEVELS
         ]
         self.primary_filters_, self.primary_scale_, self.secondary_filters_ = [], [], []
         for level in SECOND_LEVELS:
             primary = learn_filters(
-                average(gray, 2**level), PRIMARY_SIZE, max(1, self.n_filters // 2), rng
+                average(gray, 2**level), PRIMARY_SIZE, max(1, self.n_filters // 2), rng, inside
             )
             energies = torch.cat(
                 [
@@ -195,19 +250,20 @@ class FilterBank(BaseExtractor):
                     for g in gray
                 ]
             )
-            scale = energies.double().std((0, 2, 3)).float().numpy() + np.float32(1e-6)
+            scale = _deviations(energies, inside) + np.float32(1e-6)
             energies /= torch.from_numpy(scale)[:, None, None]
             self.primary_filters_.append(primary)
             self.primary_scale_.append(scale)
             self.secondary_filters_.append(
-                learn_filters(energies, SECONDARY_SIZE, 2 * self.n_filters, rng)
+                learn_filters(energies, SECONDARY_SIZE, 2 * self.n_filters, rng, inside)
             )
 
-    def _standardize(self, batch):
-        """Set mean_ and scale_ from images (n, C, H, W)."""
+    def _standardize(self, batch, inside):
+        """Set mean_ and scale_ from images (n, C, H, W), where they are inside, (n, h, w)."""
         raw = np.concatenate(
             [self._raw(image[None])[0].flatten(1).T.numpy() for image in batch]
         )  # (positions of all images, channels)
+        raw = raw if inside is None else raw[inside.ravel()]
         self.mean_ = raw.mean(axis=0, dtype=np.float64).astype(np.float32)
         self.scale_ = np.maximum(raw.std(axis=0, dtype=np.float64), 1e-6).astype(np.float32)
 
@@ -232,7 +288,9 @@ class FilterBank(BaseExtractor):
 
     def _features(self, batch):
         """(b, height, width, C) float32 in [0, 1] -> {"energies": (b, h, w, D) float32}."""
-        maps = np.empty((len(batch), *self.layer_shapes_["energies"]), dtype=np.float32)
+        b, height, width, _ = batch.shape
+        grid = height // STRIDE, width // STRIDE
+        maps = np.empty((b, *grid, len(self.mean_)), dtype=np.float32)
         self._tensors()
         # An image per thread: its maps stay in the processor's cache, and they depend neither on
         # the other images of the batch nor on the number of threads.
@@ -261,6 +319,15 @@ class FilterBank(BaseExtractor):
             return first, [tuple(map(_as_tensor, parts)) for parts in second]
 
         return self._rebuilt("_filters", build)
+
+
+def _deviations(energies, inside):
+    """Standard deviation of each channel of (n, f, h, w), where cells (n, h', w') are inside."""
+    if inside is None:
+        return energies.double().std((0, 2, 3)).float().numpy()
+    factor = energies.shape[2] // inside.shape[1]
+    cells = inside.repeat(factor, axis=1).repeat(factor, axis=2)
+    return energies.permute(0, 2, 3, 1)[torch.from_numpy(cells)].double().std(0).float().numpy()
 
 
 def _as_tensor(array):

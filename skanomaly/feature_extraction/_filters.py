@@ -7,7 +7,7 @@ import torch.nn.functional as F
 N_PATCHES = 20_000
 
 
-def learn_filters(maps, size, n_filters, rng):
+def learn_filters(maps, size, n_filters, rng, inside=None):
     """Whitened principal components of random patches, as zero-mean convolution filters.
 
     Parameters
@@ -18,6 +18,8 @@ def learn_filters(maps, size, n_filters, rng):
     n_filters : int
         At most ``c * size**2 - c``.
     rng : RandomState
+    inside : ndarray of shape (n, h', w'), bool, or None
+        Cells of the maps that patches may come from; None: all.
 
     Returns
     -------
@@ -27,7 +29,10 @@ def learn_filters(maps, size, n_filters, rng):
     windows = maps.unfold(2, size, 1).unfold(3, size, 1)  # (n, c, h', w', size, size)
     h, w = windows.shape[2:4]
     per_image = min(N_PATCHES // n, h * w)
-    places = np.stack([rng.choice(h * w, per_image, replace=False) for _ in range(n)])
+    if inside is None:
+        places = np.stack([rng.choice(h * w, per_image, replace=False) for _ in range(n)])
+    else:
+        places = np.stack([_places(one, (h, w), size, per_image, rng) for one in inside])
     every = np.arange(n)[:, None]
     patches = windows.permute(0, 2, 3, 1, 4, 5)[every, places // w, places % w]
     patches = patches.reshape(n * per_image, c, size * size)
@@ -39,6 +44,18 @@ def learn_filters(maps, size, n_filters, rng):
     filters = whitened.T.reshape(-1, c, size * size)
     filters = (filters - filters.mean(2, keepdim=True)).float()
     return filters.reshape(-1, c, size, size).contiguous().numpy()
+
+
+def _places(inside, n_windows, size, n_places, rng):
+    """Numbers of random windows, of a grid of them, whose centers lie in cells that are inside."""
+    rows, columns = (
+        (np.arange(n) + size // 2) * n_cells // (n + size - 1)
+        for n, n_cells in zip(n_windows, inside.shape, strict=True)
+    )
+    allowed = np.flatnonzero(inside[rows][:, columns])
+    if len(allowed) == 0:  # all lie at the border, where no window has its center
+        allowed = np.arange(n_windows[0] * n_windows[1])
+    return rng.choice(allowed, n_places, replace=len(allowed) < n_places)
 
 
 def convolve(maps, filters, stride=1):

@@ -48,8 +48,12 @@ class FeatureExtractor(BaseExtractor):
         layer by layer. Name it where fit says that it cannot be told.
     image_size : int, (int, int) or None, default=None
         Height and width in pixels that images are brought to. None: what suits the backbone, 320
-        for the EfficientNet-Lites and 224 for all others.
+        for the EfficientNet-Lites and 224 for all others; or with ``tile_size`` the size of the
+        first image of fit.
     <resize>
+    <tile_size>
+    <tile_overlap>
+    <roi>
     dtype : {"float32", "bfloat16", "auto"}, default="float32"
         Precision of the network; "auto" takes bfloat16 where the processor multiplies it in
         hardware. Features are float32 either way.
@@ -141,6 +145,9 @@ class FeatureExtractor(BaseExtractor):
         layout="auto",
         image_size=None,
         resize="stretch",
+        tile_size=None,
+        tile_overlap=64,
+        roi=None,
         dtype="float32",
         device="auto",
         batch_size=16,
@@ -156,6 +163,9 @@ class FeatureExtractor(BaseExtractor):
         self.layout = layout
         self.image_size = image_size
         self.resize = resize
+        self.tile_size = tile_size
+        self.tile_overlap = tile_overlap
+        self.roi = roi
         self.dtype = dtype
         self.device = device
         self.batch_size = batch_size
@@ -223,7 +233,7 @@ class FeatureExtractor(BaseExtractor):
         self.weights_fingerprint_ = backbones.fingerprint(self.weights_)
         self.architecture_digest_ = digest(*backbones.describe_code(trimmed))
         self._network = self._ready(trimmed, device)
-        self.layer_shapes_ = self._network.layer_shapes
+        self.layer_shapes_ = self._joined_shapes(self._network.layer_shapes)
         if images is not None:
             warn_of_unused_bits(images)
 
@@ -231,7 +241,7 @@ class FeatureExtractor(BaseExtractor):
         network = self.architecture_digest_, self.weights_fingerprint_, self.layers_
         # Devices, precisions and packing differ in the last digits.
         place = self._ready_network().place
-        shapes = self.layouts_, self.layer_shapes_, self.image_fit
+        shapes = self.layouts_, self.layer_shapes_, self.image_fit, self._tiling()
         return digest(network, shapes, self.mean_, self.std_, place)
 
     def _features(self, batch):
@@ -253,7 +263,7 @@ class FeatureExtractor(BaseExtractor):
 
     def _size(self):
         """Height and width of the network's input."""
-        return self.image_fit.height, self.image_fit.width
+        return self.tile_fit.height, self.tile_fit.width
 
     def _ready_network(self):
         """The network at work, rebuilt from weights_ on first use by one of the threads."""

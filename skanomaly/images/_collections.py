@@ -140,6 +140,23 @@ def name_in(images: Any, i: int) -> str:
     return image_name(images[i], i)
 
 
+def place_in(images: Any, i: int) -> tuple[int, int]:
+    """Index of an image in the whole collection that some are chosen from, and how many that has.
+
+    Parameters
+    ----------
+    images : collection of images
+    i : int
+
+    Returns
+    -------
+    index, n_images : int
+    """
+    while isinstance(images, ImageSubset):
+        i, images = images.rows[i], images.images
+    return int(i), len(images)
+
+
 def titles(images: Any, names: Sequence[str] | None) -> list[str]:
     """A title for each image, for plots and reports.
 

@@ -12,6 +12,7 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter1d
 
 RESIZE_MODES = ("stretch", "pad", "crop")
+LEAST_WEIGHT = 1e-6  # of the patches that count, at a pixel that has a score
 
 
 @dataclass(frozen=True)
@@ -103,10 +104,13 @@ class ImageFit:
         matrix per axis. Pixels outside a crop get the value of the nearest pixel inside.
         """
         sizes = (self.height, self.width)
+        smoothing = [_smoothing(n, size, float(sigma)) for n, size in zip(grid, sizes, strict=True)]
+        if tuple(frame) == sizes:  # nothing to resize; the matrices of large images would be large
+            return tuple(smoothing)
         return tuple(
-            _interpolation(n_frame, size, *line) @ _smoothing(n_grid, size, float(sigma))
-            for n_grid, size, n_frame, line in zip(
-                grid, sizes, frame, self.axes(frame), strict=True
+            _interpolation(n_frame, size, *line) @ one
+            for one, size, n_frame, line in zip(
+                smoothing, sizes, frame, self.axes(frame), strict=True
             )
         )
 
@@ -149,15 +153,44 @@ class ImageFit:
         return *starts, *ends
 
     def smooth(self, patch_scores, sigma):
-        """Patch scores (b, h, w), upsampled to (b, height, width) and smoothed."""
+        """Patch scores (b, h, w), upsampled to (b, height, width) and smoothed.
+
+        Patches of -inf do not count, and their cells stay -inf.
+        """
         rows = _smoothing(patch_scores.shape[1], self.height, float(sigma))
         columns = _smoothing(patch_scores.shape[2], self.width, float(sigma))
-        return rows @ patch_scores @ columns.T
+        smooth = _product(rows, patch_scores, columns)
+        is_left_out = np.isneginf(patch_scores)
+        if is_left_out.any():
+            cells = [
+                np.arange(size) * n // size
+                for size, n in zip((self.height, self.width), patch_scores.shape[1:], strict=True)
+            ]
+            smooth[is_left_out[:, cells[0]][:, :, cells[1]]] = -np.inf
+        return smooth
 
-    def to_frame(self, patch_scores, frame, sigma):
-        """Score map (H, W) float32 in the frame of the image, from patch scores (h, w)."""
+    def to_frame(self, patch_scores, frame, sigma, inside=None):
+        """Score map (H, W) float32 in the frame of the image, from patch scores (h, w).
+
+        Patches of -inf do not count. ``inside``, (H, W) bool: the pixels of a region of interest;
+        outside of it the map is 0.
+        """
         rows, columns = self.way_back(patch_scores.shape, tuple(frame), sigma)
-        return rows @ patch_scores.astype(np.float32, copy=False) @ columns.T
+        score_map = _product(rows, patch_scores.astype(np.float32, copy=False), columns)
+        if inside is not None:
+            score_map[~inside] = 0
+        return score_map
+
+
+def _product(rows, patch_scores, columns):
+    """``rows @ patch_scores @ columns.T``; means of those that are not -inf, where some are."""
+    is_left_out = np.isneginf(patch_scores)
+    if not is_left_out.any():
+        return rows @ patch_scores @ columns.T
+    total = rows @ np.where(is_left_out, np.float32(0), patch_scores) @ columns.T
+    weight = rows @ (~is_left_out).astype(np.float32) @ columns.T
+    is_reached = weight > LEAST_WEIGHT
+    return np.divide(total, weight, out=np.zeros_like(total), where=is_reached)
 
 
 def _resample(image, size, box):

@@ -1,9 +1,10 @@
 """Read images of any kind as arrays (H, W, C) of uint8, uint16 or float32."""
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -15,6 +16,8 @@ from skanomaly.images._decoding import decode_image
 from skanomaly.images._files import file_content, path_of
 from skanomaly.images._fitting import ImageFit
 from skanomaly.images._pixels import to_pixels
+
+T = TypeVar("T")
 
 MIN_SIDE = 8  # pixels; a smaller array is usually an argument of the wrong shape
 
@@ -266,14 +269,29 @@ def load_batches(
         first = load_batch(images, indices[slices.pop(0)], image_fit, None)
         n_channels = first[0].shape[3]
         yield first
+    tasks = [partial(load_batch, images, indices[p], image_fit, n_channels) for p in slices]
+    yield from computed_ahead(tasks, n_threads)
+
+
+def computed_ahead(tasks: Sequence[Callable[[], T]], n_threads: int) -> Iterator[T]:
+    """Results of functions in their order, computed in advance by threads.
+
+    Parameters
+    ----------
+    tasks : sequence of callables without arguments
+    n_threads : int
+        One task per thread is done ahead of the one whose result is yielded.
+
+    Yields
+    ------
+    object
+    """
     with ThreadPoolExecutor(n_threads) as pool:
         waiting: deque = deque()
         try:
-            # One batch per thread is read ahead of the batch that is yielded.
-            for i in range(len(slices) + n_threads):
-                if i < len(slices):
-                    part = indices[slices[i]]
-                    waiting.append(pool.submit(load_batch, images, part, image_fit, n_channels))
+            for i in range(len(tasks) + n_threads):
+                if i < len(tasks):
+                    waiting.append(pool.submit(tasks[i]))
                 if i >= n_threads and waiting:
                     yield waiting.popleft().result()
         finally:

@@ -100,6 +100,13 @@ def class_of(name: str) -> type:
     return found
 
 
+def own_function_name(function: Any) -> str | None:
+    """The name in files of one of our functions that may be a parameter; None for any other."""
+    name = getattr(function, "__name__", "")
+    module = registry.STORED_FUNCTIONS.get(name)
+    return name if module and function.__module__ == f"skanomaly.{module}" else None
+
+
 def function_name(function: Any) -> str | None:
     """The name in files of one of torch's activations; None for any other function."""
     path = f"torch.nn.functional.{getattr(function, '__name__', '')}"
@@ -108,6 +115,8 @@ def function_name(function: Any) -> str | None:
 
 def function_of(name: str) -> Any:
     """The function of a name that :func:`function_name` returned."""
+    if name in registry.STORED_FUNCTIONS:
+        return _at(f"skanomaly.{registry.STORED_FUNCTIONS[name]}.{name}")
     found = _at(name) if _FUNCTION.fullmatch(name) else None
     if found is None:
         raise NotTrustedError(f"it holds the function {name!r}, which is not known here")

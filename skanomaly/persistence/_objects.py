@@ -16,7 +16,13 @@ import numpy as np
 from sklearn.utils.metadata_routing import MetadataRequest
 
 from skanomaly.exceptions import NotTrustedError
-from skanomaly.persistence._classes import class_of, function_name, function_of, name_of
+from skanomaly.persistence._classes import (
+    class_of,
+    function_name,
+    function_of,
+    name_of,
+    own_function_name,
+)
 
 _DICTS = {"dict": dict, "ordered_dict": collections.OrderedDict}
 _SEQUENCES = {"tuple": tuple, "set": set, "frozenset": frozenset}
@@ -114,6 +120,8 @@ class Encoder:
             return {"partial": [self.encode(part, where) for part in parts]}
         if isinstance(value, type) and (name := name_of(value)) is not None:
             return {"class": name}
+        if (name := own_function_name(value)) is not None:
+            return {"function": name}
         if isinstance(value, MetadataRequest):
             requests = {m: getattr(value, m).requests for m in _METHODS if hasattr(value, m)}
             return {"requests": self.encode(requests, where)}

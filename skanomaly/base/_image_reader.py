@@ -1,0 +1,132 @@
+"""What extractors read: images as a whole or as tiles, and the regions of interest in them."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from skanomaly.images import (
+    cells_inside,
+    is_one_mask,
+    name_in,
+    pack_mask,
+    place_in,
+    read_image,
+    read_roi,
+    to_channels,
+)
+
+
+def check_roi(roi, images):
+    """Raise ValueError unless ``roi`` is None, a mask, a function, or a mask for each image."""
+    if roi is None or callable(roi) or is_one_mask(roi):
+        return
+    if not isinstance(roi, Sequence) and not (isinstance(roi, np.ndarray) and roi.ndim == 3):
+        raise ValueError(
+            "roi must be None, a mask (H, W), an image file, a list of one of these per image, or "
+            f"a function of an image, got {type(roi).__name__}"
+        )
+    if images is not None and len(roi) != len(images):
+        raise ValueError(
+            f"expected one region of interest per image, got {len(roi)} for {len(images)} images; "
+            "set roi to the masks of these images, to one mask for all, or to a function of an "
+            "image"
+        )
+
+
+class ImageReader:
+    """Reads images of a collection as an extractor's input, and their regions of interest.
+
+    Parameters
+    ----------
+    image_fit : ImageFit
+    n_channels : int
+    roi : ndarray of shape (H, W), bool; sequence of masks; callable; or None
+    """
+
+    def __init__(self, image_fit, n_channels, roi):
+        self.image_fit, self.n_channels, self.roi = image_fit, n_channels, roi
+
+    def batch(self, images, indices):
+        """Inputs (b, height, width, C) of some images, their frames (b, 2) and masks, or None."""
+        inputs, frames, masks = [], [], []
+        for index in indices:
+            image, mask = self.whole(images, index)
+            frames.append(image.shape[:2])
+            masks.append(mask)
+            inputs.append(self.with_channels(self.image_fit.apply(image), images, index))
+        masks = None if self.roi is None else masks
+        return np.stack(inputs), np.array(frames), masks
+
+    def whole(self, images, index):
+        """One image as it is, (H, W, C) from read_image, and its mask (H, W) or None."""
+        name = name_in(images, index)
+        image = read_image(images[index], name)
+        return image, self._mask(image, images, index, name)
+
+    def sample_tiles(self, tiling, images, index, n_tiles, stride, rng):
+        """Some random tiles of an image that meet its region of interest.
+
+        Returns
+        -------
+        list of n_tiles pairs, or as many as there are
+            Tile (height, width, C), and which of its cells, of ``stride`` pixels, are inside:
+            (height / stride, width / stride) bool, all of them without a region.
+        """
+        image, mask = self.whole(images, index)
+        boxes = np.array(tiling.boxes)
+        whole = tiling.grid((tiling.tile_height // stride, tiling.tile_width // stride))
+        inside = np.ones(whole, dtype=bool)
+        if mask is not None:
+            inside = cells_inside(pack_mask(mask), mask.shape, self.image_fit, whole)
+        cells = [_cells_of_tile(inside, box, tiling, stride) for box in boxes]
+        places = np.flatnonzero([one.any() for one in cells])
+        chosen = rng.choice(places, min(n_tiles, len(places)), replace=False)
+        tiles = {
+            number: tile
+            for number, tile in enumerate(tiling.cut(image, self.image_fit))
+            if number in chosen
+        }
+        return [(self.with_channels(tiles[i], images, index), cells[i]) for i in chosen]
+
+    def with_channels(self, pixels, images, index):
+        """Pixels of an image with the channels that all have."""
+        return to_channels(pixels, self.n_channels, name_in(images, index))
+
+    def _mask(self, image, images, index, name):
+        if self.roi is None:
+            return None
+        if callable(self.roi):
+            mask = read_roi(np.asarray(self.roi(image)), f"{name}: the function roi")
+        elif isinstance(self.roi, np.ndarray) and self.roi.ndim == 2:
+            mask = self.roi  # read once, in fit
+        else:
+            place, n_images = place_in(images, index)
+            check_roi(self.roi, range(n_images))
+            mask = read_roi(self.roi[place], f"roi[{place}]")
+        if mask.shape != image.shape[:2]:
+            raise ValueError(
+                f"{name}: expected a region of interest of the image's own size, "
+                f"{image.shape[0]} x {image.shape[1]} pixels, got one of {mask.shape[0]} x "
+                f"{mask.shape[1]}; a mask is neither resized nor cropped"
+            )
+        is_cropped = self.image_fit.resize == "crop"
+        if (
+            is_cropped
+            and not cells_inside(pack_mask(mask), mask.shape, self.image_fit, (1, 1)).any()
+        ):
+            raise ValueError(
+                f"{name}: expected a region of interest in the part of the image that is seen, got "
+                'one that resize="crop" leaves out; take "stretch" or "pad"'
+            )
+        return mask
+
+
+def _cells_of_tile(inside, box, tiling, stride):
+    """The part of the cells of an image, (h, w), that lies in a tile; each by its center."""
+    rows, columns = (
+        ((np.arange(first + stride // 2, end, stride)) * n // length)
+        for first, end, n, length in zip(
+            box[:2], box[2:], inside.shape, (tiling.height, tiling.width), strict=True
+        )
+    )
+    return inside[rows][:, columns]
