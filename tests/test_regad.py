@@ -283,7 +283,7 @@ def test_a_killed_training_goes_on_from_its_checkpoint(tmp_path):
     model = network(checkpoint=path, **settings).fit(textures(), groups=GROUPS)
     straight = network(**settings).fit(textures(), groups=GROUPS)
     assert len(model.history_["loss"]) == 4
-    assert model.history_["loss"] == pytest.approx(straight.history_["loss"], rel=0.02)
+    assert model.history_["loss"] == pytest.approx(straight.history_["loss"], rel=0.02, abs=0.02)
     # As far from the start as the straight one, and in the same direction: two fits differ by the
     # rounding of sums in several threads alone.
     start = network(n_epochs=0).fit(textures(), groups=GROUPS).state_

@@ -130,8 +130,9 @@ def score_files(
     >>> client = Client(processes=False, n_workers=1, dashboard_address=":0")
     >>> with tempfile.TemporaryDirectory() as folder, client:
     ...     Image.fromarray(good[0]).save(f"{folder}/0.png")
-    ...     score_files(pipe, [f"{folder}/0.png", f"{folder}/1.png"], f"{folder}/scores")
-    {'n_images': 2, 'n_defects': 0, 'n_errors': 1}
+    ...     counts = score_files(pipe, [f"{folder}/0.png", f"{folder}/1.png"], f"{folder}/scores")
+    >>> counts.n_images, counts.n_errors
+    (2, 1)
     """
     if errors not in ("record", "raise"):
         raise ValueError(f'expected errors to be "record" or "raise", got {errors!r}')
