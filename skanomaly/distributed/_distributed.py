@@ -117,6 +117,8 @@ class Distributed(ThresholdMixin, MetaEstimatorMixin, BaseEstimator):
         "verbose": ["verbose"],
     }
 
+    _asks_a_cluster = True  # for each score: score_files takes what is fitted instead
+
     def __init__(self, estimator, *, partition_size=256, n_threshold=20_000, verbose=0):
         self.estimator = estimator
         self.partition_size = partition_size

@@ -174,11 +174,9 @@ def score_files(
 
 def _without_cluster(estimator):
     """The estimator that scores in one process, where there is a Distributed in it."""
-    from skanomaly.distributed._distributed import Distributed  # which imports this module
-
-    if isinstance(estimator, Distributed):
+    if getattr(estimator, "_asks_a_cluster", False):
         return estimator.estimator_
-    if isinstance(inner := getattr(estimator, "estimator_", None), Distributed):
+    if getattr(inner := getattr(estimator, "estimator_", None), "_asks_a_cluster", False):
         estimator = copy(estimator)
         estimator.estimator_ = inner.estimator_
     return estimator
