@@ -91,3 +91,48 @@ class TrainingConfig:
         has_bfloat16 = device.type == "cuda" and torch.cuda.is_bf16_supported()
         enabled = self.dtype == "bfloat16" or (self.dtype == "auto" and has_bfloat16)
         return torch.autocast(device.type, torch.bfloat16, enabled=enabled)
+
+
+def configured(estimator, schedule, identity, *, advice, n_epochs=None):
+    """The TrainingConfig of an estimator's parameters and of a schedule.
+
+    Parameters
+    ----------
+    estimator : estimator
+        With ``device``, ``checkpoint``, ``random_state`` and ``verbose``.
+    schedule : object
+        With ``n_epochs``, ``batch_size`` and ``learning_rate``.
+    identity : callable
+        Returns the digest of all that the training depends on; called where there is a checkpoint,
+        whose name ends in its beginning, so that those of other trainings stay.
+    advice : str
+        What to change if the loss becomes NaN.
+    n_epochs : int or None, default=None
+        Instead of the schedule's.
+
+    Returns
+    -------
+    TrainingConfig
+    """
+    checkpoint, found = None, ""
+    if estimator.checkpoint is not None:
+        found = identity()
+        checkpoint = f"{estimator.checkpoint}.{found[:8]}"
+    return TrainingConfig(
+        schedule.n_epochs if n_epochs is None else n_epochs,
+        schedule.batch_size,
+        schedule.learning_rate,
+        device=estimator.device,
+        checkpoint=checkpoint,
+        identity=found,
+        random_state=estimator.random_state,
+        name=type(estimator).__name__,
+        advice=advice,
+        verbose=estimator.verbose,
+    )
+
+
+def training_parameters(estimator, without):
+    """Parameters of an estimator, by name, but for those that its training does not depend on."""
+    parameters = estimator.get_params(deep=False)
+    return {name: value for name, value in sorted(parameters.items()) if name not in without}

@@ -24,7 +24,7 @@ from skanomaly.detectors.arnet._arnet_training import (
 from skanomaly.detectors.arnet._erasures import choose_erasures
 from skanomaly.detectors.arnet._unet import N_HALVINGS, build_unet
 from skanomaly.io import digest
-from skanomaly.training import TrainingConfig
+from skanomaly.training import configured, training_parameters
 from skanomaly.utils.device import resolve_device
 from skanomaly.utils.networks import from_arrays, to_arrays
 from skanomaly.utils.validation import Interval, StrOptions
@@ -235,23 +235,14 @@ class ARNet(BaseImageDetector):
         )
 
     def _config(self, images, schedule):
-        checkpoint = identity = None
-        if self.checkpoint is not None:
-            parameters = self.get_params(deep=False)
-            parameters = {k: v for k, v in sorted(parameters.items()) if k not in _NOT_OF_TRAINING}
-            identity = digest("ARNet", parameters, image_keys(images))
-            checkpoint = f"{self.checkpoint}.{identity[:8]}"  # those of other trainings stay
-        return TrainingConfig(
-            schedule.n_epochs,
-            schedule.batch_size,
-            schedule.learning_rate,
-            device=self.device,
-            checkpoint=checkpoint,
-            identity=identity or "",
-            random_state=self.random_state,
-            name="ARNet",
+        def identity():
+            return digest("ARNet", training_parameters(self, _NOT_OF_TRAINING), image_keys(images))
+
+        return configured(
+            self,
+            schedule,
+            identity,
             advice="lower learning_rate, and look at the images",
-            verbose=self.verbose,
         )
 
     def _trained(self):

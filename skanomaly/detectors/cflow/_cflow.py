@@ -42,7 +42,7 @@ from skanomaly.detectors.cflow._flow_inputs import (
 from skanomaly.embedding import check_odd
 from skanomaly.exceptions import TrainingError
 from skanomaly.io import digest
-from skanomaly.training import TrainingConfig
+from skanomaly.training import configured, training_parameters
 from skanomaly.utils.device import resolve_device
 from skanomaly.utils.networks import from_arrays, to_arrays
 from skanomaly.utils.validation import Interval, StrOptions
@@ -325,23 +325,18 @@ class CFlow(BaseDetector):
         return ConditionalFlows(shapes, **self.settings_, seed=seed)
 
     def _config(self, X, schedule):
-        checkpoint = identity = None
-        if self.checkpoint is not None:
-            parameters = self.get_params(deep=False)
-            parameters = {k: v for k, v in sorted(parameters.items()) if k not in _NOT_OF_TRAINING}
-            identity = digest("CFlow", parameters, [digest(p.arrays()) for p in X.batches()])
-            checkpoint = f"{self.checkpoint}.{identity[:8]}"  # those of other trainings stay
-        return TrainingConfig(
-            schedule.n_epochs,
-            schedule.batch_size,
-            schedule.learning_rate,
-            device=self.device,
-            checkpoint=checkpoint,
-            identity=identity or "",
-            random_state=self.random_state,
-            name="CFlow",
+        def identity():
+            return digest(
+                "CFlow",
+                training_parameters(self, _NOT_OF_TRAINING),
+                [digest(p.arrays()) for p in X.batches()],
+            )
+
+        return configured(
+            self,
+            schedule,
+            identity,
             advice="lower learning_rate, and look at the features",
-            verbose=self.verbose,
         )
 
     def _layer_scores(self, X):

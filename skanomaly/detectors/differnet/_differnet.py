@@ -50,7 +50,7 @@ from skanomaly.embedding import embed
 from skanomaly.feature_maps import BATCH_SIZE, FeatureMaps
 from skanomaly.images import channels_of, check_images
 from skanomaly.io import digest
-from skanomaly.training import TrainingConfig
+from skanomaly.training import configured
 from skanomaly.utils.device import resolve_device
 from skanomaly.utils.networks import from_arrays, to_arrays
 from skanomaly.utils.validation import Interval, StrOptions, is_images
@@ -422,23 +422,16 @@ class DifferNet(BaseDetector):
         self.state_, self._density = to_arrays(flow), FlowDensity(flow)
 
     def _config(self, vectors, schedule, noise):
-        checkpoint = identity = None
-        if self.checkpoint is not None:
+        def identity():
             length = schedule.n_epochs, schedule.batch_size, schedule.learning_rate
             settings = self.architecture_, length, noise, self.random_state
-            identity = digest("DifferNet", settings, vectors)
-            checkpoint = f"{self.checkpoint}.{identity[:8]}"  # those of other trainings stay
-        return TrainingConfig(
-            schedule.n_epochs,
-            schedule.batch_size,
-            schedule.learning_rate,
-            device=self.device,
-            checkpoint=checkpoint,
-            identity=identity or "",
-            random_state=self.random_state,
-            name="DifferNet",
+            return digest("DifferNet", settings, vectors)
+
+        return configured(
+            self,
+            schedule,
+            identity,
             advice="lower learning_rate, and look at the images",
-            verbose=self.verbose,
         )
 
     # --- scores -------------------------------------------------------------------------------

@@ -30,7 +30,7 @@ from skanomaly.detectors.fyd._fyd_training import (
 from skanomaly.embedding import embed
 from skanomaly.feature_maps import BATCH_SIZE
 from skanomaly.io import digest
-from skanomaly.training import IDENTITIES, TrainingConfig
+from skanomaly.training import IDENTITIES, configured, training_parameters
 from skanomaly.utils.device import resolve_device
 from skanomaly.utils.networks import from_arrays, to_arrays
 from skanomaly.utils.validation import Interval, StrOptions
@@ -299,23 +299,19 @@ default="rotation_translation"
         return Descent(schedule, self.momentum, self.image_weight, self.identity_weight)
 
     def _config(self, network, pixels, schedule):
-        checkpoint = identity = None
-        if self.checkpoint is not None:
-            parameters = self.get_params(deep=False)
-            parameters = {k: v for k, v in sorted(parameters.items()) if k not in _NOT_OF_TRAINING}
-            identity = digest("FYD", parameters, to_arrays(network), image_keys(list(pixels)))
-            checkpoint = f"{self.checkpoint}.{identity[:8]}"  # those of other trainings stay
-        return TrainingConfig(
-            schedule.n_epochs,
-            schedule.batch_size,
-            schedule.learning_rate,
-            device=self.device,
-            checkpoint=checkpoint,
-            identity=identity or "",
-            random_state=self.random_state,
-            name="FYD",
+        def identity():
+            return digest(
+                "FYD",
+                training_parameters(self, _NOT_OF_TRAINING),
+                to_arrays(network),
+                image_keys(list(pixels)),
+            )
+
+        return configured(
+            self,
+            schedule,
+            identity,
             advice="lower the learning rates, and look at the images",
-            verbose=self.verbose,
         )
 
     def _draw_channels(self, n_features):

@@ -23,7 +23,7 @@ from skanomaly.detectors.ganomaly._ganomaly_training import (
     training_needs,
 )
 from skanomaly.io import digest
-from skanomaly.training import TrainingConfig
+from skanomaly.training import configured, training_parameters
 from skanomaly.utils.device import resolve_device
 from skanomaly.utils.networks import from_arrays, to_arrays
 from skanomaly.utils.validation import Interval, StrOptions
@@ -236,23 +236,16 @@ class GANomaly(BaseImageDetector):
         )
 
     def _config(self, pixels, schedule):
-        checkpoint = identity = None
-        if self.checkpoint is not None:
-            parameters = self.get_params(deep=False)
-            parameters = {k: v for k, v in sorted(parameters.items()) if k not in _NOT_OF_TRAINING}
-            identity = digest("GANomaly", parameters, image_keys(list(pixels)))
-            checkpoint = f"{self.checkpoint}.{identity[:8]}"  # those of other trainings stay
-        return TrainingConfig(
-            schedule.n_epochs,
-            schedule.batch_size,
-            schedule.learning_rate,
-            device=self.device,
-            checkpoint=checkpoint,
-            identity=identity or "",
-            random_state=self.random_state,
-            name="GANomaly",
+        def identity():
+            return digest(
+                "GANomaly", training_parameters(self, _NOT_OF_TRAINING), image_keys(list(pixels))
+            )
+
+        return configured(
+            self,
+            schedule,
+            identity,
             advice="lower learning_rate, and look at the images",
-            verbose=self.verbose,
         )
 
     def _build(self, seed=0):

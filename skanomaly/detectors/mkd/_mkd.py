@@ -34,7 +34,7 @@ from skanomaly.detectors.mkd._mkd_source import (
 )
 from skanomaly.detectors.mkd._mkd_training import make_schedule, train_cloner, training_needs
 from skanomaly.io import digest
-from skanomaly.training import TrainingConfig
+from skanomaly.training import configured, training_parameters
 from skanomaly.utils.device import resolve_device
 from skanomaly.utils.networks import from_arrays, to_arrays
 from skanomaly.utils.validation import Interval, StrOptions
@@ -306,24 +306,20 @@ class MKD(BaseImageDetector):
         )
 
     def _config(self, pixels, schedule):
-        checkpoint = identity = None
-        if self.checkpoint is not None:
-            parameters = self.get_params(deep=False)
-            parameters = {k: v for k, v in sorted(parameters.items()) if k not in _NOT_OF_TRAINING}
-            data = self.source_._identity(), image_keys(list(pixels))
-            identity = digest("MKD", parameters, *data)
-            checkpoint = f"{self.checkpoint}.{identity[:8]}"  # those of other trainings stay
-        return TrainingConfig(
-            schedule.count_epochs(len(pixels)),
-            schedule.batch_size,
-            schedule.learning_rate,
-            device=self.device,
-            checkpoint=checkpoint,
-            identity=identity or "",
-            random_state=self.random_state,
-            name="MKD",
+        def identity():
+            return digest(
+                "MKD",
+                training_parameters(self, _NOT_OF_TRAINING),
+                self.source_._identity(),
+                image_keys(list(pixels)),
+            )
+
+        return configured(
+            self,
+            schedule,
+            identity,
+            n_epochs=schedule.count_epochs(len(pixels)),
             advice="lower learning_rate, and look at the images",
-            verbose=self.verbose,
         )
 
     def _build(self, seed=0):
