@@ -75,7 +75,7 @@ TOP_LEVEL_TORCH = {
     "utils/networks.py",
     "detectors/_flows.py",
     "detectors/_registration_model.py",
-    "detectors/_stages.py",
+    "detectors/_backbone_stages.py",
 } | {f"detectors/{name}" for name in TRAINED}
 TORCH_IN_FUNCTIONS = {"neighbors", "coreset", "utils/device.py", "persistence"}
 IN_FUNCTIONS_OF = {

@@ -16,8 +16,8 @@ from sklearn.base import clone
 
 from skanomaly import FilterBank, PaDiM, RegAD, RegistrationNetwork, score_map
 from skanomaly.datasets import make_defects, make_textures
+from skanomaly.detectors._backbone_stages import cut, normalize
 from skanomaly.detectors._registration_model import Registration, SpatialTransformer
-from skanomaly.detectors._stages import cut, normalize
 from skanomaly.detectors.regad._category_batches import draw_batches
 from skanomaly.embedding import embed
 from skanomaly.exceptions import TrainingError

@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 from skanomaly.base import PIXELS, BaseImageDetector
 from skanomaly.caching import image_keys
 from skanomaly.density import PositionwiseGaussian
-from skanomaly.detectors._stages import check_stages
+from skanomaly.detectors._backbone_stages import check_stages
 from skanomaly.detectors.fyd._fyd_network import IMAGE_MODES, build_network
 from skanomaly.detectors.fyd._fyd_training import (
     Descent,

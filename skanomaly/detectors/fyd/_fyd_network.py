@@ -11,12 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from skanomaly.detectors._backbone_stages import cut, map_shapes, normalize
 from skanomaly.detectors._registration_model import (
     LOCALIZATION_UNITS,
     Registration,
     SpatialTransformer,
 )
-from skanomaly.detectors._stages import cut, map_shapes, normalize
 from skanomaly.feature_extraction import backbones
 from skanomaly.training import inverse, matrices, warp
 from skanomaly.utils.networks import seeded

@@ -9,8 +9,8 @@ from sklearn.utils.validation import check_is_fitted
 
 from skanomaly import training
 from skanomaly.base import BaseExtractor
+from skanomaly.detectors._backbone_stages import check_stages, cut, map_shapes, normalize
 from skanomaly.detectors._registration_model import Registration, cosine_descent
-from skanomaly.detectors._stages import check_stages, cut, map_shapes, normalize
 from skanomaly.detectors.regad._category_batches import (
     check_groups,
     draw_batches,
