@@ -81,7 +81,7 @@ def merge_coresets(
     ----------
     coresets : sequence of array-like of shape (m_i, d)
         The rows that each part has selected, in its order, all of one projection. The first row of
-        the first one is selected first; the answer depends on the order of the parts.
+        the first one is selected first; the result depends on the order of the parts.
     n_samples : int
         Number of rows to select, or all there are where they are fewer.
     radii : sequence of float or None, default=None

@@ -267,7 +267,7 @@ class LowRankCovariances(_Covariances):
         """Add the vectors of another low-rank form; it stays as it is."""
         self._restore_rows()
         shift = (other.origin - self.origin)[:, None]
-        # Rounded once more, the answer would depend on the order of merging.
+        # Rounded once more, the result would depend on the order of merging.
         self.blocks += [rows + shift if shift.any() else rows.copy() for rows in other.vectors()]
         self.n += other.n
 
