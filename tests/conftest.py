@@ -4,6 +4,7 @@ from pathlib import Path
 
 import matplotlib
 import pytest
+import torch
 
 matplotlib.use("Agg")
 
@@ -27,6 +28,18 @@ def real_data():
 def squeezenet_weights():
     """ImageNet weights of SqueezeNet 1.1; the test is skipped where they are absent."""
     return _shared("weights") / "squeezenet1_1-imagenet.pth"
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    """Torch computes in one thread: small networks gain nothing from more, and sums stay the same.
+
+    Sums of several threads may be rounded differently from run to run, and a training amplifies it.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

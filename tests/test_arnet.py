@@ -22,18 +22,11 @@ from skanomaly.detectors.arnet._unet import UNet, build_unet
 from skanomaly.exceptions import TrainingError
 from skanomaly.training import TrainingConfig, shuffled_batches
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SMALL = {"image_size": 32, "width": 4, "n_epochs": 3, "batch_size": 3}
 ALL = ("gray", "rotation", "holes")
 IMAGES = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """This network is too small to gain from threads, which wait where others use the cores."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

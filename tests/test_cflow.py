@@ -28,17 +28,10 @@ from skanomaly.images import ImageFit
 from skanomaly.metrics import image_roc_auc_score
 from skanomaly.training import TrainingConfig
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SMALL = {"n_blocks": 2, "condition_size": 4, "n_epochs": 3, "batch_size": 64}
 SHAPES = {"fine": (4, 3, 6), "coarse": (2, 2, 5)}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """These flows are too small to gain from threads, which wait where others use the cores."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def features(n=20, seed=0, shapes=SHAPES):

@@ -32,6 +32,8 @@ from skanomaly.exceptions import TrainingError
 from skanomaly.training import cut_paste, cut_paste_scar, jitter_colors
 from skanomaly.utils.networks import seeded
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SMALL = {"encoder": "tiny", "image_size": 64, "patch_size": 32, "n_iter": 3}
 AREA, ASPECT = (0.02, 0.15), (0.3, 3.3)
 PASTES = {"area": AREA, "aspect": ASPECT, "width": (2, 16), "length": (10, 25)}
@@ -44,15 +46,6 @@ def small_steps():
         patch.setattr(_paste_training, "N_CROPS", 4)
         patch.setattr(_paste_training, "EPOCH", 2)
         yield
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """These networks are too small to gain from threads, which wait where others use the cores."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -43,18 +43,11 @@ from skanomaly.exceptions import TrainingError
 from skanomaly.images import ImageFit
 from skanomaly.training import AUGMENTATIONS, TrainingConfig
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 BANK = FilterBank(n_filters=2, image_size=64, random_state=0)
 SMALL = {"n_blocks": 2, "n_epochs": 2}
 VIEWS = {"n_views": 3, "n_test_views": 2}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """These networks are too small to gain from threads, which wait where others use the cores."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def features(n=30, seed=0):

@@ -10,16 +10,9 @@ from torch import nn
 
 from skanomaly.detectors._flows import AffineBlock, DoubleBlock, Flow, log_likelihood
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 N_CONDITION = 4
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """These flows are too small to gain from threads, which wait where others use the cores."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def far_from_identity(flow, seed=0):

@@ -22,17 +22,10 @@ from skanomaly.detectors.ganomaly._ganomaly_training import (
 from skanomaly.exceptions import TrainingError
 from skanomaly.training import TrainingConfig, shuffled_batches
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SMALL = {"image_size": 32, "width": 4, "n_epochs": 3, "batch_size": 3, "latent_size": 8}
 PIXELS = np.random.default_rng(0).random((6, 32, 32, 3), dtype=np.float32)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """These networks are too small to gain from threads, which wait where others use the cores."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

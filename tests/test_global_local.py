@@ -53,6 +53,8 @@ from skanomaly.exceptions import TrainingError
 from skanomaly.images import _files
 from skanomaly.training import check_stains, stain
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SMALL = {"image_size": 64, "n_iter": 4}
 
 
@@ -67,15 +69,6 @@ def small_batches():
         patch.setattr(_training_phases, "SCHEDULES", small)
         patch.setattr(_training_phases, "EPOCH", 4)
         yield
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """These networks are too small to gain from threads, which wait where others use the cores."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -30,18 +30,11 @@ from skanomaly.detectors.mkd._mkd_training import Distillation, make_schedule, t
 from skanomaly.exceptions import TrainingError, WeightsError
 from skanomaly.training import TrainingConfig, shuffled_batches
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SMALL = {"image_size": 64, "width": 4, "n_epochs": 3, "batch_size": 3}
 VGG = {"pool2": (32, 32, 128), "pool3": (16, 16, 256), "pool4": (8, 8, 512), "pool5": (4, 4, 512)}
 TWO = {"fine": (8, 8, 5), "coarse": (4, 4, 6)}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """These networks are too small to gain from threads, which wait where others use the cores."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -43,18 +43,11 @@ from skanomaly.exceptions import TrainingError
 from skanomaly.metrics import pixel_roc_auc_score
 from skanomaly.training import AUGMENTATIONS, turned, turned_back
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SMALL = {"image_size": 32, "sizes": [16, 20], "n_iter": 3}
 UNSHIFTED = named_transformations("dihedral", is_colored=True)
 PAPER = named_transformations("paper", is_colored=True)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """These networks are too small to gain from threads, which wait where others use the cores."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture
