@@ -162,6 +162,20 @@ def test_pro_curve_is_the_curve_of_the_loop(levels, seed):
     assert (fpr[-1], pro[-1]) == (1, 1)
 
 
+@pytest.mark.parametrize("levels", [None, 1, 2, 3, 17])
+@pytest.mark.parametrize("max_fpr", [0.0001, 0.05, 0.3, 0.5, 0.99])
+def test_a_cut_pro_curve_is_the_beginning_of_the_whole(levels, max_fpr):
+    masks, maps = make_set(5, levels=levels)
+    fpr, pro, thresholds = metrics.pro_curve(masks, maps)
+    n = np.searchsorted(fpr, max_fpr, side="right")
+    cut = metrics.pro_curve(masks, maps, max_fpr=max_fpr)
+    np.testing.assert_array_equal(cut[0][:n], fpr[:n])
+    np.testing.assert_array_equal(cut[1][:n], pro[:n])
+    np.testing.assert_array_equal(cut[2][:n], thresholds[:n])
+    assert cut[0][-1] == max_fpr
+    assert cut[1][-1] == pytest.approx(np.interp(max_fpr, fpr[n - 1 :], pro[n - 1 :]), abs=1e-12)
+
+
 def test_pro_curve_cut_at_max_fpr():
     fpr, pro, thresholds = metrics.pro_curve([MASK], [[[0, 1], [1, 1]]], max_fpr=0.2)
     assert fpr.tolist() == [0, 0.2]
