@@ -12,7 +12,6 @@ from skanomaly import ARNet, FeatureMaps, estimate_memory
 from skanomaly.datasets import make_textures
 from skanomaly.detectors.arnet._arnet_training import (
     SCHEDULES,
-    make_schedule,
     mean_errors,
     restoration_errors,
     train_network,
@@ -20,7 +19,7 @@ from skanomaly.detectors.arnet._arnet_training import (
 from skanomaly.detectors.arnet._erasures import Erasures, choose_erasures
 from skanomaly.detectors.arnet._unet import UNet, build_unet
 from skanomaly.exceptions import TrainingError
-from skanomaly.training import TrainingConfig, shuffled_batches
+from skanomaly.training import TrainingConfig, shuffled_batches, with_given
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -163,7 +162,7 @@ def test_an_epoch_minimizes_squares_where_they_count():
     pixels = list(IMAGES.permute(0, 2, 3, 1).numpy().copy())
     erasures = choose_erasures(["holes"], 8, (32, 32), has_color=True)
     network, other = build_unet(3, 4, seed=2), build_unet(3, 4, seed=2)
-    schedule = make_schedule("quick", n_epochs=1, batch_size=2)
+    schedule = with_given(SCHEDULES["quick"], n_epochs=1, batch_size=2)
     history = train_network(
         network, pixels, erasures, schedule, TrainingConfig(1, device="cpu", random_state=5)
     )
@@ -200,7 +199,7 @@ def test_the_paper_s_rate_halves_at_every_tenth(preset, n_epochs, expected, monk
         return step(self, *args, **kwargs)
 
     monkeypatch.setattr(torch.optim.SGD, "step", note)
-    schedule = make_schedule(preset, n_epochs=n_epochs, width=1)
+    schedule = with_given(SCHEDULES[preset], n_epochs=n_epochs, width=1)
     erasures, pixels = Erasures((1,), False, None), [np.zeros((32, 32, 3), np.float32)]
     config = TrainingConfig(n_epochs, device="cpu")
     train_network(build_unet(3, 1), pixels, erasures, schedule, config)

@@ -15,9 +15,9 @@ from skanomaly.datasets import make_textures
 from skanomaly.detectors.cflow._cflow_network import ConditionalFlows, position_codes
 from skanomaly.detectors.cflow._cflow_scoring import combined
 from skanomaly.detectors.cflow._cflow_training import (
+    SCHEDULES,
     FlowTraining,
     epoch_batches,
-    make_schedule,
     rate,
     split,
     train_flows,
@@ -26,7 +26,7 @@ from skanomaly.detectors.cflow._flow_inputs import place_statistics, standardize
 from skanomaly.exceptions import TrainingError
 from skanomaly.images import ImageFit
 from skanomaly.metrics import image_roc_auc_score
-from skanomaly.training import TrainingConfig
+from skanomaly.training import TrainingConfig, with_given
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -272,7 +272,7 @@ def test_layers_train_as_if_each_had_an_adam_of_its_own():
     )
     maps = [features().arrays()[name] for name in SHAPES]
     rows, n_cells = np.arange(20), [12, 4]
-    schedule = make_schedule("quick", n_epochs=2, batch_size=30, learning_rate=1e-2)
+    schedule = with_given(SCHEDULES["quick"], n_epochs=2, batch_size=30, learning_rate=1e-2)
     config = TrainingConfig(2, device="cpu", random_state=5)
     history = train_flows(
         flows, list(SHAPES), lambda some: [one[some] for one in maps], rows, [], schedule, config

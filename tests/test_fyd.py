@@ -12,17 +12,17 @@ from skanomaly import FYD, FeatureExtractor, FeatureMaps, PaDiM, estimate_memory
 from skanomaly.datasets import make_defects, make_textures
 from skanomaly.detectors.fyd._fyd_network import ImageTransformer, build_network, shrink
 from skanomaly.detectors.fyd._fyd_training import (
+    SCHEDULES,
     Descent,
     FocusTraining,
     deviations,
     image_distance,
-    make_schedule,
     similarity,
     split,
 )
 from skanomaly.exceptions import TrainingError
 from skanomaly.feature_extraction import backbones
-from skanomaly.training import inverse, matrices, warp
+from skanomaly.training import inverse, matrices, warp, with_given
 
 BACKBONE = "squeezenet1_1"
 STAGES = ("features.4", "features.7", "features.12")
@@ -114,7 +114,7 @@ def network_of(modes):
 
 def training_of(network, n_epochs=2):
     """Its FocusTraining, with weights of 2 and 0.5."""
-    descent = Descent(make_schedule("quick", n_epochs=n_epochs), 0.9, 2.0, 0.5)
+    descent = Descent(with_given(SCHEDULES["quick"], n_epochs=n_epochs), 0.9, 2.0, 0.5)
     return FocusTraining(network, descent, STAGES).eval()
 
 
@@ -292,7 +292,7 @@ def test_oblong_inputs_and_gray_images(good):
 
 
 def test_presets_are_as_they_are_documented():
-    quick, paper = make_schedule("quick"), make_schedule("paper", n_epochs=None, batch_size=8)
+    quick, paper = SCHEDULES["quick"], with_given(SCHEDULES["paper"], n_epochs=None, batch_size=8)
     assert (quick.backbone, quick.n_epochs, quick.batch_size) == ("efficientnet_lite0", 20, 32)
     assert (paper.backbone, paper.n_epochs, paper.batch_size) == ("resnet18", 50, 8)
 

@@ -15,12 +15,12 @@ from skanomaly.detectors.ganomaly import _ganomaly_training
 from skanomaly.detectors.ganomaly._ganomaly_networks import build_networks
 from skanomaly.detectors.ganomaly._ganomaly_scores import difference_maps, distances, to_networks
 from skanomaly.detectors.ganomaly._ganomaly_training import (
+    SCHEDULES,
     AdversarialTraining,
-    make_schedule,
     train_networks,
 )
 from skanomaly.exceptions import TrainingError
-from skanomaly.training import TrainingConfig, shuffled_batches
+from skanomaly.training import TrainingConfig, shuffled_batches, with_given
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -171,7 +171,7 @@ def test_a_discriminator_that_is_too_sure_begins_anew(monkeypatch, limit, is_new
 def test_an_epoch_is_the_two_steps_of_each_batch():
     """A training of one epoch, step by step with two Adams."""
     networks, other = (build_networks((32, 32), 3, 4, 8, seed=2) for _ in range(2))
-    schedule = make_schedule("quick", n_epochs=1, batch_size=3)
+    schedule = with_given(SCHEDULES["quick"], n_epochs=1, batch_size=3)
     config = TrainingConfig(1, device="cpu", random_state=5)
     history = train_networks(networks, PIXELS, (1, 50, 1), schedule, config)
     optimizers = [

@@ -26,9 +26,9 @@ from skanomaly.detectors.mkd._mkd_source import (
     source_layers,
     source_maps,
 )
-from skanomaly.detectors.mkd._mkd_training import Distillation, make_schedule, train_cloner
+from skanomaly.detectors.mkd._mkd_training import SCHEDULES, Distillation, train_cloner
 from skanomaly.exceptions import TrainingError, WeightsError
-from skanomaly.training import TrainingConfig, shuffled_batches
+from skanomaly.training import TrainingConfig, shuffled_batches, with_given
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -196,7 +196,7 @@ def test_an_epoch_is_the_steps_of_its_batches():
     pixels = np.random.default_rng(0).random((6, 32, 32, 3), dtype=np.float32)
     maps = maps_like(TWO, n=6)
     cloner, other = (build_cloner((32, 32), 3, TWO, [False] * 2, 4, seed=2) for _ in range(2))
-    schedule = make_schedule("quick", n_epochs=2, batch_size=3)
+    schedule = with_given(SCHEDULES["quick"], n_epochs=2, batch_size=3)
     config = TrainingConfig(2, device="cpu", random_state=5)
     history = train_cloner(cloner, pixels, maps, TWO, 0.3, schedule, config)
     optimizer = torch.optim.Adam(other.parameters())
@@ -224,11 +224,11 @@ def test_an_epoch_is_the_steps_of_its_batches():
 
 
 def test_a_quick_training_has_as_many_steps_of_few_images_as_of_many():
-    quick, paper = make_schedule("quick"), make_schedule("paper")
+    quick, paper = SCHEDULES["quick"], SCHEDULES["paper"]
     for n_images in (5, 20, 200, 1000):
         steps = quick.count_epochs(n_images) * len(shuffled_batches(n_images, 16, 0, 0))
         assert 2400 <= steps < 2400 + max(1, n_images // 16)
-    assert make_schedule("quick", n_epochs=7).count_epochs(200) == 7
+    assert with_given(SCHEDULES["quick"], n_epochs=7).count_epochs(200) == 7
     assert (paper.count_epochs(200), paper.batch_size, paper.learning_rate) == (601, 64, 1e-3)
     assert (paper.is_annealed, paper.standardize) == (False, False)
 

@@ -8,7 +8,7 @@ from skanomaly.training._augmentation import (
     matrices,
     warp,
 )
-from skanomaly.training._config import TrainingConfig, configured, training_parameters
+from skanomaly.training._config import TrainingConfig, configured, training_parameters, with_given
 from skanomaly.training._dihedral import turned, turned_back
 from skanomaly.training._loop import fit
 from skanomaly.training._pastes import cut_paste, cut_paste_scar, jitter_colors

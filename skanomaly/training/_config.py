@@ -1,6 +1,6 @@
 """TrainingConfig: how a network is trained, in one frozen object."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -130,6 +130,11 @@ def configured(estimator, schedule, identity, *, advice, n_epochs=None):
         advice=advice,
         verbose=estimator.verbose,
     )
+
+
+def with_given(schedule, **given):
+    """A preset's schedule, a dataclass, with what is given and not None instead of its own."""
+    return replace(schedule, **{name: value for name, value in given.items() if value is not None})
 
 
 def training_parameters(estimator, without):

@@ -15,7 +15,7 @@ import numpy as np
 from skanomaly.base import PIXELS, BaseImageDetector
 from skanomaly.caching import image_keys
 from skanomaly.detectors.arnet._arnet_training import (
-    make_schedule,
+    SCHEDULES,
     mean_errors,
     restoration_errors,
     train_network,
@@ -24,7 +24,7 @@ from skanomaly.detectors.arnet._arnet_training import (
 from skanomaly.detectors.arnet._erasures import choose_erasures
 from skanomaly.detectors.arnet._unet import N_HALVINGS, build_unet
 from skanomaly.io import digest
-from skanomaly.training import configured, training_parameters
+from skanomaly.training import configured, training_parameters, with_given
 from skanomaly.utils.device import resolve_device
 from skanomaly.utils.networks import from_arrays, to_arrays
 from skanomaly.utils.validation import Interval, StrOptions
@@ -225,8 +225,8 @@ class ARNet(BaseImageDetector):
         self.errors_ = np.maximum(errors, SMALLEST_ERROR)
 
     def _schedule(self):
-        return make_schedule(
-            self.preset,
+        return with_given(
+            SCHEDULES[self.preset],
             width=self.width,
             n_epochs=self.n_epochs,
             batch_size=self.batch_size,

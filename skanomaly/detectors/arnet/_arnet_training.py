@@ -4,7 +4,7 @@ L    E_x E_k mean (R(O_k(x)) - x)^2, one k drawn for each image and step
 d_k  |R(O_k(x)) - x|, mean over channels: training is L2, testing L1
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -34,11 +34,6 @@ SCHEDULES = {
     "quick": Schedule(16, 80, 16, 2e-3, False, ("gray", "holes")),
     "paper": Schedule(64, 125, 32, 0.1, True, ("gray", "rotation")),
 }
-
-
-def make_schedule(preset, **given):
-    """A preset's schedule, with what is given and not None instead of its own."""
-    return replace(SCHEDULES[preset], **{k: v for k, v in given.items() if v is not None})
 
 
 def to_network(pixels):

@@ -28,7 +28,7 @@ from skanomaly.detectors.cflow._cflow_scoring import (
     score_constants,
 )
 from skanomaly.detectors.cflow._cflow_training import (
-    make_schedule,
+    SCHEDULES,
     split,
     train_flows,
     training_needs,
@@ -42,7 +42,7 @@ from skanomaly.detectors.cflow._flow_inputs import (
 from skanomaly.embedding import check_odd
 from skanomaly.exceptions import TrainingError
 from skanomaly.io import digest
-from skanomaly.training import configured, training_parameters
+from skanomaly.training import configured, training_parameters, with_given
 from skanomaly.utils.device import resolve_device
 from skanomaly.utils.networks import from_arrays, to_arrays
 from skanomaly.utils.validation import Interval, StrOptions
@@ -285,7 +285,7 @@ class CFlow(BaseDetector):
             "n_blocks", "condition_size", "hidden", "standardize", "combine", "n_epochs",
             "batch_size", "learning_rate",
         )  # fmt: skip
-        return make_schedule(self.preset, **{name: getattr(self, name) for name in names})
+        return with_given(SCHEDULES[self.preset], **{name: getattr(self, name) for name in names})
 
     def _settings_of(self, schedule):
         """The parameters of the flows, as they are at the fit."""

@@ -5,7 +5,7 @@ L    mean of -log sigmoid(l), l = log p(x | c) / C: against -l it counts the les
 """
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -40,11 +40,6 @@ SCHEDULES = {
     "quick": Schedule(4, 32, 1.0, "position", "standard", 30, 1024, 2e-3),
     "paper": Schedule(8, 128, 2.0, "none", "probability", 200, 256, 2e-4),
 }
-
-
-def make_schedule(preset, **given):
-    """A preset's schedule, with what is given and not None instead of its own."""
-    return replace(SCHEDULES[preset], **{k: v for k, v in given.items() if v is not None})
 
 
 def split(n_images, seed):

@@ -22,15 +22,15 @@ from skanomaly.density import PositionwiseGaussian
 from skanomaly.detectors._backbone_stages import check_stages
 from skanomaly.detectors.fyd._fyd_network import IMAGE_MODES, build_network
 from skanomaly.detectors.fyd._fyd_training import (
+    SCHEDULES,
     Descent,
-    make_schedule,
     train_network,
     training_needs,
 )
 from skanomaly.embedding import embed
 from skanomaly.feature_maps import BATCH_SIZE
 from skanomaly.io import digest
-from skanomaly.training import IDENTITIES, configured, training_parameters
+from skanomaly.training import IDENTITIES, configured, training_parameters, with_given
 from skanomaly.utils.device import resolve_device
 from skanomaly.utils.networks import from_arrays, to_arrays
 from skanomaly.utils.validation import Interval, StrOptions
@@ -287,8 +287,8 @@ default="rotation_translation"
         self.gaussian_.finish()
 
     def _descent(self):
-        schedule = make_schedule(
-            self.preset,
+        schedule = with_given(
+            SCHEDULES[self.preset],
             backbone=self.backbone,
             n_epochs=self.n_epochs,
             batch_size=self.batch_size,

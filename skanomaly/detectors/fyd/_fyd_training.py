@@ -6,7 +6,7 @@ R       sum over the transformers of the mean of || theta - identity ||^2
 L       L_FA + image_weight L_ICA + identity_weight R; in the first tenth of epochs without L_FA
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -37,11 +37,6 @@ SCHEDULES = {
     "quick": Schedule("efficientnet_lite0", 20, 32, 1e-4, 1e-2, 0.1),
     "paper": Schedule("resnet18", 50, 32, 1e-4, 1e-4, 0.1),
 }
-
-
-def make_schedule(preset, **given):
-    """A preset's schedule, with what is given and not None instead of its own."""
-    return replace(SCHEDULES[preset], **{k: v for k, v in given.items() if v is not None})
 
 
 @dataclass(frozen=True)

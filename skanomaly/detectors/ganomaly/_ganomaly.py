@@ -18,12 +18,12 @@ from skanomaly.caching import image_keys
 from skanomaly.detectors.ganomaly._ganomaly_networks import build_networks, count_halvings
 from skanomaly.detectors.ganomaly._ganomaly_scores import difference_maps, distances
 from skanomaly.detectors.ganomaly._ganomaly_training import (
-    make_schedule,
+    SCHEDULES,
     train_networks,
     training_needs,
 )
 from skanomaly.io import digest
-from skanomaly.training import configured, training_parameters
+from skanomaly.training import configured, training_parameters, with_given
 from skanomaly.utils.device import resolve_device
 from skanomaly.utils.networks import from_arrays, to_arrays
 from skanomaly.utils.validation import Interval, StrOptions
@@ -227,8 +227,8 @@ class GANomaly(BaseImageDetector):
         return tuple(weights.tolist())
 
     def _schedule(self):
-        return make_schedule(
-            self.preset,
+        return with_given(
+            SCHEDULES[self.preset],
             width=self.width,
             n_epochs=self.n_epochs,
             batch_size=self.batch_size,

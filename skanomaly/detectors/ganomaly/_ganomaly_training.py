@@ -7,7 +7,7 @@ L_G     w_adv L_adv + w_con L_con + w_enc L_enc, the weights being 1, 50 and 1
 L_D     (BCE(D(x), 1) + BCE(D(x'), 0)) / 2
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -36,11 +36,6 @@ class Schedule:
 
 
 SCHEDULES = {"quick": Schedule(16, 100, 32, 2e-4), "paper": Schedule(64, 15, 64, 2e-4)}
-
-
-def make_schedule(preset, **given):
-    """A preset's schedule, with what is given and not None instead of its own."""
-    return replace(SCHEDULES[preset], **{k: v for k, v in given.items() if v is not None})
 
 
 class AdversarialTraining(nn.Module):

@@ -32,9 +32,9 @@ from skanomaly.detectors.mkd._mkd_source import (
     source_layers,
     source_maps,
 )
-from skanomaly.detectors.mkd._mkd_training import make_schedule, train_cloner, training_needs
+from skanomaly.detectors.mkd._mkd_training import SCHEDULES, train_cloner, training_needs
 from skanomaly.io import digest
-from skanomaly.training import configured, training_parameters
+from skanomaly.training import configured, training_parameters, with_given
 from skanomaly.utils.device import resolve_device
 from skanomaly.utils.networks import from_arrays, to_arrays
 from skanomaly.utils.validation import Interval, StrOptions
@@ -297,8 +297,8 @@ class MKD(BaseImageDetector):
         return tuple(np.maximum(one, SMALLEST_MEAN) for one in both)
 
     def _schedule(self):
-        return make_schedule(
-            self.preset,
+        return with_given(
+            SCHEDULES[self.preset],
             n_epochs=self.n_epochs,
             batch_size=self.batch_size,
             learning_rate=self.learning_rate,

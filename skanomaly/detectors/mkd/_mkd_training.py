@@ -5,7 +5,7 @@ quick: 2,400 steps of 16 images, from 2e-3 by a cosine to 0;  paper: 601 epochs 
 """
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -44,11 +44,6 @@ SCHEDULES = {
     "quick": Schedule(None, 16, 2e-3, True, True),
     "paper": Schedule(601, 64, 1e-3, False, False),
 }
-
-
-def make_schedule(preset, **given):
-    """A preset's schedule, with what is given and not None instead of its own."""
-    return replace(SCHEDULES[preset], **{k: v for k, v in given.items() if v is not None})
 
 
 class Distillation(nn.Module):
