@@ -26,7 +26,7 @@ from skanomaly.datasets import make_defects, make_textures
 from skanomaly.distributed import Distributed, connect, score_files
 from skanomaly.distributed._distributed import _with_fixed_draws
 from skanomaly.distributed._partitions import Part
-from skanomaly.exceptions import ImageError, MissingImageError
+from skanomaly.exceptions import ImageError, MemoryLimitError, MissingImageError
 from skanomaly.model_selection import HeldOutThreshold
 from skanomaly.utils.state import snapshot
 
@@ -659,6 +659,20 @@ def test_workers_of_another_version_are_refused(client, paths):
             Distributed(pipeline(padim())).fit(paths["good"])
     finally:
         client.run(_set_version, skanomaly.__version__, workers=[worker])
+
+
+def test_a_worker_of_another_version_that_joined_later_refuses_its_tasks(monkeypatch):
+    part = Part(["/b/c.png"], 0)
+    assert pickle.loads(pickle.dumps(part)).paths == ["/b/c.png"]
+    monkeypatch.setattr(skanomaly, "__version__", "0.0.7")
+    with pytest.raises(RuntimeError, match=r"on all workers, got 0\.0\.7 on one"):
+        pickle.loads(pickle.dumps(part)).paths  # noqa: B018
+
+
+def test_a_worker_refuses_a_partition_that_its_memory_does_not_hold(client, paths):
+    pipe = pipeline(PatchCore(memory_limit=100_000, random_state=0))
+    with pytest.raises(MemoryLimitError, match="expected to need"):
+        Distributed(pipe, partition_size=23).fit(paths["good"])
 
 
 def _set_version(version):

@@ -1,6 +1,6 @@
 """fit and inspect on a cluster of Dask."""
 
-from skanomaly.cli._printing import shows_progress
+from skanomaly.cli._printing import print_note, shows_progress
 from skanomaly.exceptions import MissingImageError
 
 N_FOLDS = 5
@@ -26,6 +26,11 @@ def fit_on_cluster(options, pipe, images):
         raise ValueError(
             "--groups with a pattern is not an option with --cluster, where images that follow one "
             "another are held out together; leave it out"
+        )
+    if options.groups == "auto":
+        print_note(
+            "images of one object are not looked for on a cluster; images that follow one another "
+            "by name are held out together"
         )
     folds = N_FOLDS if options.folds is None else options.folds
     model = with_threshold(without_threshold(pipe), options.target_fpr, folds, options.random_state)

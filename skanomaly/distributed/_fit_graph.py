@@ -164,7 +164,9 @@ def _kept(plan, n_images):
 
 def _learn(plan, extractor, part, topic):
     with limit_blas_threads():
-        state = plan._learn_part(extractor.transform(part.paths), part.first)
+        X = extractor.transform(part.paths)
+        plan._check_memory(X)  # by what this worker has
+        state = plan._learn_part(X, part.first)
     tell(topic, "learn", part)
     return state
 

@@ -7,6 +7,7 @@ from uuid import uuid4
 
 from tqdm.auto import tqdm
 
+import skanomaly
 from skanomaly.images import is_one_mask, is_url
 
 
@@ -24,13 +25,19 @@ class Part:
     def __init__(self, names, first):
         self.names, self.first = tuple(names), first
         self.folder = os.getcwd()  # workers may be elsewhere
+        self.version = skanomaly.__version__
 
     def __len__(self):
         return len(self.names)
 
     @property
     def paths(self):
-        """Absolute paths, and URLs as they are."""
+        """Absolute paths, and URLs as they are; RuntimeError where another version asks."""
+        if self.version != skanomaly.__version__:  # of a worker that joined after the check
+            raise RuntimeError(
+                f"expected skanomaly {self.version} on all workers, got {skanomaly.__version__} on "
+                "one; install the same version everywhere"
+            )
         return [name if is_url(name) else os.path.join(self.folder, name) for name in self.names]
 
     @property
