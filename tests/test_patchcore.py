@@ -1,5 +1,7 @@
 """PatchCore against the paper's equations, written out."""
 
+import pickle
+
 import numpy as np
 import pytest
 from oracles_features import locally_aware_patches, patchcore_scores
@@ -170,3 +172,26 @@ def test_working_memory_does_not_change_the_answer():
 def test_bad_parameters_are_refused(parameters):
     with pytest.raises(ValueError, match=next(iter(parameters))):
         PatchCore(**parameters).fit(features())
+
+
+@pytest.mark.parametrize("image_score", ["paper", "map_max"])
+def test_a_bank_in_half_precision_has_the_same_rows_rounded(image_score):
+    X = np.random.default_rng(0).normal(size=(12, 5, 4, 8)).astype(np.float32)
+    settings = {"coreset_ratio": 0.3, "image_score": image_score, "random_state": 0}
+    whole = PatchCore(**settings).fit(X[:9])
+    half = PatchCore(memory_dtype="float16", **settings).fit(X[:9])
+    assert half.memory_bank_.dtype == np.float16
+    np.testing.assert_array_equal(half.memory_bank_, whole.memory_bank_.astype(np.float16))
+    np.testing.assert_array_equal(half.memory_origin_, whole.memory_origin_)
+    np.testing.assert_allclose(half.score_samples(X), whole.score_samples(X), rtol=2e-3, atol=2e-3)
+    n_saved = len(pickle.dumps(whole)) - len(pickle.dumps(half))
+    assert n_saved == pytest.approx(half.memory_bank_.nbytes, abs=30)  # names of dtypes
+    n_rows = len(half.memory_bank_)
+    half.partial_fit(X[9:])
+    assert half.memory_bank_.dtype == np.float16 and len(half.memory_bank_) > n_rows
+
+
+def test_features_beyond_half_precision_are_refused():
+    X = 1e5 * np.random.default_rng(0).normal(size=(4, 3, 3, 2)).astype(np.float32)
+    with pytest.raises(ValueError, match=r"that float16 can hold, up to 65504.*float32"):
+        PatchCore(memory_dtype="float16", random_state=0).fit(X)

@@ -17,13 +17,16 @@ from skanomaly.detectors._memory_bank import (
     choose_bank,
     first_rows,
     scales_of,
+    stored,
 )
 from skanomaly.embedding import check_odd
 from skanomaly.io import digest
 
 AHEAD_RATIO = 0.1  # with a cache, banks up to this ratio are chosen at once
 # Parameters that the choice of rows does not depend on.
-_NOT_OF_THE_BANK = ("bank_size", "coreset_ratio", "n_neighbors", "n_reweight", "neighbors")
+_NOT_OF_THE_BANK = (
+    "bank_size", "coreset_ratio", "memory_dtype", "n_neighbors", "n_reweight", "neighbors",
+)  # fmt: skip
 
 
 class BankPlan(NamedTuple):
@@ -83,7 +86,7 @@ class BankPartsMixin:
             "images": np.arange(first, first + len(X)),
             "frames": found["frames"],
             "radius": float(found["radii"][n_rows - 1]),
-            "digest": None if key is None else digest(key, n_rows),
+            "digest": None if key is None else digest(key, n_rows, self.memory_dtype),
             "n_parts": 1,
         }
 
@@ -102,7 +105,8 @@ class BankPartsMixin:
         n_rows = self._n_rows(len(state["images"]))  # of parts, some may be left out, as in folds
         if state["n_parts"] > 1 or len(state["rows"]) > n_rows:
             state = self._chosen(state, n_rows)
-        self.memory_bank_, self.covering_radius_ = state["rows"], state["radius"]
+        self.memory_bank_ = stored(state["rows"], self.memory_dtype)
+        self.covering_radius_ = state["radius"]
         self.bank_digest_ = state["digest"]
         frames = np.zeros((self._plan.n_images, 2), dtype=np.int32)
         frames[state["images"]] = state["frames"]

@@ -6,7 +6,7 @@ import warnings
 import numpy as np
 
 from skanomaly.coreset import greedy_order
-from skanomaly.detectors._memory_bank import CORESET_ROW_BYTES, bank_size, those_that_count
+from skanomaly.detectors._memory_bank import CORESET_ROW_BYTES, bank_size, stored, those_that_count
 from skanomaly.neighbors import PatchIndex
 
 GROWTH = 2  # of max_bank_size=None: how many times the rows of a fit
@@ -26,7 +26,8 @@ class BankUpdatesMixin:
         found = self._outside(X, numbers, radius)
         n_room = max(0, self._most_rows(int(self.learned_from_.sum())) - len(self.memory_bank_))
         picks, left = self._cover(found["rows"], found["distances"], radius, n_room)
-        self.memory_bank_ = np.concatenate([self.memory_bank_, found["rows"][picks]])
+        more = stored(found["rows"][picks], self.memory_bank_.dtype)
+        self.memory_bank_ = np.concatenate([self.memory_bank_, more])
         self.memory_origin_ = np.concatenate([self.memory_origin_, found["origin"][picks]])
         frames = np.zeros((len(self.learned_from_), 2), dtype=np.int32)
         frames[:n_before], frames[numbers] = self.memory_frames_, found["frames"]

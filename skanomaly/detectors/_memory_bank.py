@@ -57,6 +57,18 @@ def forecast_bank(layer_shapes, n_images, n_projections, ratio, n_rows=None, n_c
     }
 
 
+def stored(rows, dtype):
+    """Rows of a bank as they are kept; ValueError where they are beyond the range of the dtype."""
+    with np.errstate(over="ignore"):
+        kept = rows.astype(dtype, copy=False)
+    if not np.isfinite(kept).all():
+        raise ValueError(
+            f"expected features that {dtype} can hold, up to {np.finfo(dtype).max:g}, got "
+            f'{np.abs(rows).max():g}; set memory_dtype="float32", or scale the features'
+        )
+    return kept
+
+
 class Candidates:
     """Draws the patches that a bank is chosen from, for each image alone.
 

@@ -60,6 +60,9 @@ class PatchCore(BankPartsMixin, BankUpdatesMixin, LeftOutMixin, HotSpotsMixin, B
     balance_layers : bool, default=True
         Scale the layers to one mean variance of their channels over good patches, so that none
         outweighs the others by its units. Without effect where there is one layer.
+    memory_dtype : {"float32", "float16"}, default="float32"
+        How the bank is stored: the second halves the file, and rounds its rows to about three
+        decimal digits.
     image_score : {"paper", "map_max"}, default="map_max"
         Score of an image: the paper's, or the maximum of its smoothed score map.
     <sigma>
@@ -77,7 +80,7 @@ class PatchCore(BankPartsMixin, BankUpdatesMixin, LeftOutMixin, HotSpotsMixin, B
 
     Attributes
     ----------
-    memory_bank_ : ndarray of shape (m, D), float32
+    memory_bank_ : ndarray of shape (m, D), of memory_dtype
         In greedy order: its first rows are the bank of every smaller ratio or size. Rows of
         ``partial_fit`` follow.
     covering_radius_ : float
@@ -143,6 +146,7 @@ class PatchCore(BankPartsMixin, BankUpdatesMixin, LeftOutMixin, HotSpotsMixin, B
     _transient = ("_index",)
     # Of a model that was stored before there were these parameters.
     bank_size = max_bank_size = n_candidates = None
+    memory_dtype = "float32"
     _memory_advice = (
         "n_candidates; a smaller coreset_ratio, bank_size or n_projections; an extractor with "
         "memory_limit, which streams its features, with a smaller image_size, or with fewer "
@@ -161,6 +165,7 @@ class PatchCore(BankPartsMixin, BankUpdatesMixin, LeftOutMixin, HotSpotsMixin, B
         "neighbors": [StrOptions({"exact", "pynndescent"})],
         "patch_size": [Interval(Integral, 1, None, closed="left")],
         "balance_layers": ["boolean"],
+        "memory_dtype": [StrOptions({"float32", "float16"})],
         "device": [str],
         "n_jobs": [None, Integral],
         "memory_limit": [None, str, Interval(Integral, 1, None, closed="left")],
@@ -179,6 +184,7 @@ class PatchCore(BankPartsMixin, BankUpdatesMixin, LeftOutMixin, HotSpotsMixin, B
         neighbors="exact",
         patch_size=3,
         balance_layers=True,
+        memory_dtype="float32",
         image_score="map_max",
         sigma=4.0,
         contamination=0.01,
@@ -198,6 +204,7 @@ class PatchCore(BankPartsMixin, BankUpdatesMixin, LeftOutMixin, HotSpotsMixin, B
         self.neighbors = neighbors
         self.patch_size = patch_size
         self.balance_layers = balance_layers
+        self.memory_dtype = memory_dtype
         self.image_score = image_score
         self.sigma = sigma
         self.contamination = contamination
