@@ -7,7 +7,7 @@ drilled plate, a patch of plain metal is normal, except where a hole should be.
 """
 
 # %%
-# Good plates, and plates with a structure missing, misaligned or bent. A minute of training is
+# Good plates, and plates with a structure missing, misaligned or bent. Half a minute of training is
 # enough for this example; the default takes a few more.
 
 import matplotlib.pyplot as plt
@@ -23,7 +23,7 @@ bad, masks, kinds = make_defects(
     plates[55:], kinds=["missing", "misaligned", "bent"], random_state=1
 )
 
-detector = GlobalLocal(image_size=128, n_iter=(100, 0, 400)).fit(good)
+detector = GlobalLocal(image_size=128, n_iter=(60, 0, 200)).fit(good)
 
 # %%
 # The loss of each phase, averaged over 25 iterations: Local-Net learns from its teacher, a
