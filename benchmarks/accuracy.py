@@ -7,8 +7,8 @@
     python benchmarks/accuracy.py --root DATA --detector CutPaste
 
 "ensemble" is an EnsembleDetector of FilterBank and EfficientNet-Lite0, each with the detector.
-Detectors of images go without features, but for GlobalLocal, whose teacher they are, and MKD, whose
-source they are.
+Detectors of images go without features, but for GlobalLocal, whose teacher they are, MKD, whose
+source they are, and RegAD, which learns from them without registration.
 
 Fits on train/good, scores test/, and prints per set the means over the random states: image AUROC
 of the paper's score and of the map's maximum and, if there are masks, pixel AUROC and AUPRO up to a
@@ -40,7 +40,11 @@ COLUMNS = (
     "fit_cpu_s", "cpu_ms_an_image", "megabytes",
 )  # fmt: skip
 # Detectors of images that have an extractor inside: the parameter, and the features it has anyway.
-INNER = {"GlobalLocal": ("teacher", "filter_bank"), "MKD": ("source", "efficientnet_lite0")}
+INNER = {
+    "GlobalLocal": ("teacher", "filter_bank"),
+    "MKD": ("source", "efficientnet_lite0"),
+    "RegAD": ("registration", "filter_bank"),
+}
 
 
 def build(options, random_state):
@@ -66,8 +70,9 @@ def build(options, random_state):
         return EnsembleDetector(members)
     detector = getattr(skanomaly, options.detector)(**dict(options.set))
     if takes_images(options.detector):
-        training = {"checkpoint": options.checkpoint, "random_state": random_state}
-        detector.set_params(**training, **shape)
+        settings = {"checkpoint": options.checkpoint, "random_state": random_state, **shape}
+        known = detector.get_params()  # RegAD itself trains nothing
+        detector.set_params(**{k: v for k, v in settings.items() if k in known})
         default = INNER.get(options.detector, (None, options.features))
         if options.features != default[1] or options.layers is not None:
             detector.set_params(**{default[0]: extractor})
