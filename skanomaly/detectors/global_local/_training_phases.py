@@ -9,6 +9,7 @@ joint          L is frozen; Global-Net and the DAD head learn from clean patches
 Images, features and embeddings stay in main memory; batches of them go to the networks' device.
 """
 
+import math
 from dataclasses import astuple, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -41,6 +42,7 @@ DISTILLATION, FINE_TUNING, JOINT = range(3)
 PHASES = ("distillation", "fine-tuning", "joint")
 WEIGHTS = ("distillation or compactness", "distillation or compactness", "dad_weight")  # of losses
 EPOCH = 25  # iterations; after each the checkpoint is written
+WARM_UP = 2  # epochs before the rate of an annealed schedule is the whole one
 STAIN_SEED = 3  # second number of the stains' seed; the phases' own are 0 to 2
 CROP_MARGIN = 32  # pixels by which crops are larger than what is read of a patch: 5 x 5 of them
 N_STAINS = 32  # patches of each image that are stained
@@ -59,13 +61,13 @@ class Schedule:
 
     n_iter: tuple
     batch_size: tuple  # crops, crops, images (dense), images (exact)
-    learning_rate: tuple  # of Local-Net, of Global-Net, of the DAD head
-    is_annealed: bool  # along a cosine, to 0
+    learning_rate: tuple  # of Local-Net in both phases, Global-Net, DAD head
+    is_annealed: bool  # after a warm-up along a cosine, to 0
 
 
 SCHEDULES = {
-    "quick": Schedule((1000, 200, 2000), (16, 16, 4, 8), (1e-3, 1e-3, 1e-3), True),
-    "paper": Schedule((50_000, 50_000, 200_000), (64, 16, 64, 64), (2e-4, 1e-4, 1e-5), False),
+    "quick": Schedule((500, 200, 800), (16, 16, 4, 8), (3e-3, 1e-3, 3e-3, 3e-3), True),
+    "paper": Schedule((50_000, 50_000, 200_000), (64, 16, 64, 64), (2e-4, 2e-4, 1e-4, 1e-5), False),
 }
 
 
@@ -98,6 +100,12 @@ def make_schedule(preset, n_iter):
     return replace(SCHEDULES[preset], n_iter=n_iter)
 
 
+def rate(epoch, n_epochs):
+    """Learning rate of an epoch in units of the highest: a warm-up on a cosine."""
+    cosine = (1 + math.cos(math.pi * epoch / max(n_epochs, 1))) / 2
+    return cosine * min(1, (epoch + 1) / (WARM_UP + 1))
+
+
 def checkpoint_identities(parameters, schedule, *data):
     """Digests of all that Local-Net's training depends on, and the whole training.
 
@@ -117,7 +125,7 @@ def checkpoint_identities(parameters, schedule, *data):
     """
     of_local = {k: v for k, v in parameters.items() if k not in NOT_OF_LOCAL_NET}
     phases = (
-        schedule.n_iter[:JOINT], schedule.batch_size[:JOINT], schedule.learning_rate[0],
+        schedule.n_iter[:JOINT], schedule.batch_size[:JOINT], schedule.learning_rate[:JOINT],
         schedule.is_annealed,
     )  # fmt: skip
     return digest(of_local, *phases, *data), digest(parameters, astuple(schedule), *data)
@@ -187,8 +195,9 @@ class TrainingPlan:
 
         optimizer, schedulers = torch.optim.Adam(groups), []
         if self.schedule.is_annealed:
-            n_steps = max(n_epochs, 1)
-            schedulers.append(torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, n_steps))
+            schedulers.append(
+                torch.optim.lr_scheduler.LambdaLR(optimizer, lambda epoch: rate(epoch, n_epochs))
+            )
         config = self._config(phase, name, n_epochs)
         try:
             losses = fit(
@@ -327,7 +336,7 @@ class TeacherCrops:
         learning = [self.comparison.local_net]
         if phase == DISTILLATION:
             learning.append(self.decoder)
-        rate = plan.schedule.learning_rate[0]
+        rate = plan.schedule.learning_rate[phase]
         groups = [{"params": part.parameters(), "lr": rate} for part in learning]
         draw = partial(self.draw_crops, size=plan.schedule.batch_size[phase])
         step = partial(self.loss, plan=plan)
@@ -418,7 +427,7 @@ class JointPatches:
             draw, loss = partial(self.draw_images, size=n_dense), self.dense_loss
         else:
             draw, loss = partial(self.draw_holes, size=n_exact), self.exact_loss
-        _, rate, head_rate = plan.schedule.learning_rate
+        *_, rate, head_rate = plan.schedule.learning_rate
         groups = [
             {"params": self.comparison.global_net.parameters(), "lr": rate},
             {"params": self.comparison.dad_head.parameters(), "lr": head_rate},
