@@ -203,7 +203,7 @@ def test_names_are_data_and_never_markup(tmp_path):
     page = Page(made.save(tmp_path / "r.html"))
     assert [record["name"] for record in page.records] == names
     assert set(page.kinds) == {"code", "application/json", "text/plain"}
-    assert page.kinds.count("code") == 4
+    assert page.kinds.count("code") == 5
     assert names[0] in page.text
 
 
