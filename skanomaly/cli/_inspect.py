@@ -109,10 +109,10 @@ def run(options):
 
 def _make_results(options, model, images, stack):
     """The outputs, and the explainer of the report or None."""
+    from skanomaly.cli._reports import HtmlResults
     from skanomaly.cli._results import (
         SCORES_FILE,
         FolderResults,
-        HtmlResults,
         JsonResults,
         listed_heat_maps,
         make_explainer,

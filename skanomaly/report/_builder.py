@@ -29,12 +29,15 @@ from skanomaly.report._images import (
     encode_map,
     shrink,
     shrink_map,
+    under_heat_map,
 )
 from skanomaly.report._outlines import outline_of
 from skanomaly.report._page import load_template, render
 from skanomaly.report._summary import summarize
+from skanomaly.utils.notebooks import html_image, html_table, html_text
 
 _BOX = ("top", "left", "bottom", "right")
+N_SHOWN = 5  # images, the most anomalous ones, in notebooks
 MAX_REGIONS = 50  # of one image that are drawn and listed
 _FORMATS = {"webp": "WEBP", "jpeg": "JPEG"}
 _FIRST = {"score": "score", "mistakes": "mistake"}  # names of orders in the page
@@ -162,6 +165,23 @@ class Report:
 
     def __len__(self):
         return len(self._records)
+
+    def __repr__(self):
+        n_defects = sum(record.decision < 0 for record in self._records)
+        return f"Report({self.title!r}: {len(self)} images, {n_defects} predicted as defective)"
+
+    def _repr_html_(self):
+        """The most anomalous images under their heat maps, in notebooks."""
+        limits, mime = self._limits(), f"image/{self.image_format}"
+        rows = []
+        for record in sorted(self._records, key=lambda one: one.decision)[:N_SHOWN]:
+            heat_map = under_heat_map(record.thumb, record.heat_map.colored(*limits))
+            views = record.thumb, encode(heat_map, _FORMATS[self.image_format])
+            verdict = "defect" if record.decision < 0 else "good"
+            texts = record.name, f"{record.decision:.4g}", verdict
+            images = [html_image(view, mime, record.name) for view in views]
+            rows.append([*map(html_text, texts), *images])
+        return html_table(repr(self), ["name", "score", "verdict", "image", "heat map"], rows)
 
     def add(
         self,

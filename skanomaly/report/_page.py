@@ -27,6 +27,11 @@ def load_template(caller, name="page.html"):
     return environment.get_template(name)
 
 
+def check_jinja(caller):
+    """Raise ImportError, with the way out, if jinja2 is not installed."""
+    load_template(caller)
+
+
 def render(template, *, records, spool, limits, image_format, first, max_bytes, **texts):
     """Yield the page's bytes in pieces: with thousands of images it is large."""
     from markupsafe import Markup
@@ -73,6 +78,21 @@ def _blocks(records, spool, limits, image_format, max_bytes):
     for i, record in enumerate(records):
         full = compress(spool.read(record.full), limit, image_format)
         yield f"large{i}", _base64(full, *_crops(record))
+
+
+def render_comparison(template, *, images, **texts):
+    """Yield the bytes of the page of a comparison: it needs no scripts."""
+    from markupsafe import Markup
+
+    style = _source(template, "comparison.css")
+    pieces = template.generate(
+        **texts,
+        policy=f"default-src 'none'; img-src data:; style-src {_hash(style)}; base-uri 'none'",
+        style=Markup(style),
+        images=((record, [b64encode(one).decode() for one in view]) for record, view in images),
+    )
+    for piece in pieces:
+        yield piece.encode("utf-8", errors="replace")  # file names may hold anything
 
 
 def _outlines(records):

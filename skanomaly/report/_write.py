@@ -111,7 +111,7 @@ def write(
     """
     check_writable(path)
     threshold = outermost(estimator, "map_offset_") if threshold is None else threshold
-    limits = _limits(estimator)
+    limits = limits_of(estimator)
     report = Report(**{"title": title, "map_threshold": threshold, **limits, **report_kw})
     if hasattr(X, "__len__") and not isinstance(X, str) and len(X) == 0:
         return report.save(path)
@@ -152,7 +152,7 @@ def _inspect(estimator, images, labels, threshold, explainer):
     return [dict(zip(keys, values, strict=True)) for values in columns]
 
 
-def _limits(estimator):
+def limits_of(estimator):
     """Limits of the colors from held-out good images, if the estimator has them."""
     maxima, threshold = (outermost(estimator, name) for name in ("oof_map_maxima_", "map_offset_"))
     if maxima is None or threshold is None:
