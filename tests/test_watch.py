@@ -205,7 +205,7 @@ def test_reports_roll_over(images, detector, folder, out, monkeypatch):
         *("000002-2.html", "000002.html"),
     ]
     for row in rows(out):
-        assert sum(row["name"] in page for page in pages.values()) == 1
+        assert sum(f'"{folder / row["name"]}"' in page for page in pages.values()) == 1
     shutil.copy(images[8], folder / "late.png")  # after another start: a report of its own
     assert run("watch", folder, detector, "-o", out, *options) == 0
     assert "late.png" in (out / "000002-3.html").read_text()

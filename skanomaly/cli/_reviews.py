@@ -18,8 +18,8 @@ def add_review(parser, what):
         "--review",
         type=Path,
         metavar="FILE",
-        help=f'{what}: JSON, [{{"image": FILE, "verdict": "good" or "defect"}}, ...], files '
-        "relative to its folder",
+        help=f'{what}: a file saved from a report, or JSON, [{{"image": FILE, "verdict": "good" or '
+        '"defect"}}, ...], files relative to its folder',
     )
 
 

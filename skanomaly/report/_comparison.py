@@ -56,7 +56,8 @@ class Comparison:
     relative : ndarray of shape (n, 2), float64
         The same by one measure for both: 0 at the threshold, 1 at a typical good image. It is the
         decision divided by the median decision of the detector's held-out good images; of a
-        detector without such, of those of the images given that it predicts as good.
+        detector without such, of those of the images given that it predicts as good. Where the
+        threshold lies above most good images, it is divided by the median of its absolute values.
     labels : ndarray of shape (n,), int, or None
         Ground truth, +1 good and -1 defect.
     views : dict of int to View

@@ -67,7 +67,7 @@ def _loops(cells):
         while place in edges:
             left = edges[place]
             # At a corner that two cells share a border stays with its own cell: it turns right.
-            step = min(left, key=[(before + turn) % 4 for turn in (1, 0, -1)].index)
+            step = min(left, key=[(before + turn) % 4 for turn in (1, 0, 3, 2)].index)
             left.remove(step)
             if not left:
                 del edges[place]

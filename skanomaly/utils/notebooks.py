@@ -41,7 +41,8 @@ def html_image(content: bytes, mime: str, text: str) -> str:
     -------
     str
     """
-    return f'<img alt="{html_text(text)}" src="data:{mime};base64,{b64encode(content).decode()}">'
+    source = f"data:{mime};base64,{b64encode(content).decode()}"
+    return f'<img alt="{html_text(text)}" style="max-width: 160px" src="{source}">'
 
 
 def html_table(title: Any, headings: Sequence[Any], rows: Iterable[Sequence[str]]) -> str:
