@@ -26,6 +26,8 @@ from skanomaly.utils.unwrapping import image_threshold, outermost, scores_and_ma
 _SIDE = 320  # pixels of an image in the page, at most
 _N_SHOWN = 5  # images in notebooks
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what spreadsheets take for the start of a formula
+_AGREEMENTS = ("both_defect", "only_a_defect", "only_b_defect", "both_good")
+_RIGHTS = ("both_right", "only_a_right", "only_b_right", "both_wrong")
 _VERDICTS = {1: "good", -1: "defect"}
 _COLUMNS = (
     "name", "label", "verdict_a", "verdict_b", "score_a", "score_b", "relative_a", "relative_b",
@@ -95,14 +97,10 @@ class Comparison:
         labels also ``good`` and ``defects``, each a dict of ``both_right``, ``only_a_right``,
         ``only_b_right`` and ``both_wrong``.
         """
-        first, second = (self.verdicts == -1).T
-        kinds = first, second, ("both_defect", "only_a_defect", "only_b_defect", "both_good")
-        counts = _count(*kinds)
+        counts: dict = dict(zip(_AGREEMENTS, _count(self.verdicts == -1), strict=True))
         for name, label in (("good", 1), ("defects", -1)) if self.labels is not None else ():
-            rights = (self.verdicts[self.labels == label] == label).T
-            counts[name] = _count(
-                *rights, ("both_right", "only_a_right", "only_b_right", "both_wrong")
-            )
+            is_right = self.verdicts[self.labels == label] == label
+            counts[name] = dict(zip(_RIGHTS, _count(is_right), strict=True))
         return counts
 
     @property
@@ -158,11 +156,10 @@ class Comparison:
         OSError
             The file cannot be written.
         """
-        options = {"newline": "", "encoding": "utf-8", "errors": "backslashreplace"}
         with (
             atomic_file(path) as part,
             name_disk_errors(path),
-            open(part, "w", **options) as file,
+            open(part, "w", newline="", encoding="utf-8", errors="backslashreplace") as file,
         ):
             rows = csv.writer(file)
             rows.writerow(_COLUMNS)
@@ -378,10 +375,11 @@ def _heat_maps(model, images, decisions):
     return [one.colored(vmin, vmax) for one in encoded]
 
 
-def _count(first, second, names):
-    """Numbers of images of which both, the first alone, the second alone, and neither is True."""
+def _count(marks):
+    """Rows (n, 2) of which both are True, the first alone, the second alone, and none."""
+    first, second = marks.T
     groups = first & second, first & ~second, ~first & second, ~first & ~second
-    return {name: int(group.sum()) for name, group in zip(names, groups, strict=True)}
+    return [int(group.sum()) for group in groups]
 
 
 def _right(is_first, is_second):

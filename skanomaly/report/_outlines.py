@@ -35,15 +35,16 @@ def outline_of(mask: Any, rgb: np.ndarray, name: str) -> str:
     """
     if mask is None:
         return ""
-    mask = np.asarray(mask) != 0
+    mask = np.asarray(mask).astype(bool)
     check_map(rgb, mask, name)
     if not mask.any() or mask.all():
         return ""
     step = -(-max(mask.shape) // _SIDE)
     rows, columns = (-n % step for n in mask.shape)
-    cells = np.pad(mask, ((0, rows), (0, columns)))
+    padded = np.pad(mask, ((0, rows), (0, columns)))
+    blocks = padded.reshape(len(padded) // step, step, -1, step)
     # A cell is inside where any of its pixels is, so that a scratch one pixel wide does not vanish.
-    cells = cells.reshape(len(cells) // step, step, -1, step).any(axis=(1, 3))
+    cells = np.any(blocks, axis=(1, 3))
     return "".join(_path(loop, step, mask.shape) for loop in _loops(cells))
 
 
