@@ -14,6 +14,7 @@ from sklearn.utils import gen_batches
 from skanomaly.embedding import embed
 from skanomaly.images import ImageFit, ImageSubset, cells_inside, pack_mask, unpack_mask
 from skanomaly.io import digest
+from skanomaly.utils.notebooks import html_table, html_text
 
 __all__ = ["FeatureMaps", "JoinedFeatureMaps", "concatenate", "side_by_side"]
 
@@ -193,6 +194,13 @@ class FeatureMaps:
         layers = ", ".join(f"{name} {shape}" for name, shape in self.layer_shapes.items())
         kind = "stored" if self.is_stored else "streamed"
         return f"FeatureMaps({len(self)} images, {kind}: {layers})"
+
+    def _repr_html_(self):
+        kind = "stored" if self.is_stored else "streamed"
+        shapes = self.layer_shapes.items()
+        rows = [[html_text(one) for one in (name, *shape)] for name, shape in shapes]
+        title = f"FeatureMaps: {len(self)} images, {kind}"
+        return html_table(title, ["layer", "height", "width", "channels"], rows)
 
     def __array__(self, dtype=None, copy=None):
         raise TypeError(

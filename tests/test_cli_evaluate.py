@@ -185,6 +185,8 @@ def test_the_report_has_labels_and_begins_with_the_mistakes(part, blind, tmp_pat
     data = json.loads(text.split('id="data">')[1].split("<")[0])
     assert data["first"] == "mistake"
     assert [image["label"] for image in data["images"]] == [1] * 6 + [-1] * 4
+    assert [image["truth"] is None for image in data["images"]] == [True] * 6 + [False] * 4
+    assert [image["file"] for image in data["images"]] == load_folder(part).test.images
     assert "<small>of 4</small>" in text
 
 

@@ -147,6 +147,9 @@ def test_padim_forgets_by_its_images(part, tmp_path, capsys):
         ("{}", "got dict"),
         ('[{"image": "a.png", "verdict": "fine"}]', "as entry 0"),
         ('[{"image": 3, "verdict": "good"}]', "as entry 0"),
+        ('[{"image": "b.png", "verdict": ["good"]}]', "as entry 0"),
+        ('[{"image": "b.png", "verdict": "good"}, null]', "as entry 1"),
+        ('[{"image": "b.png", "verd', "got no JSON"),
         ('[{"image": "a.png", "verdict": "good"}]', "no such image file"),
         (
             '[{"image": "b.png", "verdict": "good"}, {"image": "b.png", "verdict": "defect"}]',

@@ -17,6 +17,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
+from sklearn.pipeline import FeatureUnion
 
 from skanomaly import FilterBank, PaDiM, PatchCore, Pipeline, map_regions, nearest_good, report
 from skanomaly.datasets import make_inspection
@@ -25,6 +26,7 @@ from skanomaly.model_selection import HeldOutThreshold
 from skanomaly.report import Explainer, Report
 from skanomaly.report import _builder as report_module
 from skanomaly.report._images import compress, encode_map, fair_limit, shrink_map
+from skanomaly.report._outlines import outline_of
 from skanomaly.report._summary import summarize
 
 
@@ -203,7 +205,7 @@ def test_names_are_data_and_never_markup(tmp_path):
     page = Page(made.save(tmp_path / "r.html"))
     assert [record["name"] for record in page.records] == names
     assert set(page.kinds) == {"code", "application/json", "text/plain"}
-    assert page.kinds.count("code") == 4
+    assert page.kinds.count("code") == 5
     assert names[0] in page.text
 
 
@@ -267,6 +269,88 @@ def test_nearest_good_patches_are_cut_from_both_images(tmp_path):
     _, here, there = page.images("large0")
     assert_allclose(np.asarray(here.convert("RGB"))[10, 10], 220, atol=4)
     assert_allclose(np.asarray(there.convert("RGB")), 30, atol=4)
+
+
+# Outlines and reviews ---------------------------------------------------------------------------
+
+
+def filled(path, shape):
+    """The mask inside a path of M, H, V and Z, by counting the borders left of each pixel."""
+    crossings = np.zeros((shape[0], shape[1] + 1), int)
+    for loop in path.split("Z")[:-1]:
+        words = re.findall(r"([MHV])([\d ]+)", loop)
+        column, row = map(int, words[0][1].split())
+        corners = [(row, column)]
+        for kind, number in words[1:]:
+            row, column = (row, int(number)) if kind == "H" else (int(number), column)
+            corners.append((row, column))
+        for (top, left), (bottom, right) in zip(corners, corners[1:] + corners[:1], strict=True):
+            assert top == bottom or left == right  # horizontal or vertical
+            crossings[min(top, bottom) : max(top, bottom), left] += 1
+    return np.cumsum(crossings, axis=1)[:, :-1] % 2 == 1
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_an_outline_is_the_border_of_its_mask(seed):
+    rng = np.random.default_rng(seed)
+    mask = rng.random((rng.integers(2, 40), rng.integers(2, 40))) < rng.choice([0.1, 0.5, 0.9])
+    rgb = np.zeros((*mask.shape, 3), np.uint8)
+    mask[0, 0], mask[-1, -1] = True, False  # neither all nor nothing
+    assert_array_equal(filled(outline_of(255 * mask, rgb, "mask"), mask.shape), mask)
+
+
+def test_outlines_of_large_masks_lose_no_scratch():
+    mask = np.zeros((1000, 777), bool)
+    mask[100:900, 333] = True
+    path = outline_of(mask, np.zeros((1000, 777, 3), np.uint8), "mask")
+    inside = filled(path, mask.shape)
+    assert inside[mask].all() and inside.sum() < 6 * mask.sum()
+    assert len(path) < 50
+
+
+def test_masks_and_regions_of_interest_are_drawn(tmp_path):
+    image, scores = spotted()
+    mask, roi = scores > 1, np.ones((40, 60), np.uint8)
+    roi[:5] = 0
+    made = Report()
+    made.add(image, scores, -1, name="a", mask=mask, roi=roi)
+    made.add(image, scores, -1, name="b", mask=np.zeros((40, 60)), roi=roi)
+    made.add(image, scores, -1, name="c", roi=np.ones((40, 60)))
+    page = Page(made.save(tmp_path / "r.html"))
+    outlines = page.data["outlines"]
+    assert len(outlines) == 2  # the region of two images is there once
+    first, second, third = page.records
+    assert_array_equal(filled(outlines[first["truth"]], mask.shape), mask)
+    assert_array_equal(filled(outlines[first["roi"]], mask.shape), roi == 1)
+    assert (second["truth"], second["roi"]) == (None, first["roi"])
+    assert (third["truth"], third["roi"]) == (None, None)  # all pixels count
+    assert "ground truth" in page.text and "Region of interest" in page.text
+    page = Page(report_of([1]).save(tmp_path / "r.html"))
+    assert "ground truth" not in page.text and "Region of interest" not in page.text
+
+
+def test_a_review_can_name_files_alone(tmp_path, monkeypatch):
+    image, scores = spotted()
+    Image.fromarray(image).save(tmp_path / "a.png")
+    monkeypatch.chdir(tmp_path)
+    made = Report()
+    made.add("a.png", scores, -1, name="a")
+    made.add(tmp_path / "a.png", scores, -1, name="b")
+    made.add(image, scores, -1, name="c")
+    made.add(image, scores, -1, name="d", file="kept/d.png")
+    made.add(image, scores, -1, name="e", file="s3://bucket/e.png")
+    files = [record["file"] for record in Page(made.save(tmp_path / "r.html")).records]
+    path = str(tmp_path / "a.png")
+    assert files == [path, path, None, str(tmp_path / "kept" / "d.png"), None]
+
+
+def test_without_a_review_no_path_is_in_the_file(tmp_path):
+    image, scores = spotted()
+    Image.fromarray(image).save(tmp_path / "a.png")
+    made = Report(review=False)
+    made.add(tmp_path / "a.png", scores, -1, name="a")
+    text = made.save(tmp_path / "r.html").read_text(encoding="utf-8")
+    assert str(tmp_path) not in text and '<fieldset class="field" hidden>' in text
 
 
 # Numbers ---------------------------------------------------------------------------------------
@@ -390,6 +474,8 @@ def test_parameters_out_of_range(parameters, message):
         ({"score_map": np.zeros((3, 3))}, r"score_map of a: expected shape \(40, 60\)"),
         ({"score_map": np.full((40, 60), np.nan)}, "NaN or infinity"),
         ({"decision": np.nan}, "finite number"),
+        ({"mask": np.ones((3, 3))}, r"mask of a: expected shape \(40, 60\)"),
+        ({"roi": np.ones((60, 40))}, r"region of interest of a: expected shape \(40, 60\)"),
         ({"label": 0}, "expected the label 1"),
         (
             {"regions": [{"top": 0, "left": 0, "bottom": 41, "right": 9, "area": 1, "peak": 1}]},
@@ -503,6 +589,10 @@ def test_write_reports_what_the_estimator_returns(tmp_path, model, data):
     records = Page(path).records
     assert [r["name"] for r in records] == list(data.test.names)
     assert [r["label"] for r in records] == data.test.target.tolist()
+    outlines = Page(path).data["outlines"]
+    for record, mask in zip(records, data.test.masks, strict=True):
+        drawn = "" if record["truth"] is None else outlines[record["truth"]]
+        assert_array_equal(filled(drawn, mask.shape), mask)
     assert_allclose([r["score"] for r in records], model.decision_function(data.test.images))
     regions = map_regions(model.score_map(data.test.images), model.map_offset_)
     for i, record in enumerate(records):
@@ -552,6 +642,31 @@ def test_write_takes_a_detector_without_a_map_threshold(tmp_path, model, data):
     )
     page = Page(report.write(tmp_path / "r.html", pipe, data.test.images, threshold=-1))
     assert all(record["regions"] for record in page.records)
+
+
+@pytest.mark.parametrize("kind", ["mask", "function", "union"])
+def test_write_draws_the_region_of_interest_of_the_extractor(tmp_path, data, kind):
+    regions = np.zeros((2, 64, 64), bool)
+    regions[0, 10:50, 5:60], regions[1, 20:60, :40] = True, True
+    roi, expected = regions[0], regions[0]
+    if kind == "function":
+        roi = region_right_of_center
+        expected = region_right_of_center(data.test.images[0])
+    features = FilterBank(n_filters=4, image_size=64, roi=roi, random_state=0)
+    if kind == "union":
+        other = FilterBank(n_filters=4, image_size=64, roi=regions[1], random_state=0)
+        features = FeatureUnion([("one", features), ("other", other)])
+        expected = regions.all(axis=0)
+    pipe = Pipeline([("features", features), ("detector", PatchCore(random_state=0))])
+    pipe.fit(data.train.images)
+    page = Page(report.write(tmp_path / "r.html", pipe, data.test.images[:3]))
+    (outline,) = page.data["outlines"]
+    assert_array_equal(filled(outline, expected.shape), expected)
+    assert [record["roi"] for record in page.records] == [0, 0, 0]
+
+
+def region_right_of_center(image):
+    return np.tile(np.arange(image.shape[1]) >= image.shape[1] // 2, (len(image), 1))
 
 
 def test_write_takes_paths_of_mixed_sizes(tmp_path, model, data):

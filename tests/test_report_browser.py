@@ -1,10 +1,13 @@
 """Reports in a real browser: what people see and do."""
 
+import json
 import shutil
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from skanomaly.cli._reviews import read_review
 from skanomaly.regions import map_regions
 from skanomaly.report import Report
 
@@ -450,3 +453,126 @@ def test_images_out_of_sight_wait(visit, tmp_path):
     assert page.locator(".thumb").count() < 150
     page.evaluate("scrollTo(0, document.documentElement.scrollHeight)")
     page.wait_for_selector(".card:last-child .thumb")
+
+
+# Outlines and reviews ---------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def reviewed(tmp_path_factory):
+    """A report on files: a defect found, a false alarm and an image without a label."""
+    folder = tmp_path_factory.mktemp("reviewed")
+    mask, roi = np.zeros((2, 100, 120), bool)
+    mask[20:40, 30:50], roi[10:90, 10:110] = True, True
+    made = Report()
+    for i, (decision, label) in enumerate([(-2, -1), (-1, 1), (1, None)]):
+        name = f'=part {i} "<b>.png'
+        Image.fromarray(np.full((100, 120), 90 + i, np.uint8)).save(folder / name)
+        scores = np.where(mask, 5.0, 0)
+        made.add(
+            folder / name, scores, decision, name=name, label=label, roi=roi,
+            mask=mask if label == -1 else None, regions=map_regions([scores], 2),
+        )  # fmt: skip
+    return made.save(folder / "report.html")
+
+
+def test_outlines_lie_on_the_image_and_can_be_hidden(visit, reviewed):
+    page = visit(reviewed)
+    open_part(page, "part 0")
+    truth, roi = (page.locator(f".heat-panel .{kind} path:not(.halo)") for kind in ("truth", "roi"))
+    image, drawn = page.locator(".heat-panel .full").bounding_box(), truth.bounding_box()
+    assert (drawn["x"] - image["x"]) / image["width"] == pytest.approx(30 / 120, abs=0.01)
+    assert drawn["height"] / image["height"] == pytest.approx(20 / 100, abs=0.02)
+    looks = "one => [getComputedStyle(one).stroke, getComputedStyle(one).strokeDasharray]"
+    lines = [tuple(one.evaluate(looks)) for one in (truth, roi)]
+    lines.append(tuple(page.locator(".heat-panel .region rect:not(.halo)").evaluate(looks)))
+    assert len({color for color, _ in lines}) == 3
+    assert [dash != "none" for _, dash in lines] == [False, True, False]
+    for kind, key in (("truth", "t"), ("roi", "r")):
+        drawn = page.locator(f".heat-panel .{kind}")
+        page.keyboard.press(key)
+        assert not drawn.is_visible()
+        assert page.get_attribute(f".head [data-outline={kind}]", "aria-pressed") == "false"
+        page.click(f".head [data-outline={kind}]")
+        assert drawn.is_visible()
+    page.keyboard.press("Escape")
+    page.click(".tools [data-outline=roi]")
+    assert page.locator(".card .roi").first.is_hidden()
+    assert page.locator(".card .truth").count() == 1
+
+
+def test_a_report_without_outlines_has_no_switches(visit, path):
+    page = visit(path)
+    assert page.locator("[data-outline]").count() == 0
+    page.keyboard.press("t")
+    assert page.locator("#save-review").is_hidden()  # images that are no files
+    open_part(page, "part 10")
+    assert page.locator("#review").is_hidden()
+    page.keyboard.press("x")
+    assert page.locator("[data-corrected]").count() == 0
+
+
+def saved_review(page, folder):
+    with page.expect_download() as download:
+        page.click("#save-review")
+    assert download.value.suggested_filename == "review.json"
+    download.value.save_as(folder / "review.json")
+    return folder / "review.json"
+
+
+def test_corrected_verdicts_are_saved_as_a_review_file(visit, reviewed, tmp_path):
+    page = visit(reviewed)
+    assert page.locator("#save-review").is_disabled()
+    good, defect = (page.locator(f"#review [data-verdict={kind}]") for kind in ("good", "defect"))
+    open_part(page, "part 0")  # verdict and label: defect
+    assert good.is_enabled() and defect.is_disabled()
+    page.keyboard.press("x")
+    assert good.get_attribute("aria-pressed") == "true"
+    page.keyboard.press("j")
+    page.wait_for_selector('#stage[aria-busy="false"]')
+    assert good.is_enabled() and defect.is_enabled()  # verdict or label may be the wrong one
+    good.click()
+    defect.click()
+    page.keyboard.press("j")
+    page.wait_for_selector('#stage[aria-busy="false"]')
+    assert good.is_disabled() and defect.is_enabled()
+    page.keyboard.press("x")
+    page.keyboard.press("x")  # taken back
+    page.keyboard.press("Escape")
+    labels = page.locator(".card .label").all_text_contents()
+    assert labels == ["corrected: good", "corrected: defect", ""]
+    assert page.text_content("#save-review") == "Save 2 corrections"
+    page.select_option("#show", "corrected")
+    assert page.text_content("#status") == "2 of 3 images"
+    review = read_review(saved_review(page, tmp_path))
+    files = sorted(map(str, reviewed.parent.glob("*.png")))
+    assert review == {files[0]: 1, files[1]: -1}
+
+
+def test_a_review_names_files_whose_names_are_not_utf_8(visit, tmp_path):
+    made = Report()
+    made.add(np.zeros((20, 20), np.uint8), np.zeros((20, 20)), -1, name="a", file="/b/\udcff.png")
+    page = visit(made.save(tmp_path / "r.html"))
+    page.click(".open")
+    page.wait_for_selector('#stage[aria-busy="false"]')
+    page.keyboard.press("x")
+    page.keyboard.press("Escape")
+    entries = json.loads(saved_review(page, tmp_path).read_text(encoding="utf-8"))
+    assert entries == [{"image": "/b/\udcff.png", "verdict": "good"}]
+
+
+def test_leaving_the_page_asks_where_corrections_are_not_saved(visit, reviewed, tmp_path):
+    page = visit(reviewed)
+    asked = []
+    page.on("dialog", lambda dialog: (asked.append(dialog.type), dialog.dismiss()))
+    page.click(".open >> nth=0")
+    page.wait_for_selector('#stage[aria-busy="false"]')
+    page.keyboard.press("x")
+    page.keyboard.press("Escape")
+    with page.expect_event("dialog"):
+        page.evaluate("setTimeout(() => location.reload())")
+    assert asked == ["beforeunload"]
+    saved_review(page, tmp_path)
+    with page.expect_event("close"):  # without a question now
+        page.close(run_before_unload=True)
+    assert asked == ["beforeunload"]

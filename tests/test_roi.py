@@ -489,6 +489,9 @@ def test_command_line(images, tmp_path, capsys):
     mask.unlink()
     maps = skanomaly.load(file).score_samples_and_map(images)[1]
     assert (maps[:, ~ROI] == 0).all() and maps.max() > 0
+    page = tmp_path / "report.html"
+    assert run("inspect", file, folder, "-o", tmp_path / "out", "--report", page) in (0, 1)
+    assert '"outlines": ["M20 30H90V101H20Z"]' in page.read_text()
     assert run("fit", folder, "-o", file, *options, "--roi", tmp_path / "none.png") == 2
     assert "no such file" in capsys.readouterr().err
     assert run("fit", folder, "-o", file, *options, "--roi", save(~ROI & ROI, mask)) == 2

@@ -258,6 +258,32 @@ class BaseExtractor(
         rois = None if bits[0] is None else np.concatenate(bits)
         return FeatureMaps(layers, np.concatenate(frames), fit, rois)
 
+    @reading
+    def regions_of_interest(self, X):
+        """Regions of interest of images, as ``transform`` finds them.
+
+        Parameters
+        ----------
+        X : list of paths, arrays or PIL images, or array of shape (n, H, W[, C])
+            They are read only where ``roi`` is a function or a list.
+
+        Returns
+        -------
+        list of n arrays of shape (H, W), bool, or None
+            In the images' own pixels, True where patches count; None: everywhere.
+
+        Raises
+        ------
+        ValueError
+            An image cannot be read, or its region does not fit it.
+        """
+        check_is_fitted(self)
+        images, roi = check_images(X), self._present_roi()
+        if roi is None or is_one_mask(roi):
+            return [roi] * len(images)
+        reader = self._reader()
+        return [reader.whole(images, i)[1] for i in range(len(images))]
+
     def snapshot(self):
         """The extractor as it is now, whatever it is fitted on or set to later.
 

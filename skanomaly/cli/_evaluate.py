@@ -124,18 +124,19 @@ def _predict(options, model, test):
     with ExitStack() as stack:
         report = None
         if options.report is not None:
-            from skanomaly.cli._results import HtmlResults
+            from skanomaly.cli._reports import HtmlResults
 
             path = stack.enter_context(atomic_file(options.report))
             note = f"detector: {options.detector.name}, images: {options.folder.name}"
             report = HtmlResults(path, model, note, first="mistakes")
         for predictions in predict(model, test.images, options):
-            labels = test.target[len(decisions) :].tolist()
+            part = slice(len(decisions), len(decisions) + len(predictions))
             decisions += [prediction.decision for prediction in predictions]
             if test.masks is not None:  # without masks, maps are not needed
                 maps += [prediction.score_map for prediction in predictions]
             if report is not None:
-                report.add(predictions, labels[: len(predictions)])
+                masks = None if test.masks is None else list(test.masks[part])
+                report.add(predictions, test.target[part].tolist(), masks)
         if report is not None:
             report.finish()
     return np.array(decisions), maps

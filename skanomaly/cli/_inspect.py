@@ -34,6 +34,9 @@ An image that cannot be read has no score (null in JSON) and the verdict "error"
 others are predicted. With --strict the first such image is an error, and nothing is
 written. Files in a folder that are no images are counted in a note.
 
+In the report verdicts can be corrected and saved as a review file for skanomaly update.
+The region of interest that fit was given is outlined in it.
+
 Earlier results in OUTPUT are replaced when all images are done; other files are kept. In
 scores.csv and JSON, bytes of a name that are not UTF-8 are written as \\udc80 to \\udcff.
 
@@ -109,10 +112,10 @@ def run(options):
 
 def _make_results(options, model, images, stack):
     """The outputs, and the explainer of the report or None."""
+    from skanomaly.cli._reports import HtmlResults
     from skanomaly.cli._results import (
         SCORES_FILE,
         FolderResults,
-        HtmlResults,
         JsonResults,
         listed_heat_maps,
         make_explainer,

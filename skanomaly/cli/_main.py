@@ -10,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from skanomaly.cli import (
     _check,
+    _compare,
     _demo,
     _evaluate,
     _export,
@@ -31,6 +32,7 @@ COMMANDS = {
     "serve": _serve,
     "export": _export,
     "evaluate": _evaluate,
+    "compare": _compare,
     "threshold": _threshold_command,
     "tune": _tune,
     "check": _check,
@@ -45,6 +47,7 @@ the usual order:
   skanomaly fit my_part -o my_part.skanomaly         fit on the good ones
   skanomaly evaluate my_part.skanomaly my_part       measure how well known defects are found
   skanomaly inspect my_part.skanomaly new/ -o out    predict new images
+  skanomaly compare my_part.skanomaly other.skanomaly new/   see where two detectors differ
   skanomaly update my_part.skanomaly false_alarms/   learn from good ones that were flagged
 
 exit codes: 0 done, 1 inspect or check found something, 2 an error, 3 inspect could not read

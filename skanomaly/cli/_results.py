@@ -1,4 +1,4 @@
-"""The outputs of inspect: a folder with scores and heat maps, an HTML report, JSON."""
+"""The outputs of inspect beside its report: a folder with scores and heat maps, JSON."""
 
 import csv
 import json
@@ -14,8 +14,7 @@ from pathlib import Path
 
 from skanomaly.cli._model_files import fingerprint, load_data, seen_images
 from skanomaly.cli._predictions import color_limits
-from skanomaly.cli._printing import shorten
-from skanomaly.images import save_score_map, titles
+from skanomaly.images import save_score_map
 from skanomaly.io import name_disk_errors
 from skanomaly.utils.unwrapping import check_nearest_good, outermost
 
@@ -72,43 +71,6 @@ def listed_heat_maps(path):
         except csv.Error:  # a file of somebody else
             return []
     return [name for name in names if name == Path(name).name and name.endswith(".png")]
-
-
-class HtmlResults:
-    """An HTML report."""
-
-    def __init__(self, path, model, note, **options):
-        from skanomaly.report import Report
-
-        vmin, vmax = color_limits(model)
-        threshold = float(model.map_offset_)
-        self.report = Report(note=note, map_threshold=threshold, vmin=vmin, vmax=vmax, **options)
-        self.path = path
-        self.not_read = []
-
-    def add(self, predictions, labels=None):
-        names = titles([one.image for one in predictions], None)
-        labels = [None] * len(names) if labels is None else labels
-        for name, label, one in zip(names, labels, predictions, strict=True):
-            if one.error:
-                self.not_read.append(name)
-                continue
-            self.report.add(
-                one.image,
-                one.score_map,
-                one.decision,
-                name=name,
-                label=label,
-                regions=one.regions,
-                nearest_good=one.nearest_good,
-            )
-
-    def finish(self):
-        if self.not_read:
-            n = len(self.not_read)
-            images = "1 image" if n == 1 else f"{n} images"
-            self.report.note += f"; {images} could not be read: {shorten(self.not_read)}"
-        self.report.save(self.path)
 
 
 class JsonResults(AbstractContextManager):

@@ -18,8 +18,8 @@ def add_review(parser, what):
         "--review",
         type=Path,
         metavar="FILE",
-        help=f'{what}: JSON, [{{"image": FILE, "verdict": "good" or "defect"}}, ...], files '
-        "relative to its folder",
+        help=f'{what}: a file saved from a report, or JSON, [{{"image": FILE, "verdict": "good" or '
+        '"defect"}}, ...], files relative to its folder',
     )
 
 
@@ -34,7 +34,7 @@ def read_review(path):
     review = {}
     for i, entry in enumerate(entries):
         is_entry = isinstance(entry, dict) and isinstance(entry.get("image"), str)
-        if not is_entry or entry.get("verdict") not in VERDICTS:
+        if not is_entry or str(entry.get("verdict")) not in VERDICTS:
             raise ValueError(f"{path}: expected {_EXPECTED}, got {entry!r} as entry {i}")
         image, label = path.parent / entry["image"], VERDICTS[entry["verdict"]]
         if not image.is_file():

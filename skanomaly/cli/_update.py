@@ -33,7 +33,8 @@ examples:
   skanomaly update my_part.skanomaly --review review.json
 
 A review file names images whose verdict was wrong: those that are good are learned, and
-defects are forgotten if they are among the images learned from.
+defects are forgotten if they are among the images learned from. The HTML report of inspect,
+evaluate or watch writes one: open an image, mark it with x, and save.
 
 exit codes: 0 done, 2 an error (nothing is written).
 """

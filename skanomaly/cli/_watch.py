@@ -183,7 +183,7 @@ class _Line:
     def __init__(self, options, model, journal):
         from skanomaly.cli._journal import judged
         from skanomaly.cli._predictions import color_limits
-        from skanomaly.cli._watch_reports import Reports
+        from skanomaly.cli._reports import RollingReports
 
         self.options = options
         self.model = model
@@ -200,7 +200,7 @@ class _Line:
         self.reports = None
         if options.report != "none":
             note = f"detector: {options.detector.name}"
-            self.reports = Reports(options.output, model, note, options.report == "all")
+            self.reports = RollingReports(options.output, model, note, options.report == "all")
 
     def judge(self, batch):
         """The verdicts of a batch of Arrivals, each of which is written when this returns."""
@@ -257,7 +257,7 @@ class _Line:
         self.journal.append(row)
         self.done[arrival.name] = arrival.stamp, arrival.digest
         if self.reports is not None and not prediction.error:
-            self.reports.add(period, row.name, prediction)
+            self.reports.add(period, row.name, arrival.path, prediction)
         if not self.options.quiet:
             score = "" if row.score is None else f"{row.score:+.4g}"
             print(f"{now:%H:%M:%S} {row.verdict:<6} {score:>9} {row.name}", flush=True)

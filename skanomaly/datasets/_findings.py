@@ -4,6 +4,7 @@ from collections import Counter
 from typing import NamedTuple
 
 from skanomaly.datasets._listing import printable
+from skanomaly.utils.notebooks import html_table, html_text
 
 SEVERITIES = ("error", "warning", "note")
 
@@ -116,6 +117,16 @@ class DatasetReport:
     def __repr__(self):
         return self.text(_EXAMPLES, _NAMES_SHOWN)
 
+    def _repr_html_(self):
+        """The report as a table, in notebooks."""
+        rows = []
+        for severity, kind, found in self._groups():
+            names = _shorten([name for one in found for name in one.names], _NAMES_SHOWN)
+            rows.append([html_text(text) for text in (severity, KINDS[kind], len(found), names)])
+        table = html_table(self._title(), ["severity", "finding", "number", "files"], rows)
+        not_checked = (f"<p>not checked: {html_text(text)}</p>" for text in self.not_checked)
+        return "".join([table, *not_checked])
+
     def text(self, n_findings=None, n_names=None):
         """The report as text.
 
@@ -129,12 +140,8 @@ class DatasetReport:
         -------
         str
         """
-        parts = ", ".join(f"{n} {part}" for part, n in self.n_images.items())
-        counts = ", ".join(_plural(n, severity) for severity, n in self.counts.items())
-        lines = [f"{self.name}: checked {sum(self.n_images.values())} images ({parts}): {counts}"]
-        headings = dict.fromkeys((f.severity, f.kind) for f in self.findings)
-        for severity, kind in headings:
-            found = [f for f in self.findings if (f.severity, f.kind) == (severity, kind)]
+        lines = [self._title()]
+        for severity, kind, found in self._groups():
             files = {name for finding in found for name in finding.names}
             lines.append(f"{severity:<8}{kind}: {KINDS[kind]} ({len(found)}; {self._where(files)})")
             for finding in found[:n_findings]:
@@ -144,6 +151,17 @@ class DatasetReport:
                 lines.append(f"          and {n_others} more")
         lines += [f"not checked: {text}" for text in self.not_checked]
         return printable("\n".join(lines))
+
+    def _title(self):
+        parts = ", ".join(f"{n} {part}" for part, n in self.n_images.items())
+        counts = ", ".join(_plural(n, severity) for severity, n in self.counts.items())
+        return f"{self.name}: checked {sum(self.n_images.values())} images ({parts}): {counts}"
+
+    def _groups(self):
+        """Yield (severity, kind, findings) of those that there are."""
+        for severity, kind in dict.fromkeys((f.severity, f.kind) for f in self.findings):
+            found = [f for f in self.findings if (f.severity, f.kind) == (severity, kind)]
+            yield severity, kind, found
 
     def _where(self, files):
         """Number of files in each part, such as "2 train, 1 test"; "3 files" for masks."""

@@ -27,7 +27,7 @@ from skanomaly.images._color import (
     to_rgb,
 )
 from skanomaly.images._decoding import decode_image
-from skanomaly.images._files import is_url
+from skanomaly.images._files import is_url, path_of
 from skanomaly.images._fitting import RESIZE_MODES, ImageFit, linear_weights, upsampling
 from skanomaly.images._headers import image_frame, is_transparent
 from skanomaly.images._limits import pixel_limit, set_pixel_limit

@@ -1,5 +1,6 @@
 """Report: images and verdicts, added one by one and saved as one HTML file."""
 
+import os
 from collections.abc import Sequence
 from datetime import datetime
 from math import inf, isfinite
@@ -12,8 +13,10 @@ import numpy as np
 from skanomaly.images import (
     check_limits,
     check_map,
+    is_url,
     limits_of_levels,
     map_levels,
+    path_of,
     read_image,
     to_rgb,
 )
@@ -26,11 +29,15 @@ from skanomaly.report._images import (
     encode_map,
     shrink,
     shrink_map,
+    under_heat_map,
 )
+from skanomaly.report._outlines import outline_of
 from skanomaly.report._page import load_template, render
 from skanomaly.report._summary import summarize
+from skanomaly.utils.notebooks import html_image, html_table, html_text
 
 _BOX = ("top", "left", "bottom", "right")
+N_SHOWN = 5  # images, the most anomalous ones, in notebooks
 MAX_REGIONS = 50  # of one image that are drawn and listed
 _FORMATS = {"webp": "WEBP", "jpeg": "JPEG"}
 _FIRST = {"score": "score", "mistakes": "mistake"}  # names of orders in the page
@@ -71,6 +78,9 @@ class Report:
     context : float, default=3
         Width of the surroundings shown on each side of a hot spot's patch, in multiples of its
         longer side.
+    review : bool, default=True
+        Whether a reader can correct verdicts and save them as a file for ``skanomaly update`` and
+        ``skanomaly evaluate``. The absolute paths of the image files are then in the page.
 
     Raises
     ------
@@ -115,6 +125,7 @@ class Report:
         image_format: str = "webp",
         first: str = "score",
         context: float = 3,
+        review: bool = True,
     ):
         self._template = load_template("skanomaly.report.Report")
         sizes = {
@@ -148,11 +159,29 @@ class Report:
         self.image_format = image_format
         self.first = first
         self.context = context
+        self.review = review
         self._records: list = []
         self._spool = Spool()
 
     def __len__(self):
         return len(self._records)
+
+    def __repr__(self):
+        n_defects = sum(record.decision < 0 for record in self._records)
+        return f"Report({self.title!r}: {len(self)} images, {n_defects} predicted as defective)"
+
+    def _repr_html_(self):
+        """The most anomalous images under their heat maps, in notebooks."""
+        limits, mime = self._limits(), f"image/{self.image_format}"
+        rows = []
+        for record in sorted(self._records, key=lambda one: one.decision)[:N_SHOWN]:
+            heat_map = under_heat_map(record.thumb, record.heat_map.colored(*limits))
+            views = record.thumb, encode(heat_map, _FORMATS[self.image_format])
+            verdict = "defect" if record.decision < 0 else "good"
+            texts = record.name, f"{record.decision:.4g}", verdict
+            images = [html_image(view, mime, record.name) for view in views]
+            rows.append([*map(html_text, texts), *images])
+        return html_table(repr(self), ["name", "score", "verdict", "image", "heat map"], rows)
 
     def add(
         self,
@@ -164,6 +193,9 @@ class Report:
         label: int | None = None,
         regions: Sequence[dict] = (),
         nearest_good: Sequence[dict] = (),
+        mask: Any = None,
+        roi: Any = None,
+        file: str | Path | None = None,
     ) -> None:
         """Add one image.
 
@@ -187,12 +219,19 @@ class Report:
             more entries: ``"good"``, the good image (path, array or PIL image) at the place
             ``good_image``, and ``"good_name"``, its name in the report.
             :class:`skanomaly.report.Explainer` returns such records. The crops are made here.
+        mask : array of shape (H, W) or None, default=None
+            Ground truth by pixel, nonzero on the defect, drawn as an outline.
+        roi : array of shape (H, W) or None, default=None
+            Region of interest, nonzero where patches count, drawn as a dashed outline.
+        file : str, Path or None, default=None
+            The image file that a review names. None: `image`, if it is a path; of other images
+            verdicts cannot be corrected.
 
         Raises
         ------
         ValueError
-            The image cannot be read, the map has another shape than the image, a number is not
-            finite, the label is neither 1 nor -1, or a box exceeds its image.
+            The image cannot be read, the map or a mask has another shape than the image, a number
+            is not finite, the label is neither 1 nor -1, or a box exceeds its image.
         """
         rgb = to_rgb(read_image(image, name))
         check_map(rgb, score_map, f"score_map of {name}")
@@ -221,6 +260,9 @@ class Report:
                 regions=[_region(record) for record in regions[:MAX_REGIONS]],
                 n_regions=len(regions),
                 spots=[self._spot(rgb, record) for record in spots],
+                truth=outline_of(mask, rgb, f"mask of {name}"),
+                roi=outline_of(roi, rgb, f"region of interest of {name}"),
+                file=self._file(image if file is None else file),
             )
         )
 
@@ -261,6 +303,11 @@ class Report:
         with atomic_file(path) as part, name_disk_errors(path), open(part, "wb") as file:
             file.writelines(page)
         return Path(path)
+
+    def _file(self, image):
+        """What a review calls an image: an absolute path, as a browser saves files elsewhere."""
+        path = path_of(image) if self.review else None
+        return None if path is None or is_url(path) else os.path.abspath(path)
 
     def _levels(self, score_map, small):
         """What the limits of the colors depend on; None if both limits are given."""

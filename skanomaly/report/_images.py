@@ -59,6 +59,9 @@ class ImageRecord:
     regions: list = field(default_factory=list)
     n_regions: int = 0  # of all regions, also of those that are not in the list
     spots: list = field(default_factory=list)
+    truth: str = ""  # path around the defects of the ground truth
+    roi: str = ""  # path around the region of interest
+    file: str | None = None  # what a review calls the image
 
 
 @dataclass
@@ -95,6 +98,14 @@ def shrink(rgb, side):
 def encode(image, image_format, quality=_QUALITY):
     """Bytes of a PIL image."""
     return _bytes(image, format=image_format, quality=quality, **_EXTRA[image_format])
+
+
+def under_heat_map(encoded, heat_map):
+    """An encoded image under its heat map, a PNG file with opacities, as one PIL image."""
+    image = Image.open(BytesIO(encoded)).convert("RGBA")
+    heat = Image.open(BytesIO(heat_map)).convert("RGBA")
+    heat = heat.resize(image.size, Image.Resampling.BILINEAR)
+    return Image.alpha_composite(image, heat).convert("RGB")
 
 
 def compress(encoded, max_bytes, image_format):

@@ -5,12 +5,12 @@ from hashlib import sha256
 
 from skanomaly.report._images import compress, fair_limit
 
-_SCRIPTS = ("data.js", "grid.js", "viewer.js", "keys.js")
+_SCRIPTS = ("data.js", "grid.js", "viewer.js", "review.js", "keys.js")
 _MIME = {"WEBP": "image/webp", "JPEG": "image/jpeg"}
 
 
-def load_template(caller):
-    """The page's template; ImportError with the way out if jinja2 is not installed."""
+def load_template(caller, name="page.html"):
+    """The template of a page; ImportError with the way out if jinja2 is not installed."""
     try:
         from jinja2 import Environment, PackageLoader, StrictUndefined
     except ImportError as error:
@@ -24,7 +24,12 @@ def load_template(caller):
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template("page.html")
+    return environment.get_template(name)
+
+
+def check_jinja(caller):
+    """Raise ImportError, with the way out, if jinja2 is not installed."""
+    load_template(caller)
 
 
 def render(template, *, records, spool, limits, image_format, first, max_bytes, **texts):
@@ -38,15 +43,22 @@ def render(template, *, records, spool, limits, image_format, first, max_bytes, 
         f"default-src 'none'; img-src blob: data:; style-src {_hash(style)}; "
         f"script-src {' '.join(map(_hash, scripts))}; base-uri 'none'; form-action 'none'"
     )
+    outlines, numbered = _outlines(records)
     pieces = template.generate(
         **texts,
+        has_truth=any(record.truth for record in records),
+        has_roi=any(record.roi for record in records),
+        has_files=any(record.file for record in records),
         policy=policy,
         style=Markup(style),
         scripts=[Markup(script) for script in scripts],
         data={
             "mime": _MIME[image_format],
             "first": first,
-            "images": [_entries(record) for record in records],
+            "outlines": outlines,
+            "images": [
+                _entries(record) | some for record, some in zip(records, numbered, strict=True)
+            ],
         },
         blocks=_blocks(records, spool, limits, image_format, max_bytes),
     )
@@ -66,6 +78,34 @@ def _blocks(records, spool, limits, image_format, max_bytes):
     for i, record in enumerate(records):
         full = compress(spool.read(record.full), limit, image_format)
         yield f"large{i}", _base64(full, *_crops(record))
+
+
+def render_comparison(template, *, images, **texts):
+    """Yield the bytes of the page of a comparison: it needs no scripts."""
+    from markupsafe import Markup
+
+    style = _source(template, "comparison.css")
+    pieces = template.generate(
+        **texts,
+        policy=f"default-src 'none'; img-src data:; style-src {_hash(style)}; base-uri 'none'",
+        style=Markup(style),
+        images=((record, [b64encode(one).decode() for one in view]) for record, view in images),
+    )
+    for piece in pieces:
+        yield piece.encode("utf-8", errors="replace")  # file names may hold anything
+
+
+def _outlines(records):
+    """All outlines, each once, and for each record the places of its own among them, or None."""
+    places: dict[str, int] = {}  # a region of interest is that of many images
+    numbered = [
+        {
+            name: places.setdefault(path, len(places)) if path else None
+            for name, path in (("truth", record.truth), ("roi", record.roi))
+        }
+        for record in records
+    ]
+    return list(places), numbered
 
 
 def _crops(record):
@@ -94,6 +134,7 @@ def _entries(record):
         "regions": record.regions,
         "n_regions": record.n_regions,
         "spots": spots,
+        "file": record.file,
     }
 
 

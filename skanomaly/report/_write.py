@@ -12,8 +12,14 @@ from skanomaly.io import check_writable
 from skanomaly.regions import map_regions
 from skanomaly.report._builder import Report
 from skanomaly.report._explanations import Explainer
-from skanomaly.utils.targets import read_labels
-from skanomaly.utils.unwrapping import image_threshold, innermost, outermost, scores_and_maps
+from skanomaly.utils.targets import holds_masks, read_labels
+from skanomaly.utils.unwrapping import (
+    image_threshold,
+    innermost,
+    outermost,
+    regions_of_interest,
+    scores_and_maps,
+)
 
 
 def write(
@@ -45,7 +51,8 @@ def write(
     X : list of paths, arrays or PIL images, or array of shape (n, H, W[, C])
         An empty list makes an empty report.
     y : array of shape (n,), masks of shape (n, H, W) or a list of (H, W), or None, default=None
-        Ground truth, if known: labels, +1 good and -1 defect; or masks, True on the defect.
+        Ground truth, if known: labels, +1 good and -1 defect; or masks, True on the defect, which
+        are drawn as outlines.
     names : sequence of str or None, default=None
         Names of the images in the report; None: folder and file name, or their places.
     good : list of paths, arrays or PIL images, or array of shape (n, H, W[, C]), default=None
@@ -104,12 +111,13 @@ def write(
     """
     check_writable(path)
     threshold = outermost(estimator, "map_offset_") if threshold is None else threshold
-    limits = _limits(estimator)
+    limits = limits_of(estimator)
     report = Report(**{"title": title, "map_threshold": threshold, **limits, **report_kw})
     if hasattr(X, "__len__") and not isinstance(X, str) and len(X) == 0:
         return report.save(path)
     images = check_images(X)
     names, labels = titles(images, names), read_labels(y, len(images))
+    has_masks = y is not None and holds_masks(y)
     labels = [None] * len(images) if labels is None else labels
     explainer = None
     if good is not None:
@@ -118,8 +126,10 @@ def write(
         for part in gen_batches(len(images), batch_size):
             batch = [images[i] for i in range(part.start, part.stop)]
             findings = _inspect(estimator, batch, labels[part], threshold, explainer)
-            for image, name, found in zip(batch, names[part], findings, strict=True):
-                report.add(image, name=name, **found)
+            rois = regions_of_interest(estimator, batch)
+            for i, (found, roi) in enumerate(zip(findings, rois, strict=True), part.start):
+                mask = y[i] if has_masks else None
+                report.add(images[i], name=names[i], mask=mask, roi=roi, **found)
             bar.update(len(batch))
     return report.save(path)
 
@@ -142,7 +152,7 @@ def _inspect(estimator, images, labels, threshold, explainer):
     return [dict(zip(keys, values, strict=True)) for values in columns]
 
 
-def _limits(estimator):
+def limits_of(estimator):
     """Limits of the colors from held-out good images, if the estimator has them."""
     maxima, threshold = (outermost(estimator, name) for name in ("oof_map_maxima_", "map_offset_"))
     if maxima is None or threshold is None:

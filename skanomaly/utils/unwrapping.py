@@ -3,7 +3,7 @@
 import numpy as np
 from sklearn.exceptions import NotFittedError
 from sklearn.frozen import FrozenEstimator
-from sklearn.pipeline import Pipeline
+from sklearn.pipeline import FeatureUnion, Pipeline
 from sklearn.utils.validation import check_is_fitted
 
 from skanomaly.utils.state import snapshot
@@ -19,6 +19,7 @@ __all__ = [
     "inside",
     "outermost",
     "places_of_good_images",
+    "regions_of_interest",
     "scores_and_maps",
     "scores_and_maps_in_parts",
     "transformed",
@@ -138,6 +139,37 @@ def places_of_good_images(estimator):
             places.append(estimator.good_images_)
         estimator = inside(estimator)
     return places[::-1]
+
+
+def regions_of_interest(estimator, images):
+    """The regions of interest (H, W) of images that the extractors within look at.
+
+    None for an image of which all pixels count. Of several extractors side by side: what lies in
+    the regions of all.
+    """
+    regions = [None] * len(images)
+    estimator = snapshot(estimator)
+    while (inner := inside(estimator)) is not None:
+        for _, step in estimator.steps[:-1] if isinstance(estimator, Pipeline) else ():
+            for extractor in _extractors(step):
+                found = extractor.regions_of_interest(images)
+                regions = [_both(*pair) for pair in zip(regions, found, strict=True)]
+        estimator = inner
+    return regions
+
+
+def _extractors(step):
+    """The extractors in a step of a Pipeline."""
+    if isinstance(step, FeatureUnion):
+        return [one for _, part in step.transformer_list for one in _extractors(part)]
+    return [step] if hasattr(step, "regions_of_interest") else []
+
+
+def _both(one, other):
+    """What lies in two masks, of which each may be None."""
+    if one is None or other is None:
+        return other if one is None else one
+    return one & other
 
 
 def fit_once(estimator, X):

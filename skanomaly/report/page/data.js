@@ -27,6 +27,20 @@ function makeSvg(tag, attributes = {}, ...children) {
   return element;
 }
 
+function viewBox({ width, height }) {
+  return { viewBox: `0 0 ${width} ${height}` };
+}
+
+/* The outlines of an image's ground truth and region of interest, as far as there are such. */
+function outlines(image) {
+  return ["roi", "truth"]
+    .filter((kind) => image[kind] !== null)
+    .map((kind) => {
+      const d = DATA.outlines[image[kind]];
+      return makeSvg("g", { class: kind }, makeSvg("path", { d, class: "halo" }), makeSvg("path", { d }));
+    });
+}
+
 const END = "."; // the last word of each block
 
 /* Base64 words of a block of data; waits for the block while the page is still loading. */

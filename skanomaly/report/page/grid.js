@@ -23,6 +23,7 @@ const SHOWS = {
   good: (image) => image.verdict === "good",
   missed: (image) => mistake(image) === "missed",
   alarm: (image) => mistake(image) === "false alarm",
+  corrected: (image) => corrections.has(image),
 };
 
 function isShown(image) {
@@ -39,13 +40,12 @@ function makeCard(image) {
   const frame = make("span", { class: "frame" });
   frame.style.width = `${100 * Math.min(1, aspect)}%`;
   frame.style.height = `${100 * Math.min(1, 1 / aspect)}%`;
-  const wrong = mistake(image);
   const caption = make(
     "span",
     { class: "caption" },
     make("span", { class: "name", title: image.name }, image.name),
     make("span", { class: "verdict" }, image.verdict),
-    make("span", { class: "label" }, wrong || (image.label ? `label: ${image.label}` : "")),
+    make("span", { class: "label" }),
     make("span", { class: "score" }, scoreText(image.score)),
   );
   const words = [image.name, `verdict ${image.verdict}`, `score ${scoreText(image.score)}`];
@@ -59,9 +59,22 @@ function makeCard(image) {
   button.addEventListener("click", () => openViewer(shown.indexOf(image)));
   button.addEventListener("focus", () => setCurrent(shown.indexOf(image)));
   const card = make("li", { class: "card", "data-verdict": image.verdict }, button);
-  if (wrong) card.dataset.mistake = wrong;
   card.image = image;
+  showLabel(card);
   return card;
+}
+
+/* The last line of a card: a reader's correction, a mistake, or the label. */
+function showLabel(card) {
+  const { image } = card;
+  const corrected = corrections.get(image);
+  const wrong = corrected ? "" : mistake(image);
+  const label = image.label ? `label: ${image.label}` : "";
+  $(".label", card).textContent = corrected ? `corrected: ${corrected}` : wrong || label;
+  for (const [name, value] of [["mistake", wrong], ["corrected", corrected]]) {
+    if (value) card.dataset[name] = value;
+    else delete card.dataset[name];
+  }
 }
 
 /* Decode the images of a card; they then stay in memory. */
@@ -71,6 +84,7 @@ async function fillCard(card) {
   $(".frame", card).append(
     make("img", { class: "thumb", alt: "", src: toObjectUrl(thumb, DATA.mime) }),
     make("img", { class: "heat", alt: "", src: toObjectUrl(heat, "image/png") }),
+    makeSvg("svg", { ...viewBox(card.image), class: "outlines", "aria-hidden": true }, ...outlines(card.image)),
   );
 }
 
@@ -138,6 +152,16 @@ function setMaps(areShown) {
   $("#maps").setAttribute("aria-pressed", areShown);
 }
 
+/* Show or hide one kind of outline, on cards and in full view. */
+function setOutline(kind, isShown) {
+  document.documentElement.classList.toggle(`no-${kind}`, !isShown);
+  for (const button of $$(`[data-outline="${kind}"]`)) button.setAttribute("aria-pressed", isShown);
+}
+
+function switchOutline(kind) {
+  setOutline(kind, document.documentElement.classList.contains(`no-${kind}`));
+}
+
 function setOpacity(percent) {
   document.documentElement.style.setProperty("--opacity", percent / 100);
   for (const slider of $$(".opacity")) slider.value = percent;
@@ -179,6 +203,9 @@ function startGrid() {
     $("#show").value = "all";
     readFilters();
   });
+  for (const button of $$("[data-outline]")) {
+    button.addEventListener("click", () => switchOutline(button.dataset.outline));
+  }
   $("#maps").addEventListener("click", () => setMaps(!document.documentElement.classList.contains("maps")));
   refresh();
 }

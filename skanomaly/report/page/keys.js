@@ -37,17 +37,22 @@ function onGridKey(event) {
   }
 }
 
+const OPPOSITE = { good: "defect", defect: "good" };
+const OUTLINES = { t: "truth", r: "roi" };
+
 function onViewerKey(event) {
   const steps = { ArrowLeft: -1, ArrowRight: 1, k: -1, j: 1 };
   if (event.key in steps && !event.target.matches("input")) step(steps[event.key]);
   else if (event.key === "m") setMode(looks.mode === "image" ? looks.withMap : "image");
   else if (event.key === "b") setBoxes(!looks.hasBoxes);
+  else if (event.key === "x") correct(shown[place], OPPOSITE[shown[place].verdict]);
 }
 
 document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey || isTyping(event.target)) return;
   if (event.key === "?" && !help.open) help.showModal();
   else if (help.open) return;
+  else if (event.key in OUTLINES) switchOutline(OUTLINES[event.key]);
   else if (viewer.open) onViewerKey(event);
   else if (IMAGES.length) onGridKey(event);
 });
@@ -73,5 +78,6 @@ if (IMAGES.length) {
   setOpacity(80);
   startGrid();
   startViewer();
+  startReview();
 }
 document.documentElement.dataset.ready = "yes";

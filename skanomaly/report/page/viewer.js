@@ -32,6 +32,7 @@ async function showImage() {
     ` score ${scoreText(image.score)}`,
     wrong ? ` · ${wrong}` : image.label ? ` · label: ${image.label}` : "",
   );
+  showReview(image);
   $("#place").textContent = `${place + 1} / ${shown.length}`;
   $("#previous").disabled = place === 0;
   $("#next").disabled = place === shown.length - 1;
@@ -62,9 +63,10 @@ function drawStage(image, full, heat) {
   const panel = (name, label, ...layers) =>
     makeSvg(
       "svg",
-      { viewBox: `0 0 ${width} ${height}`, class: name, role: "img", "aria-label": label },
+      { ...viewBox(image), class: name, role: "img", "aria-label": label },
       makeSvgImage(full, width, height, "full"),
       ...layers,
+      ...outlines(image),
       makeSvg("g", { class: "boxes" }, ...regions.map((region, i) => markRegion(image, region, i))),
     );
   $("#stage").replaceChildren(
