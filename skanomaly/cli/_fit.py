@@ -186,13 +186,8 @@ def _note_sizes(options, images):
 
 def _input_size(options, n_images):
     """Height and width that images are brought to."""
-    from skanomaly.images import ImageFit
-
-    first = _make_pipeline(options, n_images)[0]
-    if hasattr(first, "image_fit"):  # an extractor, which knows its default
-        return first.image_fit.height, first.image_fit.width
-    fit = ImageFit.from_size(first.image_size, first.resize)
-    return fit.height, fit.width
+    size = _make_pipeline(options, n_images)[0].image_fit
+    return size.height, size.width
 
 
 def _find_groups(options, images):

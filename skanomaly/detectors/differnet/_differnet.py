@@ -18,7 +18,17 @@ from sklearn.base import clone
 from sklearn.utils.metaestimators import available_if
 from tqdm.auto import tqdm
 
-from skanomaly.base import PIXELS, BaseDetector, BaseExtractor
+from skanomaly.base import (
+    PIXELS,
+    BaseDetector,
+    BaseExtractor,
+    ImageReader,
+    check_roi,
+    learn_roi,
+    present_roi,
+    read_pixels,
+)
+from skanomaly.detectors._prefitted import check_whole
 from skanomaly.detectors.differnet._differnet_training import (
     SCHEDULES,
     hidden_sizes,
@@ -41,7 +51,6 @@ from skanomaly.detectors.differnet._turned_views import (
     features_of,
     fit_extractors,
     pooled,
-    read_pixels,
     training_views,
     turned_views,
     view_vectors,
@@ -53,6 +62,7 @@ from skanomaly.io import digest
 from skanomaly.training import configured
 from skanomaly.utils.device import resolve_device
 from skanomaly.utils.networks import from_arrays, to_arrays
+from skanomaly.utils.threads import N_READERS
 from skanomaly.utils.validation import Interval, StrOptions, is_images
 
 NOISE = 0.3  # standard deviations, where there are no views
@@ -88,6 +98,9 @@ class DifferNet(BaseDetector):
         Kinds of augmented copies of each image that are trained on as well, for few images: any
         of RegAD's, ``("rotations", "translations", "flip", "grey", "quarter_turns")``. They need
         an extractor.
+    roi : mask, list of masks, callable or None, default=None
+        With an extractor: region of interest, as in BaseImageDetector. Without, features bring
+        that of their extractor.
     noise : float or None, default=None
         Standard deviation of what is added to the vectors in each step of the flow's training, in
         standard deviations of theirs. None: 0 where an image has several views, else 0.3.
@@ -192,6 +205,7 @@ class DifferNet(BaseDetector):
 
     _unused_by_hooks = ("checkpoint", "contamination", "image_score", "sigma", "verbose")
     _transient = ("_density",)
+    roi = None  # in files from before
     _image_scores_need_maps = False
 
     _parameter_constraints = {
@@ -203,6 +217,7 @@ class DifferNet(BaseDetector):
         "n_test_views": [None, Interval(Integral, 1, None, closed="left")],
         "max_angle": [None, Interval(Real, 0, 180, closed="both")],
         "augmentations": ["array-like"],
+        "roi": [None, str, Path, "array-like", callable],
         "noise": [None, Interval(Real, 0, None, closed="left")],
         "n_blocks": [Interval(Integral, 1, None, closed="left")],
         "hidden_layer_sizes": [None, "array-like"],
@@ -226,6 +241,7 @@ class DifferNet(BaseDetector):
         n_test_views=None,
         max_angle=None,
         augmentations=(),
+        roi=None,
         noise=None,
         n_blocks=8,
         hidden_layer_sizes=None,
@@ -249,6 +265,7 @@ class DifferNet(BaseDetector):
         self.n_test_views = n_test_views
         self.max_angle = max_angle
         self.augmentations = augmentations
+        self.roi = roi
         self.noise = noise
         self.n_blocks = n_blocks
         self.hidden_layer_sizes = hidden_layer_sizes
@@ -313,6 +330,11 @@ class DifferNet(BaseDetector):
             has_extractor = len(self.extractors_) > 0
         if has_extractor:
             return self._pixels(X, reset)
+        if self.roi is not None:
+            raise ValueError(
+                "expected roi=None without an extractor, as a region is one of images, got "
+                f"{type(self.roi).__name__}; give it to the extractor before DifferNet"
+            )
         if is_images(X):
             raise ValueError(
                 "DifferNet expects features, got images or paths; put an extractor before it in a "
@@ -329,11 +351,17 @@ class DifferNet(BaseDetector):
                 "of the pipeline, or DifferNet's own: DifferNet()"
             )
         images = check_images(X)
+        check_roi(self.roi, images)
         if reset:
+            check_whole(self.extractor, "give DifferNet roi; for tiles take it in a Pipeline")
+            learn_roi(self, images)
             self.image_fit_, self.n_channels_in_ = self.extractor.image_fit, channels_of(images)
             shape = self.image_fit_.height, self.image_fit_.width, self.n_channels_in_
             self.layer_shapes_, self.n_features_in_ = {PIXELS: shape}, self.n_channels_in_
-        read = partial(read_pixels, PIXELS, self.image_fit_, self.n_channels_in_)
+        reader = ImageReader(
+            self.image_fit_, self.n_channels_in_, present_roi(self), is_blank_outside=True
+        )
+        read = partial(read_pixels, reader, N_READERS, False)
         return FeatureMaps.streamed(images, read, self.layer_shapes_, self.image_fit_)
 
     @available_if(lambda self: self.extractor is not None)
@@ -398,7 +426,7 @@ class DifferNet(BaseDetector):
             for name, maps in layers.items():
                 sums[name] = sums.get(name, 0) + maps.sum(axis=0, dtype=np.float64)
             if not self.extractors_:
-                vectors.append(pooled(layers)[:, None])  # (b, 1, D)
+                vectors.append(pooled(layers, batch.inside)[:, None])  # (b, 1, D)
                 continue
             for image in batch.arrays()[PIXELS]:
                 how = self.augmentations, schedule.n_views, float(schedule.max_angle)
@@ -455,13 +483,14 @@ class DifferNet(BaseDetector):
             views = (turned_views(image, self.angles_) for image in X.arrays()[PIXELS])
             vectors = [view_vectors(self.extractors_, one) for one in views]
         else:
-            vectors = pooled(X.arrays())[:, None]
+            vectors = pooled(X.arrays(), X.inside)[:, None]
         # One by one: no score depends on the other images.
         return np.array([density.scores(self._standardized(one)).mean() for one in vectors])
 
     def _score_maps(self, X):
         density, layers = self._ready_density(), self._layers(X)
-        vectors = self._standardized(pooled(layers))  # (b, D)
+        where = None if self.extractors_ else X.inside
+        vectors = self._standardized(pooled(layers, where))  # (b, D)
         weights = np.array([density.gradient(one) for one in vectors]) / self.scale_
         scores = np.array([density.scores(one[None])[0] for one in vectors])
         maps, first = {}, 0
@@ -471,7 +500,9 @@ class DifferNet(BaseDetector):
             w = weights[:, None, first:end, None].astype(np.float32)
             maps[name] = np.abs(deviations @ w)  # (b, h, w, 1)
             first = end
-        return share_out(scores, embed(maps).sum(axis=3, dtype=np.float64)).astype(np.float32)
+        amounts = embed(maps).sum(axis=3, dtype=np.float64)  # (b, h, w)
+        inside = None if where is None else where(amounts.shape[1:])
+        return share_out(scores, amounts, inside).astype(np.float32)
 
     _kept_of_forecast = ("mean maps", "flow", "precision")
 

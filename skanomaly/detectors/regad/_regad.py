@@ -17,6 +17,7 @@ from tqdm.auto import tqdm
 
 from skanomaly.base import PIXELS, BaseExtractor, BaseImageDetector
 from skanomaly.density import PositionwiseGaussian
+from skanomaly.detectors._inside_places import check_one_region
 from skanomaly.detectors._prefitted import check_fitted, clone_keeping
 from skanomaly.detectors.regad._registration import RegistrationNetwork
 from skanomaly.embedding import check_odd, embed, finest_grid
@@ -60,6 +61,7 @@ class RegAD(BaseImageDetector):
         Height and width in pixels that images are brought to. A registration network brings its
         own, and its own ``resize``.
     <resize>
+    <pixels_roi>
     device : str, default="auto"
         Where a network that is loaded from a file computes: "cpu", "cuda", ...; "auto" takes a GPU
         where there is one. A network that is given as such has its own ``device``.
@@ -127,6 +129,7 @@ class RegAD(BaseImageDetector):
         contamination=0.01,
         image_size=224,
         resize="stretch",
+        roi=None,
         device="auto",
         n_jobs=None,
         random_state=None,
@@ -142,6 +145,7 @@ class RegAD(BaseImageDetector):
         self.contamination = contamination
         self.image_size = image_size
         self.resize = resize
+        self.roi = roi
         self.device = device
         self.n_jobs = n_jobs
         self.random_state = random_state
@@ -201,6 +205,8 @@ class RegAD(BaseImageDetector):
             raise ValueError(
                 "expected at least 2 good images where there are no augmentations, got 1"
             )
+        X = X.store()
+        check_one_region(X)
         pixels = X.arrays()[PIXELS]  # (k, H, W, C)
         if self.extractor_ is None:
             self.extractor_ = FilterBank(
@@ -249,9 +255,9 @@ class RegAD(BaseImageDetector):
             gaussian = self._gaussian(copies[i] for i in np.flatnonzero(groups != group))
             for i in np.flatnonzero(groups == group):
                 score_maps[i] = gaussian.mahalanobis(copies[i][:1])[0]
-        raw = {"score_maps": score_maps}
+        raw = {"score_maps": X.scored_inside(score_maps)}
         if self.image_score == "paper":
-            raw["image_scores"] = self._score_images(X, score_maps)
+            raw["image_scores"] = self._score_images(X, raw["score_maps"])
         yield X, raw
 
     _kept_of_forecast = ("vectors", "factors")
