@@ -232,8 +232,10 @@ class BaseImageDetector(BaseDetector):
                 for number, one in zip(numbers, maps, strict=True):
                     self.tiling_.add(joined, number, one[:, :, None])
             if is_by_tile and meets.any():
-                some = (tiles, maps) if meets.all() else (
-                    tiles[meets], None if maps is None else maps[meets]
+                some = (
+                    (tiles, maps)
+                    if meets.all()
+                    else (tiles[meets], None if maps is None else maps[meets])
                 )
                 scores.append(self._score_images(*some))
         if with_maps:

@@ -34,12 +34,11 @@ def check_fitted(part, role, advice):
         raise ValueError(
             f"expected a fitted {role}, got {type(part).__name__} without a fit; {advice}"
         ) from error
-    advice = "fit it without, and give the detector its own, or take it in a Pipeline with PatchCore"
-    check_whole(part, advice, role)
+    check_whole(part, "fit it without, or take it in a Pipeline with PatchCore", role)
 
 
 def check_whole(part, advice, role="extractor"):
-    """Raise ValueError for an extractor with tiles or a region, which detectors on images pass."""
+    """Raise ValueError for an extractor with tiles or a region: it is to see whole images."""
     for name in ("tile_size", "roi"):
         if getattr(part, name, None) is not None:
             raise ValueError(

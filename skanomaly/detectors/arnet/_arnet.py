@@ -64,8 +64,8 @@ class ARNet(BaseImageDetector):
     learning_rate : float or None, default=None
         The first one; None: the preset's.
     image_size : int, (int, int) or None, default=None
-        Height and width in pixels that images are brought to; None: 128, multiples of 16 from 32 on. With
-        "rotation" images that are not square are turned upside down only.
+        Height and width in pixels that images are brought to, multiples of 16 from 32 on; None:
+        128. With "rotation" images that are not square are turned upside down only.
     <resize>
     <pixels_tile_size>
     <pixels_tile_overlap>
@@ -118,6 +118,9 @@ class ARNet(BaseImageDetector):
     bilinear; convolutions before a batch norm have no bias; an input without color keeps its
     channels, equal to each other, instead of having one; images are not mirrored; the last state
     is kept, not the best on test images.
+
+    With ``roi`` the network learns images that are blank outside, and ``errors_`` are over all of
+    them; the paper's score is the mean of the map inside. With tiles that map is the joined one.
 
     Where the loss becomes NaN, ``fit`` raises TrainingError and leaves the detector as it was.
 
@@ -206,8 +209,8 @@ class ARNet(BaseImageDetector):
         size, factor = super()._input_fit(), 2**N_HALVINGS
         if size.height % factor or size.width % factor or min(size.height, size.width) < 2 * factor:
             raise ValueError(
-                f"expected image_size, or tile_size, with sides that are multiples of {factor}, from {2 * factor} "
-                f"on, got {size.height} x {size.width}"
+                "expected image_size, or tile_size, with sides that are multiples of "
+                f"{factor}, from {2 * factor} on, got {size.height} x {size.width}"
             )
         return size
 

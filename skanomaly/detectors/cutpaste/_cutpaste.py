@@ -168,6 +168,11 @@ class CutPaste(BaseImageDetector):
     maximum: that is the image's distance. Pastes on even ground cannot be told from it: the share
     of scars among ``accuracy_`` stays below 1 where there is much of it.
 
+    With ``roi`` the network learns crops of images that are blank outside, from everywhere; the
+    Gaussian of all positions, the choice between the two and ``statistics_`` are of the windows
+    whose middle lies inside. A feature of an image is one of all of it. With tiles, whose positions
+    are not those of the image, windows have one Gaussian; ``aligned=True`` is refused.
+
     References
     ----------
     Li, Sohn, Yoon, Pfister, "CutPaste: Self-Supervised Learning for Anomaly Detection and

@@ -107,7 +107,9 @@ def choose_gaussians(features, held_out, aligned, inside=None):
     found = {}
     for candidate in (True, False) if aligned == "auto" else (bool(aligned),):
         gaussians = [fit_gaussian(one, candidate, some) for one, some in learned]
-        judged = [(g, one, candidate, some) for g, (one, some) in zip(gaussians, unseen, strict=True)]
+        judged = [
+            (g, one, candidate, some) for g, (one, some) in zip(gaussians, unseen, strict=True)
+        ]
         density = sum(mean_log_density(*one) for one in judged) if aligned == "auto" else 0.0
         apart = [_counted(distances(*one), some) for *one, some in judged]
         found[candidate] = density, [(one.mean(), max(one.std(), SMALLEST)) for one in apart]

@@ -9,7 +9,6 @@ M(u)     proportional to sum over l of |w_l . (f_l(u) - mean f_l(u))|,  w = d(me
          over the cells is the mean of z^2 of the image as it is
 """
 
-from functools import partial
 from numbers import Integral, Real
 from pathlib import Path
 
@@ -18,17 +17,7 @@ from sklearn.base import clone
 from sklearn.utils.metaestimators import available_if
 from tqdm.auto import tqdm
 
-from skanomaly.base import (
-    PIXELS,
-    BaseDetector,
-    BaseExtractor,
-    ImageReader,
-    check_roi,
-    learn_roi,
-    present_roi,
-    read_pixels,
-)
-from skanomaly.detectors._prefitted import check_whole
+from skanomaly.base import PIXELS, BaseDetector, BaseExtractor
 from skanomaly.detectors.differnet._differnet_training import (
     SCHEDULES,
     hidden_sizes,
@@ -36,6 +25,7 @@ from skanomaly.detectors.differnet._differnet_training import (
     train_flow,
     training_needs,
 )
+from skanomaly.detectors.differnet._image_input import check_features, pixel_maps
 from skanomaly.detectors.differnet._pooled_density import (
     FlowDensity,
     GaussianDensity,
@@ -56,14 +46,12 @@ from skanomaly.detectors.differnet._turned_views import (
     view_vectors,
 )
 from skanomaly.embedding import embed
-from skanomaly.feature_maps import BATCH_SIZE, FeatureMaps
-from skanomaly.images import channels_of, check_images
+from skanomaly.feature_maps import BATCH_SIZE
 from skanomaly.io import digest
 from skanomaly.training import configured
 from skanomaly.utils.device import resolve_device
 from skanomaly.utils.networks import from_arrays, to_arrays
-from skanomaly.utils.threads import N_READERS
-from skanomaly.utils.validation import Interval, StrOptions, is_images
+from skanomaly.utils.validation import Interval, StrOptions
 
 NOISE = 0.3  # standard deviations, where there are no views
 SMALLEST_SHARE = 0.01  # of the typical deviation: what a constant number is measured by
@@ -177,6 +165,11 @@ class DifferNet(BaseDetector):
     from the mean features of the cell it says where they differ. The map is that of the image as it
     is, not of its views, and shares its score out among the cells: lengths of gradients cannot be
     compared between images, and far from the good ones they vanish, where a flow cuts its numbers.
+
+    With a region of interest, vectors of features are means over the cells inside. With an
+    extractor pixels outside get the mean color inside first, and a view is pooled as a whole. An
+    extractor with tiles is refused, as views are turned as a whole; take it in a Pipeline before
+    DifferNet.
 
     What RegAD's tables call DiffNet+ has no public code. It may be training on ``augmentations``,
     or training on other categories first, which is not here.
@@ -329,40 +322,9 @@ class DifferNet(BaseDetector):
         else:  # as it was fitted, whatever the parameter is set to later
             has_extractor = len(self.extractors_) > 0
         if has_extractor:
-            return self._pixels(X, reset)
-        if self.roi is not None:
-            raise ValueError(
-                "expected roi=None without an extractor, as a region is one of images, got "
-                f"{type(self.roi).__name__}; give it to the extractor before DifferNet"
-            )
-        if is_images(X):
-            raise ValueError(
-                "DifferNet expects features, got images or paths; put an extractor before it in a "
-                "Pipeline, or give it one: DifferNet(FilterBank())"
-            )
+            return pixel_maps(self, X, reset)
+        check_features(X, self.roi)
         return super()._check_X(X, reset=reset)
-
-    def _pixels(self, X, reset):
-        """Images as FeatureMaps of their pixels, read when asked for."""
-        is_array = isinstance(X, np.ndarray) and X.dtype.kind == "f" and X.ndim == 2
-        if isinstance(X, FeatureMaps) or is_array:
-            raise ValueError(
-                "DifferNet with an extractor expects images, got features; leave the extractor out "
-                "of the pipeline, or DifferNet's own: DifferNet()"
-            )
-        images = check_images(X)
-        check_roi(self.roi, images)
-        if reset:
-            check_whole(self.extractor, "give DifferNet roi; for tiles take it in a Pipeline")
-            learn_roi(self, images)
-            self.image_fit_, self.n_channels_in_ = self.extractor.image_fit, channels_of(images)
-            shape = self.image_fit_.height, self.image_fit_.width, self.n_channels_in_
-            self.layer_shapes_, self.n_features_in_ = {PIXELS: shape}, self.n_channels_in_
-        reader = ImageReader(
-            self.image_fit_, self.n_channels_in_, present_roi(self), is_blank_outside=True
-        )
-        read = partial(read_pixels, reader, N_READERS, False)
-        return FeatureMaps.streamed(images, read, self.layer_shapes_, self.image_fit_)
 
     @available_if(lambda self: self.extractor is not None)
     def _input_shapes(self, X):

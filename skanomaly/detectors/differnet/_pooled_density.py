@@ -121,7 +121,8 @@ def as_tensor(vectors):
 def share_out(scores, amounts, inside=None):
     """Maps (n, h, w) in proportion to amounts (n, h, w), whose means are the scores (n,).
 
-    The means are over the cells ``inside``, (n, h, w) bool, or over all. Where all amounts are 0, as where the flow cuts all numbers, a map is the score everywhere.
+    The means are over the cells ``inside``, (n, h, w) bool, or over all. Where all amounts are 0,
+    as where the flow cuts all numbers, a map is the score everywhere.
     """
     where = {} if inside is None else {"where": inside}
     means = amounts.mean(axis=(1, 2), keepdims=True, **where)

@@ -150,6 +150,10 @@ default="rotation_translation"
     defect may move the image that it is on; it is moved back, so that the score map is in the
     image's own frame.
 
+    A region of interest is one for all images, as each position learns from all; images are aligned
+    with what is blank outside of it. There are no tiles: a position in a tile is not one in the
+    image. ``PatchCore`` and ``PaDiM`` take features of tiles.
+
     Where the loss becomes NaN, ``fit`` raises TrainingError and leaves the detector as it was.
 
     References
@@ -167,6 +171,10 @@ default="rotation_translation"
     (2, 64, 64)
     """
 
+    _why_not_in_tiles = (
+        "it learns a Gaussian for each position of an image, which a position in a tile is not; "
+        "take PaDiM or PatchCore, whose features may be of tiles, or CutPaste"
+    )
     _unused_by_hooks = ("checkpoint", "contamination", "image_score", "n_jobs", "sigma", "verbose")
     _transient = ("_network",)
 

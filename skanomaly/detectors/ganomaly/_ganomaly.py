@@ -65,8 +65,8 @@ class GANomaly(BaseImageDetector):
     learning_rate : float or None, default=None
         Of both networks' Adam; None: the preset's, 2e-4.
     image_size : int, (int, int) or None, default=None
-        Height and width in pixels that images are brought to; None: 128. The shorter one is 16, 32, 64, ...,
-        the longer one a multiple of a quarter of it.
+        Height and width in pixels that images are brought to; None: 128. The shorter one is 16, 32,
+        64, ..., the longer one a multiple of a quarter of it.
     <resize>
     <pixels_tile_size>
     <pixels_tile_overlap>
@@ -115,6 +115,9 @@ class GANomaly(BaseImageDetector):
     are of this package; the latter was chosen to train in minutes. As in the code, an incomplete
     last batch is left out and a discriminator with a loss below 1e-5 is drawn anew. Inputs that
     are not square, which the paper does not have, end at 4 pixels of the shorter side.
+
+    With ``roi`` the networks learn images that are blank outside; ``map_means_`` are over all of
+    them. With tiles ``distance`` is the largest of the tiles that meet the region.
 
     Where a loss becomes NaN, ``fit`` raises TrainingError and leaves the detector as it was.
 

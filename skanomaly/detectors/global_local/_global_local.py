@@ -87,8 +87,8 @@ class GlobalLocal(BaseImageDetector):
     hole_stride : int, default=8
         Pixels from one patch to the next in the "exact" mode, a multiple of 8.
     image_size : int, (int, int) or None, default=None
-        Height and width in pixels that images are brought to; None: 256, multiples of 8, and 15 or more
-        above the patch; at least 243 for "exact".
+        Height and width in pixels that images are brought to, multiples of 8, and 15 or more above
+        the patch; at least 243 for "exact". None: 256.
     <resize>
     <pixels_tile_size>
     <pixels_tile_overlap>
@@ -143,6 +143,10 @@ class GlobalLocal(BaseImageDetector):
     an image at a time. Of images larger than 256 its network would have a map, which is averaged.
     The score map is bilinear between patches. Distillation's loss is a mean over the teacher's
     channels, not a sum. Local-Net reads 30 of a patch's 33 pixels, 16 of 17 and 58 of 65.
+
+    With ``roi`` the networks learn patches of images that are blank outside, from everywhere;
+    ``statistics_`` are of the patches whose middle lies inside. With tiles the paper's score is the
+    maximum of the joined map.
 
     References
     ----------

@@ -136,8 +136,8 @@ def patch_grids(patch_size, height, width, global_mode, hole_stride):
     smallest = max(sides) + MIN_SURROUNDINGS
     if height % 8 or width % 8 or min(height, width) < smallest:
         raise ValueError(
-            f"expected image_size, or tile_size, in multiples of 8, at least {smallest} so that there is "
-            f"something around a patch of {max(sides)} pixels, got {height} x {width}"
+            f"expected image_size, or tile_size, in multiples of 8, at least {smallest} so that "
+            f"there is something around a patch of {max(sides)} pixels, got {height} x {width}"
         )
     if global_mode == "exact" and min(height, width) < SMALLEST_EXACT_INPUT:
         raise ValueError(

@@ -83,8 +83,8 @@ class MKD(BaseImageDetector):
     learning_rate : float or None, default=None
         Of Adam, at the beginning; None: the preset's, 2e-3 or 1e-3.
     image_size : int, (int, int) or None, default=None
-        Height and width in pixels that images are brought to; None: 128. A source that is given brings them
-        further to its own.
+        Height and width in pixels that images are brought to; None: 128. A source that is given
+        brings them further to its own.
     <resize>
     <pixels_tile_size>
     <pixels_tile_overlap>
@@ -151,6 +151,9 @@ class MKD(BaseImageDetector):
     defective one, and cut at a percentile; here they are as they are, and guided backpropagation is
     left out, being the gradient of nothing. The map of discrepancies is not theirs, but that of
     later methods with a teacher and a student; it costs nothing beside the score.
+
+    With ``roi`` the cloner learns images that are blank outside; means and the paper's score are
+    of all of such an image. With tiles that score is the largest of the tiles that meet the region.
 
     Without a source, and without weights of a default one, ``fit`` raises WeightsError. Where a
     loss becomes NaN, it raises TrainingError and leaves the detector as it was.

@@ -91,6 +91,11 @@ class RegAD(BaseImageDetector):
     Where the vectors are fewer than half their dimensions, as 22 k mostly are, the Gaussian keeps
     them instead of matrices, with the same distances. All dimensions are used.
 
+    A region of interest is one for all images, as each position learns from all. Copies that are
+    turned or moved bring some of what is blank outside to positions near its border. There are no
+    tiles: a position in a tile is not one in the image. ``PatchCore`` and ``PaDiM`` take features
+    of tiles.
+
     References
     ----------
     Huang et al., "Registration based Few-Shot Anomaly Detection", ECCV 2022.
@@ -105,6 +110,10 @@ class RegAD(BaseImageDetector):
     array([-1, -1, -1, -1])
     """
 
+    _why_not_in_tiles = (
+        "it learns a Gaussian for each position of an image, which a position in a tile is not; "
+        "take PaDiM or PatchCore, whose features may be of tiles, or CutPaste"
+    )
     _unused_by_hooks = ("contamination", "image_score", "n_jobs", "sigma", "verbose")
 
     _parameter_constraints = {

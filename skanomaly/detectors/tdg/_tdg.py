@@ -81,7 +81,7 @@ class TDG(BaseImageDetector):
     n_iter : int or None, default=None
         Iterations of each scale; None: 1000.
     image_size : int, (int, int) or None, default=None
-        Height and width in pixels that images are brought to; None: 128, before the scales are made.
+        Height and width in pixels that images are brought to before the scales are made; None: 128.
     <resize>
     <pixels_tile_size>
     <pixels_tile_overlap>
@@ -148,6 +148,10 @@ class TDG(BaseImageDetector):
     all. What TDG+ added is not said in RegAD's paper: it is read as RegAD's own copies. "flip",
     "quarter_turns" and "grey" then give copies that have two names; where they are to be told
     apart, ``augmentations=("rotations", "translations")`` has none but the turns by 45 degrees.
+
+    With ``roi`` the networks learn images that are blank outside; ``mean_``, ``scale_``,
+    ``cross_entropy_`` and the paper's score are of the places inside alone. With tiles ``n_images``
+    counts tiles, and the paper's score is the largest of the tiles that meet the region.
 
     References
     ----------
