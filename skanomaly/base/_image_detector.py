@@ -226,18 +226,12 @@ class BaseImageDetector(BaseDetector):
         is_by_tile = self.image_score == "paper" and not self._image_scores_need_maps
         for numbers, tiles, meets in each_tile(self.tiling_, image, BATCH_SIZE):
             maps = self._score_maps(tiles) if with_maps else None
-            if maps is not None:
-                if joined is None:
-                    joined = np.zeros((*self.tiling_.grid(maps.shape[1:]), 1), dtype=np.float32)
-                for number, one in zip(numbers, maps, strict=True):
-                    self.tiling_.add(joined, number, one[:, :, None])
-            if is_by_tile and meets.any():
-                some = (
-                    (tiles, maps)
-                    if meets.all()
-                    else (tiles[meets], None if maps is None else maps[meets])
-                )
-                scores.append(self._score_images(*some))
+            if with_maps and joined is None:
+                joined = np.zeros((*self.tiling_.grid(maps.shape[1:]), 1), dtype=np.float32)
+            for number, one in zip(numbers, maps, strict=True) if with_maps else ():
+                self.tiling_.add(joined, number, one[:, :, None])
+            if is_by_tile:
+                scores.append(self._score_images(tiles, maps)[meets])
         if with_maps:
             raw["score_maps"] = image.scored_inside(joined[None, :, :, 0])
         if is_by_tile:

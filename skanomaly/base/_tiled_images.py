@@ -70,16 +70,17 @@ def each_tile(tiling, X, batch_size):
         Of the tiles, as in ``tiling.boxes``.
     tiles : FeatureMaps
     meets : ndarray of bool
-        Which of them meet the region of interest.
+        Which of them meet the region of interest; of the others all counts.
     """
     image, inside = X.arrays()[PIXELS][0], X.inside(X.layer_shapes[PIXELS][:2])
     numbers = range(len(tiling.boxes))
     for part in gen_batches(len(numbers), batch_size):
         pixels = np.stack([_cut(tiling, number, image) for number in numbers[part]])
-        masks = None
+        masks, meets = None, np.ones(len(pixels), dtype=bool)
         if inside is not None:
             masks = [_cut(tiling, number, inside[0]) for number in numbers[part]]
-        meets = np.array([masks is None or masks[i].any() for i in range(len(pixels))])
+            meets = np.array([mask.any() for mask in masks])
+            masks = [mask if mask.any() else ~mask for mask in masks]
         yield numbers[part], FeatureMaps({PIXELS: pixels}, rois=masks), meets
 
 
