@@ -72,8 +72,8 @@ def _needs_of_fit(estimator, sample, n_images):
         )
     if hasattr(estimator, "estimators"):
         return _needs_of_members(estimator, sample, n_images)
-    input_needs, layer_shapes = _needs_of_input(estimator, sample, n_images)
-    needs = estimator._forecast(layer_shapes, n_images)
+    input_needs, layer_shapes, n_inputs = _needs_of_input(estimator, sample, n_images)
+    needs = estimator._forecast(layer_shapes, n_inputs)
     kept = getattr(estimator, "_kept_of_forecast", needs)
     return {**input_needs, **needs}, sum(needs[name] for name in kept if name in needs)
 
@@ -123,11 +123,12 @@ def _needs_of_members(ensemble, sample, n_images):
 
 
 def _needs_of_input(detector, sample, n_images):
-    """Bytes of what a detector is given to learn from, and its {layer: (h, w, C)}."""
+    """Bytes of what a detector is given to learn from, its {layer: (h, w, C)}, and how many."""
     if hasattr(detector, "_input_shapes"):
         layer_shapes = detector._input_shapes(sample)
+        n_inputs = detector._count_inputs(sample, n_images)
         n_values = sum(h * w * c for h, w, c in layer_shapes.values())
-        return {"pixels": 4 * n_values * n_images}, layer_shapes
+        return {"pixels": 4 * n_values * n_inputs}, layer_shapes, n_inputs
     if not hasattr(detector, "_forecast") or is_images(sample):
         raise TypeError(
             "expected a Pipeline of extractor and detector, or a detector and what its fit takes, "
@@ -138,4 +139,4 @@ def _needs_of_input(detector, sample, n_images):
         sample = sample[:, None, None] if sample.ndim == 2 else sample
         sample = FeatureMaps({"features": sample})
     n_bytes = sample.nbytes * n_images // len(sample)  # of a union's parts some may be streamed
-    return {"features": n_bytes}, sample.layer_shapes
+    return {"features": n_bytes}, sample.layer_shapes, n_images

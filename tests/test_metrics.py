@@ -396,3 +396,72 @@ def test_streaming_refuses():
         stream.update([MASK, None], [MAP, MAP * np.nan])
     with pytest.raises(ValueError, match="no pixel is marked as defect"):
         stream.roc_auc()  # of a refused update, nothing is counted
+
+
+# --- regions of interest ----------------------------------------------------------------------
+
+
+PIXEL_SCORES = {
+    "auroc": metrics.pixel_roc_auc_score,
+    "ap": metrics.pixel_average_precision_score,
+    "f1": metrics.f1_max_score,
+    "aupro": metrics.aupro_score,
+}
+
+
+def images_with_a_region(n=4, size=(20, 30)):
+    """Masks, maps, and a region that cuts through defects, and leaves one out."""
+    rng = np.random.default_rng(0)
+    masks, maps = [], []
+    for i in range(n):
+        mask = np.zeros(size, bool)
+        mask[2 + i : 8 + i, 5:16] = mask[14:18, 20:24] = i > 0
+        masks.append(mask)
+        maps.append((rng.random(size) + 0.5 * mask).round(1))
+    region = np.zeros(size, bool)
+    region[:12, 3:12] = True
+    return masks, maps, region
+
+
+@pytest.mark.parametrize("name", PIXEL_SCORES)
+@pytest.mark.parametrize("kind", ["one", "list", "uint8"])
+def test_a_region_of_interest_is_all_that_counts(name, kind):
+    """The region is a rectangle: the metric is that of images cut out."""
+    masks, maps, region = images_with_a_region()
+    roi = {"one": region, "list": [region] * 4, "uint8": 255 * region.astype(np.uint8)}[kind]
+    cut = [one[:12, 3:12] for one in masks], [one[:12, 3:12] for one in maps]
+    metric = PIXEL_SCORES[name]
+    assert metric(masks, maps, roi=roi) == pytest.approx(metric(*cut), abs=1e-12)
+    assert metric(masks, maps, roi=np.ones_like(region)) == metric(masks, maps)
+    assert metric(masks, maps, roi=[None] * 4) == metric(masks, maps)
+    other = [np.where(region, one, 99.0) for one in maps]
+    assert metric(masks, other, roi=roi) == metric(masks, maps, roi=roi)
+
+
+def test_streamed_metrics_take_a_region():
+    masks, maps, region = images_with_a_region()
+    streamed = metrics.StreamingPixelMetrics(low=0.0, high=2.0)
+    for mask, one in zip(masks, maps, strict=True):
+        streamed.update([mask], [one], roi=region)
+    for found, metric in (
+        (streamed.roc_auc(), metrics.pixel_roc_auc_score),
+        (streamed.average_precision(), metrics.pixel_average_precision_score),
+        (streamed.aupro(), metrics.aupro_score),
+    ):
+        assert abs(found.value - metric(masks, maps, roi=region)) <= found.error
+
+
+@pytest.mark.parametrize(
+    ("roi", "message"),
+    [
+        (np.ones((4, 4)), r"roi of image 0 has shape \(4, 4\), but maps\[0\] has shape \(20, 30\)"),
+        ([np.ones((20, 30))] * 3, "got 3 for 4 images"),
+        (np.zeros((20, 30)), "at least one pixel, got an empty one"),
+        ([None, None, None, np.zeros((20, 30))], r"roi\[3\].*empty"),
+        (np.eye(20, 30, 29), "no pixel is marked as defect"),
+    ],
+)
+def test_bad_regions_of_interest(roi, message):
+    masks, maps, _ = images_with_a_region()
+    with pytest.raises(ValueError, match=message):
+        metrics.aupro_score(masks, maps, roi=roi)

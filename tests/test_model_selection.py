@@ -201,6 +201,23 @@ def test_scorers_answer_what_the_metrics_answer():
     assert len(set(expected.values())) == len(expected)
 
 
+def test_pixels_outside_of_a_region_do_not_count():
+    X, masks = with_defects()
+    detector = Given(sigma=1.0).fit(X)
+    maps = detector.score_map(X)
+    roi = np.zeros(maps[0].shape, dtype=bool)
+    rows, columns = np.nonzero(np.any([one for one in masks if one is not None], axis=0))
+    roi[: rows.max(), : columns.max()] = True
+    names = "pixel_auroc", "pixel_ap", "pixel_f1_max", "aupro"
+    found = scorers(*names, roi=roi)(detector, X, masks)
+    assert found["aupro"] == metrics.aupro_score(masks, maps, roi=roi)
+    assert found["pixel_auroc"] == metrics.pixel_roc_auc_score(masks, maps, roi=roi)
+    assert found != scorers(*names)(detector, X, masks)
+    assert scorers("image_auroc", roi=roi)(detector, X, masks) == scorers("image_auroc")(
+        detector, X, masks
+    )
+
+
 def test_labels_do_for_images():
     X, masks = with_defects()
     detector, scoring = Given().fit(X), scorers("image_auroc", "image_ap")
@@ -330,6 +347,8 @@ def test_scorers_say_what_is_wrong_with_y(names, y, message):
         ([], {}, "expected names of metrics out of .*, got none"),
         (["auroc"], {}, r"got \['auroc'\]"),
         (["aupro"], {"max_fpr": 0}, "max_fpr is 0; expected a share"),
+        (["aupro"], {"roi": [np.ones((4, 4))]}, "expected roi as one mask"),
+        (["aupro"], {"roi": np.zeros((4, 4))}, "got an empty one"),
         (["aupro"], {"random_state": None}, "random_state is None; expected an int"),
     ],
 )

@@ -248,5 +248,5 @@ def test_command_line(images, tmp_path, capsys):
     assert extractor.tiling_ == Tiling(*SIZE, 96, 96, 32)
     assert run("fit", folder, "-o", file, *options, 512) == 2
     assert "tile_size must be at most the size of the image" in capsys.readouterr().err
-    assert run("fit", folder, "-o", file, "--tile-size", 64, "--detector", "ganomaly") == 2
-    assert "--tile-size is not an option of --detector ganomaly" in capsys.readouterr().err
+    assert run("fit", folder, "-o", file, "--tile-size", 64, "--detector", "fyd") == 2
+    assert "--tile-size is not an option of --detector fyd" in capsys.readouterr().err

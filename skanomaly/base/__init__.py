@@ -6,7 +6,10 @@ thresholds, labels, streaming, caching and pickling follow from these. See docs/
 
 from skanomaly.base._detector import BaseDetector
 from skanomaly.base._extractor import BaseExtractor
-from skanomaly.base._image_detector import PIXELS, BaseImageDetector
+from skanomaly.base._image_detector import BaseImageDetector, read_pixels
+from skanomaly.base._image_reader import ImageReader, check_roi, learn_roi, present_roi
 from skanomaly.base._threshold_mixin import ThresholdMixin
+from skanomaly.base._tiled_images import PIXELS
 
+# Public names; the others are shared with the other sub-packages.
 __all__ = ["BaseDetector", "BaseExtractor", "BaseImageDetector", "ThresholdMixin"]

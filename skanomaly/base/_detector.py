@@ -142,7 +142,7 @@ class BaseDetector(TransientStateMixin, UpdatesMixin, PartsMixin, ThresholdMixin
         """
         maps = self._training_maps(X, y)
         self._check_memory(maps)
-        self._fit(maps)
+        self._fit(self._to_learn_from(maps))
         self.fit_digest_ = training_key(maps, self._fit_settings())
         self._set_offset(maps)
         return self
@@ -325,20 +325,23 @@ class BaseDetector(TransientStateMixin, UpdatesMixin, PartsMixin, ThresholdMixin
         """
 
         def compute(batch):
-            raw = {}
             with limit_blas_threads():
-                if with_maps:
-                    raw["score_maps"] = batch.scored_inside(self._score_maps(batch))
-                if self.image_score == "paper":
-                    maps = raw.get("score_maps")
-                    raw["image_scores"] = self._score_images(batch, maps)
-            return raw
+                return self._hook_scores(batch, with_maps)
 
         settings = None
         if self.fit_digest_ is not None:
             kinds = with_maps, self.image_score == "paper"
             settings = "scores", kinds, self.fit_digest_, self._settings()
         return recall_batches(X, settings, compute)
+
+    def _hook_scores(self, batch, with_maps):
+        """The hooks' scores of a few images, as in ``_raw_scores``."""
+        raw = {}
+        if with_maps:
+            raw["score_maps"] = batch.scored_inside(self._score_maps(batch))
+        if self.image_score == "paper":
+            raw["image_scores"] = self._score_images(batch, raw.get("score_maps"))
+        return raw
 
     def _final_scores(self, X, score_maps=None, image_scores=None, roi=None):
         """(b,) float64, low for a defect: the one place where the sign turns."""
@@ -387,6 +390,14 @@ class BaseDetector(TransientStateMixin, UpdatesMixin, PartsMixin, ThresholdMixin
         except MemoryLimitError:
             return False
         return True
+
+    def _to_learn_from(self, X):
+        """What ``_fit`` gets of the FeatureMaps of good images."""
+        return X
+
+    def _count_inputs(self, X, n_images):
+        """How many inputs ``_fit`` gets of so many images like X."""
+        return n_images
 
     def _training_maps(self, X, y):
         """FeatureMaps of the good images of X; sets learned_from_."""

@@ -1,7 +1,6 @@
 """BaseExtractor: images in, FeatureMaps out."""
 
 import warnings
-from functools import partial
 from itertools import islice
 from numbers import Integral
 from pathlib import Path
@@ -13,7 +12,7 @@ from sklearn.utils import gen_batches
 from sklearn.utils.validation import check_is_fitted
 from tqdm.auto import tqdm
 
-from skanomaly.base._image_reader import ImageReader, check_roi
+from skanomaly.base._image_reader import ImageReader, check_roi, learn_roi, present_roi
 from skanomaly.base._transient import TransientStateMixin
 from skanomaly.caching import CachedFeatureMaps, code_identity, function_identity, image_keys
 from skanomaly.feature_maps import FeatureMaps, concatenate, usual_batch
@@ -24,12 +23,9 @@ from skanomaly.images import (
     Tiling,
     channels_of,
     check_images,
-    computed_ahead,
     is_one_mask,
-    load_batches,
     name_in,
     read_image,
-    read_roi,
 )
 from skanomaly.io import digest, open_cache
 from skanomaly.utils.dask_worker import current_worker
@@ -178,9 +174,7 @@ class BaseExtractor(
         self.tiling_ = None
         if self.tile_size is not None:
             self.tiling_ = Tiling.of(self.image_fit_, self.tile_size, self.tile_overlap)
-        check_roi(self.roi, images)
-        if is_one_mask(self.roi):
-            self.roi_ = read_roi(self.roi)
+        learn_roi(self, images)
         parse_memory(self.memory_limit)  # refused here if it is no size
         self._open_cache(create=True)
         if images is not None:
@@ -338,20 +332,15 @@ class BaseExtractor(
         """How images are divided into tiles; None: they are not, or the fit is of old."""
         return getattr(self, "tiling_", None)
 
-    def _present_roi(self):
-        """The region of interest: one mask as it was in fit, or the parameter."""
-        one = getattr(self, "roi_", None)
-        return one if self.roi is None or is_one_mask(self.roi) else self.roi
-
     def _roi_identity(self):
         """What the regions of interest depend on beside the image, a tuple; None: not known."""
-        roi = self._present_roi()
+        roi = present_roi(self)
         if roi is None or is_one_mask(roi):
             return () if roi is None else (roi,)
         return function_identity(roi) if callable(roi) else None  # masks go by an image's place
 
     def _reader(self):
-        return ImageReader(self.image_fit, self.n_channels_in_, self._present_roi())
+        return ImageReader(self.image_fit, self.n_channels_in_, present_roi(self))
 
     def _joined_shapes(self, layer_shapes):
         """{layer: (h, w, C)} of whole images, from the shapes of what ``_features`` returns."""
@@ -393,17 +382,8 @@ class BaseExtractor(
                 bar.update(len(piece))
 
     def _pieces(self, images, batch_size):
-        n_threads, reader = count_threads(self.n_jobs, N_READERS), self._reader()
-        if reader.roi is None:
-            batches = load_batches(
-                images, self.image_fit, self.n_channels_in_, batch_size, n_threads=n_threads
-            )
-            for batch, frames in batches:
-                yield FeatureMaps(self._features(batch), frames, self.image_fit)
-            return
-        parts = [range(len(images))[part] for part in gen_batches(len(images), batch_size)]
-        tasks = [partial(reader.batch, images, part) for part in parts]
-        for batch, frames, masks in computed_ahead(tasks, n_threads):
+        n_threads = count_threads(self.n_jobs, N_READERS)
+        for batch, frames, masks in self._reader().batches(images, batch_size, n_threads):
             yield FeatureMaps(self._features(batch), frames, self.image_fit, masks)
 
     def _tiled_pieces(self, images, batch_size):

@@ -1,12 +1,17 @@
-"""What extractors read: images as a whole or as tiles, and the regions of interest in them."""
+"""What estimators read: images as a whole or as tiles, and the regions of interest in them."""
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
+from sklearn.utils import gen_batches
 
 from skanomaly.images import (
+    blank_outside,
     cells_inside,
+    computed_ahead,
     is_one_mask,
+    load_batches,
     name_in,
     pack_mask,
     place_in,
@@ -33,18 +38,46 @@ def check_roi(roi, images):
         )
 
 
+def learn_roi(estimator, images):
+    """Check an estimator's region of interest in ``fit``; set ``roi_`` if it is one for all."""
+    check_roi(estimator.roi, images)
+    if is_one_mask(estimator.roi):
+        estimator.roi_ = read_roi(estimator.roi)
+
+
+def present_roi(estimator):
+    """An estimator's region of interest: one mask as it was in fit, or the parameter."""
+    one = getattr(estimator, "roi_", None)
+    return one if estimator.roi is None or is_one_mask(estimator.roi) else estimator.roi
+
+
 class ImageReader:
-    """Reads images of a collection as an extractor's input, and their regions of interest.
+    """Reads images of a collection as an estimator's input, and their regions of interest.
 
     Parameters
     ----------
     image_fit : ImageFit
-    n_channels : int
+    n_channels : int or None
+        None: those of the first image; with a region of interest they must be known.
     roi : ndarray of shape (H, W), bool; sequence of masks; callable; or None
+    is_blank_outside : bool, default=False
+        Whether pixels outside of the region of interest get the mean color inside.
     """
 
-    def __init__(self, image_fit, n_channels, roi):
+    def __init__(self, image_fit, n_channels, roi, is_blank_outside=False):
         self.image_fit, self.n_channels, self.roi = image_fit, n_channels, roi
+        self.is_blank_outside = is_blank_outside
+
+    def batches(self, images, batch_size, n_threads):
+        """Inputs, frames and masks of consecutive batches, read ahead by threads."""
+        if self.roi is None:
+            for batch, frames in load_batches(
+                images, self.image_fit, self.n_channels, batch_size, n_threads=n_threads
+            ):
+                yield batch, frames, None
+            return
+        parts = [range(len(images))[part] for part in gen_batches(len(images), batch_size)]
+        yield from computed_ahead([partial(self.batch, images, part) for part in parts], n_threads)
 
     def batch(self, images, indices):
         """Inputs (b, height, width, C) of some images, their frames (b, 2) and masks, or None."""
@@ -61,7 +94,10 @@ class ImageReader:
         """One image as it is, (H, W, C) from read_image, and its mask (H, W) or None."""
         name = name_in(images, index)
         image = read_image(images[index], name)
-        return image, self._mask(image, images, index, name)
+        mask = self._mask(image, images, index, name)
+        if mask is not None and self.is_blank_outside:
+            image = blank_outside(image, mask)
+        return image, mask
 
     def sample_tiles(self, tiling, images, index, n_tiles, stride, rng):
         """Some random tiles of an image that meet its region of interest.

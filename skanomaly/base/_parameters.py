@@ -36,6 +36,20 @@ mask (H, W), True inside, or an image file, in the images' own pixels, for all i
 ``fit``; a list of one for each image of X, in ``fit`` as in ``transform``; or a function of an
 image (H, W, C), such as :func:`skanomaly.images.foreground`, that returns its mask. None: all of
 the image.""",
+    "pixels_tile_size": """int, (int, int) or None
+Height and width in pixels of overlapping tiles that an image is divided into, each of which is an
+image for the network; their score maps are joined to that of the whole image. None: no tiles. With
+tiles, ``image_size=None`` is the size of the first image of ``fit``, so that images are not
+reduced; images of another size are brought to it.""",
+    "pixels_tile_overlap": """int
+Pixels that neighboring tiles share, at least; over these their score maps are blended. The outer
+quarter of them, where a network sees a tile's border, is not used.""",
+    "pixels_roi": """mask, list of masks, callable or None
+Region of interest: pixels outside get the mean color of those inside before anything else is done,
+so that they are neither learned nor scored, and score maps are 0 there. A mask (H, W), True inside,
+or an image file, in the images' own pixels, for all images, read in ``fit``; a list of one for each
+image of X, in ``fit`` as in ``score_samples``; or a function of an image (H, W, C), such as
+:func:`skanomaly.images.foreground`, that returns its mask. None: all of the image.""",
     "device": """str
 Where networks run: "cpu", "cuda", ...; "auto" takes a GPU where there is one.""",
     "extractor_memory_limit": """int, str such as "2GB", or None
@@ -54,7 +68,7 @@ def fill_parameters(kind):
 
     def text(match):
         spaces, name = match.groups()
-        parameter = name.removeprefix("extractor_").removeprefix("bank_")
+        parameter = re.sub("^(extractor|bank|pixels)_", "", name)
         kinds, _, text = PARAMETERS[name].partition("\n")
         default = inspect.signature(kind.__init__).parameters[parameter].default
         default = f'"{default}"' if isinstance(default, str) else default

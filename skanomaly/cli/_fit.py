@@ -186,13 +186,8 @@ def _note_sizes(options, images):
 
 def _input_size(options, n_images):
     """Height and width that images are brought to."""
-    from skanomaly.images import ImageFit
-
-    first = _make_pipeline(options, n_images)[0]
-    if hasattr(first, "image_fit"):  # an extractor, which knows its default
-        return first.image_fit.height, first.image_fit.width
-    fit = ImageFit.from_size(first.image_size, first.resize)
-    return fit.height, fit.width
+    size = _make_pipeline(options, n_images)[0].image_fit
+    return size.height, size.width
 
 
 def _find_groups(options, images):
@@ -247,25 +242,27 @@ def _make_pipeline(options, n_images):
             detector.set_params(**{name: value})
     sizes = image_parameters(options)
     if options.few_shot:
-        for name in ("tile_size", "tile_overlap", "roi"):
-            _check_option(options, name, name not in sizes)
+        for name in ("tile_size", "tile_overlap"):
+            _check_option(options, name, name not in sizes, detector)
         return make_few_shot(options.features, options.weights, sizes, options.random_state)
     if registry.find_detector(options.detector).takes == "images":
         for name in ("features", "weights"):
             _check_option(options, name, getattr(options, name) is None)
         for name in sizes:
-            _check_option(options, name, name in parameters)
+            _check_option(options, name, name in parameters, detector)
         return make_pipeline(None, detector.set_params(**sizes))
     features = make_features(options.features, options.weights, options.random_state)
     return make_pipeline(features.set_params(**sizes), detector)
 
 
-def _check_option(options, name, is_applicable):
+def _check_option(options, name, is_applicable, detector=None):
     """Refuse an option that the detector does not have, rather than ignore it."""
     if not is_applicable:
+        reason = getattr(detector, "_why_not_in_tiles", None)
+        advice = "; leave it out, or choose another detector"
         raise ValueError(
-            f"--{name.replace('_', '-')} is not an option of --detector {options.detector}; leave "
-            "it out, or choose another detector"
+            f"--{name.replace('_', '-')} is not an option of --detector {options.detector}"
+            f"{advice if reason is None else f', as {reason}'}"
         )
 
 

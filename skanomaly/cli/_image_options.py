@@ -22,7 +22,10 @@ def add_image_options(parser):
         "a few pixels wide in large images, at a multiple of the time (512 is usual)",
     )
     parser.add_argument(
-        "--tile-overlap", type=int, metavar="PIXELS", help="of neighboring tiles (default: 64)"
+        "--tile-overlap",
+        type=int,
+        metavar="PIXELS",
+        help="of neighboring tiles (default: 64, or 32 of detectors on images)",
     )
     parser.add_argument(
         "--roi",

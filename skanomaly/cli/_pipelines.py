@@ -55,12 +55,13 @@ def make_detector(name, random_state, n_images):
 def make_few_shot(features, weights, sizes, random_state):
     """Pipeline for a handful of good images: RegAD on two layers of a network, or a FilterBank.
 
-    ``sizes`` may have image_size and resize; the image size is RegAD's where it is left out.
+    ``sizes`` may have image_size, resize and roi; the image size is RegAD's where it is left out.
     """
     from skanomaly.detectors.regad import RegAD
 
     sizes = {"image_size": RegAD().image_size, **sizes}
-    extractor = make_features(features, weights, random_state).set_params(**sizes)
+    of_features = {name: value for name, value in sizes.items() if name != "roi"}
+    extractor = make_features(features, weights, random_state).set_params(**of_features)
     if isinstance(extractor, FilterBank):  # which RegAD learns from the images by itself
         extractor = None
     else:

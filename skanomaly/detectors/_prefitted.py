@@ -27,19 +27,21 @@ def clone_keeping(estimator, name):
 
 
 def check_fitted(part, role, advice):
-    """Raise ValueError unless a part, called by its role in messages, is fitted.
-
-    Detectors on images call extractors with these as they are: tiles and regions are refused.
-    """
+    """Raise ValueError unless a part, called by its role in messages, is fitted and sees all."""
     try:
         check_is_fitted(part)
     except NotFittedError as error:
         raise ValueError(
             f"expected a fitted {role}, got {type(part).__name__} without a fit; {advice}"
         ) from error
+    check_whole(part, "fit it without, or take it in a Pipeline with PatchCore", role)
+
+
+def check_whole(part, advice, role="extractor"):
+    """Raise ValueError for an extractor with tiles or a region: it is to see whole images."""
     for name in ("tile_size", "roi"):
         if getattr(part, name, None) is not None:
             raise ValueError(
                 f"expected a {role} that sees images as a whole, got {type(part).__name__} with "
-                f"{name}; fit it without, or take it in a Pipeline with PatchCore"
+                f"{name}; {advice}"
             )

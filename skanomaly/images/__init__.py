@@ -41,6 +41,7 @@ from skanomaly.images._reading import (
     to_channels,
 )
 from skanomaly.images._regions_of_interest import (
+    blank_outside,
     cells_inside,
     foreground,
     is_one_mask,
@@ -49,7 +50,7 @@ from skanomaly.images._regions_of_interest import (
     unpack_mask,
 )
 from skanomaly.images._resampling import PRECISION_BITS, resampling_weights
-from skanomaly.images._tiles import Tiling
+from skanomaly.images._tiles import Tiling, tile_sides
 
 # Public names; the others are shared with the other sub-packages.
 __all__ = [

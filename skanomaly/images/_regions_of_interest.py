@@ -58,6 +58,26 @@ def read_roi(item: Any, name: str = "roi") -> np.ndarray:
     return mask
 
 
+def blank_outside(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """An image whose pixels outside of a region of interest have the mean color inside.
+
+    Parameters
+    ----------
+    image : ndarray of shape (H, W, C)
+    mask : ndarray of shape (H, W), bool
+        With at least one pixel inside.
+
+    Returns
+    -------
+    ndarray of shape (H, W, C), of the image's dtype
+        It does not depend on the pixels outside.
+    """
+    mean = image[mask].mean(axis=0, dtype=np.float64)  # (C,)
+    if image.dtype.kind in "iu":
+        mean = np.rint(mean)
+    return np.where(mask[:, :, None], image, mean.astype(image.dtype))
+
+
 def pack_mask(mask: np.ndarray) -> np.ndarray:
     """A mask (H, W) as bits, (ceil(H * W / 8),) uint8."""
     return np.packbits(mask)

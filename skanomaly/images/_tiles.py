@@ -48,15 +48,7 @@ class Tiling:
         ValueError
             A tile is larger than the image, or the overlap as large as a tile.
         """
-        sides = (tile_size, tile_size) if np.isscalar(tile_size) else tuple(tile_size)
-        if len(sides) != 2 or not all(
-            isinstance(one, (int, np.integer)) and one >= 8 for one in sides
-        ):
-            raise ValueError(
-                f"tile_size must be an int or a pair (height, width), of at least 8 pixels, got "
-                f"{tile_size!r}"
-            )
-        height, width = map(int, sides)
+        height, width = tile_sides(tile_size)
         if height > size.height or width > size.width:
             raise ValueError(
                 f"tile_size must be at most the size of the image, {size.height} x {size.width} "
@@ -122,6 +114,23 @@ class Tiling:
             (self.height, self.tile_height, self.overlap),
             (self.width, self.tile_width, self.overlap),
         )
+
+
+def tile_sides(tile_size: Any) -> tuple[int, int]:
+    """Height and width of a tile, from its side or a pair of these.
+
+    Raises
+    ------
+    ValueError
+        It is neither, or less than 8 pixels.
+    """
+    sides = (tile_size, tile_size) if np.isscalar(tile_size) else tuple(tile_size)
+    if len(sides) != 2 or not all(isinstance(one, (int, np.integer)) and one >= 8 for one in sides):
+        raise ValueError(
+            f"tile_size must be an int or a pair (height, width), of at least 8 pixels, got "
+            f"{tile_size!r}"
+        )
+    return int(sides[0]), int(sides[1])
 
 
 @lru_cache(maxsize=64)

@@ -1,12 +1,32 @@
 """Validation of the truth and the scores that are passed to metrics."""
 
+from typing import NamedTuple
+
 import numpy as np
 
+from skanomaly.images import is_one_mask, read_roi
 from skanomaly.utils.targets import check_mask, is_defect
 
 
-def check_pairs(masks, maps):
-    """List of (mask, map), both (H, W): a bool mask, or None for a good image, and scores."""
+class Truth(NamedTuple):
+    """The mask (H, W) of an image, or None for a good one, its map, and where pixels count.
+
+    Defect pixels all count; ``inside`` is None where all pixels do.
+    """
+
+    mask: np.ndarray | None
+    scores: np.ndarray
+    inside: np.ndarray | None = None
+
+    def good(self):
+        """Which pixels are good ones that count, (H, W) bool, or None: all."""
+        if self.mask is None:
+            return self.inside
+        return ~self.mask if self.inside is None else self.inside & ~self.mask
+
+
+def check_pairs(masks, maps, roi=None):
+    """List of Truth of images; defect pixels outside of the region of interest are left out."""
     masks, maps = _as_sequence(masks, "masks"), _as_sequence(maps, "maps")
     if len(masks) != len(maps):
         raise ValueError(
@@ -15,8 +35,23 @@ def check_pairs(masks, maps):
         )
     if len(maps) == 0:
         raise ValueError("Expected at least one mask and its map, got none.")
-    pairs = zip(masks, maps, strict=True)
-    return [_check_pair(i, mask, scores) for i, (mask, scores) in enumerate(pairs)]
+    regions = _regions(roi, len(maps))
+    images = zip(masks, maps, regions, strict=True)
+    return [_check_pair(i, mask, scores, inside) for i, (mask, scores, inside) in enumerate(images)]
+
+
+def _regions(roi, n_images):
+    """The region of interest of each image, (H, W) bool or None."""
+    if roi is None:
+        return [None] * n_images
+    if is_one_mask(roi) or (len(roi) and np.ndim(roi[0]) == 1):
+        return [read_roi(roi)] * n_images
+    if len(roi) != n_images:
+        raise ValueError(
+            f"Expected roi as one mask (H, W) for all images or one for each, got {len(roi)} for "
+            f"{n_images} images; None stands for the whole of an image."
+        )
+    return [None if one is None else read_roi(one, f"roi[{i}]") for i, one in enumerate(roi)]
 
 
 def _as_sequence(images, name):
@@ -29,11 +64,16 @@ def _as_sequence(images, name):
     return images if hasattr(images, "__len__") else list(images)
 
 
-def _check_pair(i, mask, scores):
-    """The mask of one image, bool or None, and its map, finite floats of the same shape."""
+def _check_pair(i, mask, scores, inside):
+    """Truth of one image: the mask, the map of finite floats and the region of one shape."""
     scores = _check_map(i, scores)
+    if inside is not None and inside.shape != scores.shape:
+        raise ValueError(
+            f"roi of image {i} has shape {inside.shape}, but maps[{i}] has shape {scores.shape}; "
+            "expected the same (H, W). Pass the region in the size of the image."
+        )
     if mask is None:
-        return None, scores
+        return Truth(None, scores, inside)
     mask = check_mask(i, mask)
     if mask.shape != scores.shape:
         raise ValueError(
@@ -41,7 +81,8 @@ def _check_pair(i, mask, scores):
             "the same (H, W). Score maps have the size of the image: pass the mask in that size, "
             "neither resized nor cropped."
         )
-    return (mask if mask.any() else None), scores
+    mask = mask if inside is None else mask & inside
+    return Truth(mask if mask.any() else None, scores, inside)
 
 
 def _check_map(i, scores):
@@ -71,14 +112,16 @@ def _check_map(i, scores):
 
 def split_pixels(pairs):
     """Scores of all good pixels and of all defect pixels; ValueError unless there are both."""
-    dtype = np.result_type(*{scores.dtype for _, scores in pairs})
-    n_defect = sum(int(mask.sum()) for mask, _ in pairs if mask is not None)
-    n_good = sum(scores.size for _, scores in pairs) - n_defect
+    dtype = np.result_type(*{one.scores.dtype for one in pairs})
+    n_defect = sum(int(one.mask.sum()) for one in pairs if one.mask is not None)
+    n_inside = sum(one.scores.size if one.inside is None else one.inside.sum() for one in pairs)
+    n_good = int(n_inside) - n_defect
     check_both_classes(n_good, n_defect)
     good, defect = np.empty(n_good, dtype), np.empty(n_defect, dtype)
     g = d = 0
-    for mask, scores in pairs:
-        here = scores.ravel() if mask is None else scores[~mask]
+    for one in pairs:
+        mask, scores, counted = one.mask, one.scores, one.good()
+        here = scores.ravel() if counted is None else scores[counted]
         good[g : g + here.size] = here
         g += here.size
         if mask is not None:
@@ -93,7 +136,7 @@ def check_both_classes(n_good, n_defect):
     if n_defect == 0:
         raise ValueError(
             "The metric needs good and defect pixels, but no pixel is marked as defect. Add "
-            "images with defects and their masks, nonzero on the defect."
+            "images with defects and their masks, nonzero on the defect and inside of roi."
         )
     if n_good == 0:
         raise ValueError(

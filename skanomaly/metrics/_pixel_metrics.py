@@ -6,7 +6,7 @@ from skanomaly.metrics._inputs import check_pairs, split_pixels
 from skanomaly.metrics._sweep import average_precision, f1_max, roc_auc, sweep
 
 
-def pixel_roc_auc_score(masks: Any, maps: Any) -> float:
+def pixel_roc_auc_score(masks: Any, maps: Any, *, roi: Any = None) -> float:
     """Area under the ROC curve over the pixels of all images.
 
     The probability that a randomly drawn defect pixel has a higher score than a randomly drawn good
@@ -21,6 +21,10 @@ def pixel_roc_auc_score(masks: Any, maps: Any) -> float:
     maps : array of shape (n, H, W), or list of n arrays (H, W)
         Finite scores, high = defect, each map of the size of its mask. Float32 maps are compared as
         float32, all others as float64.
+    roi : None, array of shape (H, W), or list of n arrays (H, W), default=None
+        Region of interest: pixels outside do not count, neither as good nor as defect. Nonzero
+        inside, each of the size of its mask; one for all images, or a list in which None stands
+        for the whole of an image. None: all pixels count.
 
     Returns
     -------
@@ -30,8 +34,13 @@ def pixel_roc_auc_score(masks: Any, maps: Any) -> float:
     Raises
     ------
     ValueError
-        If the numbers or shapes of masks and maps differ, a map is not finite, or there are only
-        good or only defect pixels.
+        If the numbers or shapes of masks, maps and regions differ, a map is not finite, a region is
+        empty, or there are only good or only defect pixels.
+
+    Warnings
+    --------
+    A region leaves out what is hard, or easy, to tell: values over different regions cannot be
+    compared. Score maps of a detector with ``roi`` are 0 outside, whatever ``roi`` is here.
 
     See Also
     --------
@@ -45,11 +54,13 @@ def pixel_roc_auc_score(masks: Any, maps: Any) -> float:
     >>> scores = [[0.1, 0.4], [0.3, 0.8]]  # three of four pairs are in order; 0.3 < 0.4
     >>> pixel_roc_auc_score([mask], [scores])
     0.75
+    >>> pixel_roc_auc_score([mask], [scores], roi=[[1, 0], [1, 1]])  # without the 0.4
+    1.0
     """
-    return roc_auc(_sweep_pixels(masks, maps))
+    return roc_auc(_sweep_pixels(masks, maps, roi))
 
 
-def pixel_average_precision_score(masks: Any, maps: Any) -> float:
+def pixel_average_precision_score(masks: Any, maps: Any, *, roi: Any = None) -> float:
     """Average precision, the area under the precision-recall curve, over the pixels of all images.
 
     The sum over thresholds of the increase in recall times the precision, without interpolation, as
@@ -58,7 +69,7 @@ def pixel_average_precision_score(masks: Any, maps: Any) -> float:
 
     Parameters
     ----------
-    masks, maps
+    masks, maps, roi
         As in `pixel_roc_auc_score`.
 
     Returns
@@ -79,11 +90,11 @@ def pixel_average_precision_score(masks: Any, maps: Any) -> float:
     >>> round(pixel_average_precision_score([mask], [scores]), 4)
     0.8333
     """
-    return average_precision(_sweep_pixels(masks, maps))
+    return average_precision(_sweep_pixels(masks, maps, roi))
 
 
 def f1_max_score(
-    masks: Any, maps: Any, *, return_threshold: bool = False
+    masks: Any, maps: Any, *, return_threshold: bool = False, roi: Any = None
 ) -> float | tuple[float, float]:
     """Maximal F1 over the pixels of all images: the highest F1 that a single threshold reaches.
 
@@ -93,7 +104,7 @@ def f1_max_score(
 
     Parameters
     ----------
-    masks, maps
+    masks, maps, roi
         As in `pixel_roc_auc_score`.
     return_threshold : bool, default=False
         Whether to return the threshold as well.
@@ -119,10 +130,10 @@ def f1_max_score(
     >>> f1_max_score([mask], [scores], return_threshold=True)
     (0.8, 0.3)
     """
-    f1, threshold = f1_max(_sweep_pixels(masks, maps))
+    f1, threshold = f1_max(_sweep_pixels(masks, maps, roi))
     return (f1, threshold) if return_threshold else f1
 
 
-def _sweep_pixels(masks, maps):
+def _sweep_pixels(masks, maps, roi):
     """The sweep in which every defect pixel has weight 1."""
-    return sweep(*split_pixels(check_pairs(masks, maps)))
+    return sweep(*split_pixels(check_pairs(masks, maps, roi)))

@@ -18,14 +18,14 @@ _TOUCH = np.ones((3, 3), dtype=bool)  # 8 neighbors
 
 
 def pro_curve(
-    masks: Any, maps: Any, *, max_fpr: float = 1.0
+    masks: Any, maps: Any, *, max_fpr: float = 1.0, roi: Any = None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Per-region overlap against the false positive rate.
 
     Parameters
     ----------
-    masks, maps
-        As in `pixel_roc_auc_score`.
+    masks, maps, roi
+        As in `pixel_roc_auc_score`. Regions are those of the masks inside of ``roi``.
     max_fpr : float in (0, 1], default=1.0
         Where the curve ends. If that is within a segment, the last point is interpolated linearly
         and has the threshold of the point before it.
@@ -70,14 +70,14 @@ def pro_curve(
     [inf, 9.0, 5.0, 3.0, 1.0]
     """
     max_fpr = check_max_fpr(max_fpr)
-    pairs = check_pairs(masks, maps)
+    pairs = check_pairs(masks, maps, roi)
     good, defect = split_pixels(pairs)
-    weights = np.concatenate([pixel_weights(mask) for mask, _ in pairs if mask is not None])
+    weights = np.concatenate([pixel_weights(one.mask) for one in pairs if one.mask is not None])
     fpr, pro, thresholds = _corners(sweep(_highest(good, max_fpr), defect, weights), good.size)
     return _cut(fpr, pro, thresholds, max_fpr)
 
 
-def aupro_score(masks: Any, maps: Any, *, max_fpr: float = 0.3) -> float:
+def aupro_score(masks: Any, maps: Any, *, max_fpr: float = 0.3, roi: Any = None) -> float:
     """Area under the PRO curve up to a false positive rate, divided by that rate.
 
     The value is exact: every score is a threshold. It is 1.0 for a perfect map and max_fpr / 2 for
@@ -85,8 +85,8 @@ def aupro_score(masks: Any, maps: Any, *, max_fpr: float = 0.3) -> float:
 
     Parameters
     ----------
-    masks, maps
-        As in `pixel_roc_auc_score`.
+    masks, maps, roi
+        As in `pixel_roc_auc_score`. Regions are those of the masks inside of ``roi``.
     max_fpr : float in (0, 1], default=0.3
         The false positive rate up to which the area is computed. 0.3 is usual in the literature;
         0.05 is closer to what is acceptable in production.
@@ -114,7 +114,7 @@ def aupro_score(masks: Any, maps: Any, *, max_fpr: float = 0.3) -> float:
     >>> round(aupro_score([mask], [scores], max_fpr=1.0), 6)  # 1 - 1/4 * 1/6
     0.958333
     """
-    fpr, pro, _ = pro_curve(masks, maps, max_fpr=max_fpr)
+    fpr, pro, _ = pro_curve(masks, maps, max_fpr=max_fpr, roi=roi)
     area = np.sum(np.diff(fpr) * (pro[1:] + pro[:-1])) / 2
     return min(float(area / max_fpr), 1.0)  # rounding may exceed 1 in the last bit
 

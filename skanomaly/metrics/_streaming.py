@@ -79,12 +79,12 @@ class StreamingPixelMetrics:
         self._defect = np.zeros(self.n_bins, dtype=np.int64)
         self._regions = np.zeros(self.n_bins)  # weights of defect pixels: 1 / size of the region
 
-    def update(self, masks, maps):
+    def update(self, masks, maps, *, roi=None):
         """Count the pixels of further images.
 
         Parameters
         ----------
-        masks, maps
+        masks, maps, roi
             As in `pixel_roc_auc_score`, but only good or only defect pixels are allowed. An image
             is passed as a whole, in one call.
 
@@ -95,17 +95,15 @@ class StreamingPixelMetrics:
         Raises
         ------
         ValueError
-            If the numbers or shapes of masks and maps differ or a map is not finite. Nothing is
-            counted then.
+            If the numbers or shapes of masks, maps and regions differ, a map is not finite or a
+            region is empty. Nothing is counted then.
         """
-        for mask, scores in check_pairs(masks, maps):
-            bins = self._bins(scores)  # (H, W)
-            if mask is None:
-                self._good += self._count(bins.ravel())
-                continue
-            self._good += self._count(bins[~mask])
-            self._defect += self._count(bins[mask])
-            self._regions += self._count(bins[mask], pixel_weights(mask))
+        for one in check_pairs(masks, maps, roi):
+            bins, good = self._bins(one.scores), one.good()  # (H, W)
+            self._good += self._count(bins.ravel() if good is None else bins[good])
+            if one.mask is not None:
+                self._defect += self._count(bins[one.mask])
+                self._regions += self._count(bins[one.mask], pixel_weights(one.mask))
         return self
 
     def roc_auc(self):

@@ -3,11 +3,13 @@
 import warnings
 from collections.abc import Sequence
 from numbers import Integral
+from typing import Any
 
 import numpy as np
 from sklearn.exceptions import UndefinedMetricWarning
 
 from skanomaly import metrics
+from skanomaly.images import is_one_mask, read_roi
 from skanomaly.model_selection._synthetic_defects import SIZES, with_synthetic_defects
 from skanomaly.utils.targets import is_defect
 from skanomaly.utils.unwrapping import scores_and_maps
@@ -29,6 +31,7 @@ PIXEL_METRICS = {
 def scorers(
     *names: str,
     max_fpr: float = 0.3,
+    roi: Any = None,
     synthetic: bool = False,
     kinds: Sequence[str] | None = None,
     sizes: Sequence[float] = SIZES,
@@ -43,6 +46,10 @@ def scorers(
         "pixel_ap", "pixel_f1_max", "aupro" from score maps. All are better when higher.
     max_fpr : float in (0, 1], default=0.3
         Limit of the false alarms in "aupro".
+    roi : None, array of shape (H, W), or image file, default=None
+        Region of interest of all images, outside of which pixels do not count in the metrics of
+        pixels. It is not taken from the estimator: candidates with different regions would be
+        judged on different pixels, and each by the region that it chose.
     synthetic : bool, default=False
         True asks for no defects: the good images of each test part are judged as they are and
         once more, in each of some `sizes`, with a defect painted in by
@@ -133,14 +140,21 @@ def scorers(
     painting = None
     if synthetic:
         painting = {"kinds": kinds, "sizes": sizes, "random_state": random_state}
-    return Scorers(names, check_max_fpr(max_fpr), painting)
+    if roi is not None and not is_one_mask(roi):
+        raise ValueError(
+            "expected roi as one mask (H, W) or an image file, for all images, got "
+            f"{type(roi).__name__}; for a mask per image call the metrics of skanomaly.metrics"
+        )
+    region = None if roi is None else read_roi(roi)
+    return Scorers(names, check_max_fpr(max_fpr), painting, region)
 
 
 class Scorers:
     """Callable that returns one metric or several; made by `scorers`."""
 
-    def __init__(self, names, max_fpr, painting):
+    def __init__(self, names, max_fpr, painting, roi=None):
         self.names = names
+        self.roi = roi
         self.max_fpr = max_fpr
         self.painting = painting
 
@@ -192,7 +206,7 @@ class Scorers:
 
     def _score_pixels(self, name, masks, maps):
         options = {"max_fpr": self.max_fpr} if name == "aupro" else {}
-        return PIXEL_METRICS[name](masks, maps, **options)
+        return PIXEL_METRICS[name](masks, maps, roi=self.roi, **options)
 
     def _check_truth(self, y):
         """y as a list, refusing what a metric would refuse, and the number of defects."""

@@ -7,6 +7,7 @@ import torch
 
 from skanomaly.utils.device import resolve_device
 
+_IN_PIXELS = ("roi", "tile_size", "tile_overlap")
 DTYPES = ("float32", "bfloat16", "auto")
 
 
@@ -138,6 +139,9 @@ def with_given(schedule, **given):
 
 
 def training_parameters(estimator, without):
-    """Parameters of an estimator, by name, but for those that its training does not depend on."""
-    parameters = estimator.get_params(deep=False)
+    """Parameters of an estimator, by name, but for those that its training does not depend on.
+
+    Tiles and regions of interest are left out as well: they show in the pixels that are learned.
+    """
+    parameters, without = estimator.get_params(deep=False), {*without, *_IN_PIXELS}
     return {name: value for name, value in sorted(parameters.items()) if name not in without}

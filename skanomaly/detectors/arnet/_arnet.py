@@ -63,10 +63,13 @@ class ARNet(BaseImageDetector):
         Instead of the preset's.
     learning_rate : float or None, default=None
         The first one; None: the preset's.
-    image_size : int or (int, int), default=128
-        Height and width in pixels that images are brought to, multiples of 16 from 32 on. With
-        "rotation" images that are not square are turned upside down only.
+    image_size : int, (int, int) or None, default=None
+        Height and width in pixels that images are brought to, multiples of 16 from 32 on; None:
+        128. With "rotation" images that are not square are turned upside down only.
     <resize>
+    <pixels_tile_size>
+    <pixels_tile_overlap>
+    <pixels_roi>
     image_score : {"paper", "map_max"}, default="map_max"
         Score of an image: the mean of its score map, which is the paper's, or the maximum of the
         smoothed map: of small defects a mean knows little.
@@ -116,6 +119,9 @@ class ARNet(BaseImageDetector):
     channels, equal to each other, instead of having one; images are not mirrored; the last state
     is kept, not the best on test images.
 
+    With ``roi`` the network learns images that are blank outside, and ``errors_`` are over all of
+    them; the paper's score is the mean of the map inside. With tiles that map is the joined one.
+
     Where the loss becomes NaN, ``fit`` raises TrainingError and leaves the detector as it was.
 
     References
@@ -133,6 +139,7 @@ class ARNet(BaseImageDetector):
     (2, 32, 32)
     """
 
+    _default_size = 128
     _unused_by_hooks = ("checkpoint", "contamination", "image_score", "n_jobs", "sigma", "verbose")
     _transient = ("_network",)
 
@@ -159,8 +166,11 @@ class ARNet(BaseImageDetector):
         n_epochs=None,
         batch_size=None,
         learning_rate=None,
-        image_size=128,
+        image_size=None,
         resize="stretch",
+        tile_size=None,
+        tile_overlap=32,
+        roi=None,
         image_score="map_max",
         sigma=4.0,
         contamination=0.01,
@@ -179,6 +189,9 @@ class ARNet(BaseImageDetector):
         self.learning_rate = learning_rate
         self.image_size = image_size
         self.resize = resize
+        self.tile_size = tile_size
+        self.tile_overlap = tile_overlap
+        self.roi = roi
         self.image_score = image_score
         self.sigma = sigma
         self.contamination = contamination
@@ -196,8 +209,8 @@ class ARNet(BaseImageDetector):
         size, factor = super()._input_fit(), 2**N_HALVINGS
         if size.height % factor or size.width % factor or min(size.height, size.width) < 2 * factor:
             raise ValueError(
-                f"expected image_size with sides that are multiples of {factor}, from {2 * factor} "
-                f"on, got {size.height} x {size.width}"
+                "expected image_size, or tile_size, with sides that are multiples of "
+                f"{factor}, from {2 * factor} on, got {size.height} x {size.width}"
             )
         return size
 
@@ -264,7 +277,9 @@ class ARNet(BaseImageDetector):
         return np.stack(maps).astype(np.float32)
 
     def _score_images(self, X, score_maps):
-        return score_maps.mean(axis=(1, 2), dtype=np.float64)
+        # Those of a region of interest, if there is one.
+        counted = np.isfinite(score_maps)
+        return score_maps.mean(axis=(1, 2), dtype=np.float64, where=counted)
 
     _kept_of_forecast = ("network",)
 

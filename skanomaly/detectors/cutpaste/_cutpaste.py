@@ -14,6 +14,7 @@ import numpy as np
 
 from skanomaly.base import PIXELS, BaseImageDetector
 from skanomaly.caching import image_keys
+from skanomaly.detectors._inside_places import inside_at
 from skanomaly.detectors.cutpaste._cutpaste_net import CutPasteNet, check_encoder
 from skanomaly.detectors.cutpaste._cutpaste_scoring import Encoder, image_map, score_windows
 from skanomaly.detectors.cutpaste._cutpaste_settings import (
@@ -38,6 +39,7 @@ from skanomaly.detectors.cutpaste._paste_training import (
 )
 from skanomaly.feature_extraction import backbones
 from skanomaly.io import digest
+from skanomaly.training import training_parameters
 from skanomaly.utils.device import resolve_device
 from skanomaly.utils.networks import from_arrays, to_arrays
 from skanomaly.utils.validation import Interval, StrOptions
@@ -98,9 +100,12 @@ class CutPaste(BaseImageDetector):
         Steps instead of the preset's. 0: the network stays untrained.
     learning_rate : float, default=0.03
         At the beginning; it falls to 0 along a cosine. Of the head alone where there are weights.
-    image_size : int or (int, int), default=128
-        Height and width in pixels that images are brought to; 256 in the paper.
+    image_size : int, (int, int) or None, default=None
+        Height and width in pixels that images are brought to; None: 128; 256 in the paper.
     <resize>
+    <pixels_tile_size>
+    <pixels_tile_overlap>
+    <pixels_roi>
     image_score : {"paper", "map_max"}, default="map_max"
         Score of an image: its distance ("paper"), which of a patch model is the maximum of its
         score map as it is; or the maximum of the smoothed map.
@@ -163,6 +168,11 @@ class CutPaste(BaseImageDetector):
     maximum: that is the image's distance. Pastes on even ground cannot be told from it: the share
     of scars among ``accuracy_`` stays below 1 where there is much of it.
 
+    With ``roi`` the network learns crops of images that are blank outside, from everywhere; the
+    Gaussian of all positions, the choice between the two and ``statistics_`` are of the windows
+    whose middle lies inside. A feature of an image is one of all of it. With tiles, whose positions
+    are not those of the image, windows have one Gaussian; ``aligned=True`` is refused.
+
     References
     ----------
     Li, Sohn, Yoon, Pfister, "CutPaste: Self-Supervised Learning for Anomaly Detection and
@@ -178,6 +188,7 @@ class CutPaste(BaseImageDetector):
     (2, 64, 64)
     """
 
+    _default_size = 128
     _unused_by_hooks = (
         "checkpoint", "contamination", "image_score", "n_jobs", "sigma", "verbose",
     )  # fmt: skip
@@ -225,8 +236,11 @@ class CutPaste(BaseImageDetector):
         preset="quick",
         n_iter=None,
         learning_rate=0.03,
-        image_size=128,
+        image_size=None,
         resize="stretch",
+        tile_size=None,
+        tile_overlap=32,
+        roi=None,
         image_score="map_max",
         sigma=4.0,
         contamination=0.01,
@@ -255,6 +269,9 @@ class CutPaste(BaseImageDetector):
         self.learning_rate = learning_rate
         self.image_size = image_size
         self.resize = resize
+        self.tile_size = tile_size
+        self.tile_overlap = tile_overlap
+        self.roi = roi
         self.image_score = image_score
         self.sigma = sigma
         self.contamination = contamination
@@ -272,7 +289,8 @@ class CutPaste(BaseImageDetector):
         return input_channels(encoder_of(self.encoder, self.preset))
 
     def _fit(self, X):
-        setting = make_setting(self, self.image_fit_.height, self.image_fit_.width)
+        X, aligned = X.store(), self._alignment()
+        setting = make_setting(self, self.tile_fit.height, self.tile_fit.width)
         check_encoder(setting.encoder, self.weights)
         least = 2 if self.level == "image" else 3  # of patches, one is held out
         if len(X) < least:
@@ -298,7 +316,19 @@ class CutPaste(BaseImageDetector):
         self.state_ = to_arrays(network)
         self._encoder = Encoder(network, self.mean_, self.scale_)
         self.window_sizes_, self.stride_ = setting.window_sizes, setting.stride
-        self._fit_density(pixels)
+        self._fit_density(X, aligned)
+
+    def _alignment(self):
+        """The parameter aligned; of tiles a position says nothing."""
+        if self.tile_size is None or self.level == "image":
+            return self.aligned
+        if self.aligned != "auto" and self.aligned:
+            raise ValueError(
+                "expected aligned=False or 'auto' with tile_size, as positions in tiles are not "
+                "those in the image, got aligned=True; leave tile_size out, or take PaDiM on "
+                "features with tile_size"
+            )
+        return False
 
     def _set_standardization(self, setting, pixels):
         if self.weights is None:
@@ -310,8 +340,7 @@ class CutPaste(BaseImageDetector):
     def _plan(self, setting, pixels):
         identity = ""
         if self.checkpoint is not None:
-            parameters = self.get_params(deep=False)
-            parameters = {k: v for k, v in parameters.items() if k not in _NOT_OF_TRAINING}
+            parameters = training_parameters(self, _NOT_OF_TRAINING)
             parameters |= {"encoder": setting.encoder, "n_iter": setting.n_iter}
             identity = digest(parameters, image_keys(pixels))
         return TrainingPlan(
@@ -319,17 +348,21 @@ class CutPaste(BaseImageDetector):
             self.checkpoint, identity, self.verbose,
         )  # fmt: skip
 
-    def _fit_density(self, pixels):
-        """Gaussians of the features of images (n, H, W, C) as they are."""
-        n, grids = len(pixels), self._grids()
+    def _fit_density(self, X, aligned):
+        """Gaussians of the features of stored images as they are."""
+        pixels, grids = X.arrays()[PIXELS], self._grids()  # (n, H, W, C)
+        n, inside = len(pixels), [None]
         if grids:
             features = [
                 np.concatenate([self._encoder.window_features(one, grid) for one in pixels])
                 for grid in grids
             ]  # by size, (n, rows, columns, K)
+            inside = [inside_at(X, *grid.centers()) for grid in grids]
         else:
             features = [np.concatenate([self._encoder.image_features(one) for one in pixels])]
-        self.feature_scales_ = [typical_deviation(one) for one in features]
+        self.feature_scales_ = [
+            typical_deviation(*pair) for pair in zip(features, inside, strict=True)
+        ]
         for one, scale in zip(features, self.feature_scales_, strict=True):
             one /= np.float32(scale)
         if grids:
@@ -337,7 +370,7 @@ class CutPaste(BaseImageDetector):
             order = np.random.default_rng(self.random_state).permutation(n)
             held_out[order[: max(1, round(HELD_OUT * n))]] = True
             self.aligned_, self.gaussians_, self.statistics_ = choose_gaussians(
-                features, held_out, self.aligned
+                features, held_out, aligned, inside
             )
         else:
             self.aligned_, self.gaussians_ = True, [fit_gaussian(features[0], True)]
@@ -345,7 +378,7 @@ class CutPaste(BaseImageDetector):
 
     def _grids(self):
         """The windows of each size; none in the level "image"."""
-        size = self.image_fit_
+        size = self.tile_fit
         return window_grids(self.window_sizes_, self.stride_, size.height, size.width)
 
     def _score_maps(self, X):

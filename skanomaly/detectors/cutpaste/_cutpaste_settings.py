@@ -87,7 +87,7 @@ def make_setting(detector, height, width):
     elif max(detector.patch_size, *sizes) > shorter or sizes.min() < 1:
         raise ValueError(
             f"expected patch_size and test_size of at most {shorter}, the shorter side of "
-            f"image_size, got {detector.patch_size} and {sizes.tolist()}"
+            f"image_size, or of tile_size, got {detector.patch_size} and {sizes.tolist()}"
         )
     return Setting(
         encoder_of(detector.encoder, detector.preset), n_iter,

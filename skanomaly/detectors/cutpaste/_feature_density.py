@@ -5,6 +5,7 @@ log p(f)     -1/2 (f - mu)' Sigma^-1 (f - mu) + const: the paper's equation 2
 """
 
 import numpy as np
+from sklearn.utils import gen_batches
 
 from skanomaly.density import PositionwiseGaussian
 
@@ -19,20 +20,29 @@ def unit(features):
     return features / np.maximum(length, np.float32(SMALLEST))
 
 
-def typical_deviation(features):
-    """Of a number of features (n, h, w, K) at a position: root of the mean variance."""
-    variance = features.var(axis=0, dtype=np.float64).mean()
-    return max(float(np.sqrt(variance)), SMALLEST)
+def typical_deviation(features, inside=None):
+    """Of a number of features (n, h, w, K) at a position: root of the mean variance.
+
+    ``inside``, (n, h, w) bool, tells the positions that count in any image.
+    """
+    variance = features.var(axis=0, dtype=np.float64)  # (h, w, K)
+    if inside is not None:
+        variance = variance[inside.any(axis=0)]
+    return max(float(np.sqrt(variance.mean())), SMALLEST)
 
 
-def fit_gaussian(features, aligned):
+def fit_gaussian(features, aligned, inside=None):
     """A Gaussian at each position of features (n, h, w, K), or at all of them together.
 
-    The covariances are Ledoit and Wolf's: there are fewer images than numbers in a feature.
+    The covariances are Ledoit and Wolf's: there are fewer images than numbers in a feature. That of
+    all positions learns from those ``inside``, (n, h, w) bool.
     """
     gaussian = PositionwiseGaussian(epsilon=EPSILON, shrinkage="ledoit_wolf", updatable=False)
-    for first in range(0, len(features), N_AT_ONCE):
-        gaussian.partial_fit(_vectors(features[first : first + N_AT_ONCE], aligned))
+    for part in gen_batches(len(features), N_AT_ONCE):
+        some = features[part]
+        if inside is not None and not aligned:
+            some = some[inside[part]][:, None, None]  # (windows, 1, 1, K)
+        gaussian.partial_fit(_vectors(some, aligned))
     return gaussian.finish()
 
 
@@ -42,13 +52,22 @@ def distances(gaussian, features, aligned):
     return found.reshape(features.shape[:3])
 
 
-def mean_log_density(gaussian, features, aligned):
-    """log p(f), a mean over all positions of features (n, h, w, K)."""
+def mean_log_density(gaussian, features, aligned, inside=None):
+    """log p(f), a mean over all positions of features (n, h, w, K), or those ``inside``."""
     rows, columns, n_features = gaussian.shape_
-    places = [(r, c) for r in range(rows) for c in range(columns)]
-    volume = np.mean([np.linalg.slogdet(gaussian.covariance(*place))[1] for place in places])
-    squared = np.square(distances(gaussian, features, aligned), dtype=np.float64).mean()
-    return -(squared + volume + n_features * np.log(2 * np.pi)) / 2
+    volumes = np.array(
+        [
+            [np.linalg.slogdet(gaussian.covariance(r, c))[1] for c in range(columns)]
+            for r in range(rows)
+        ]
+    )
+    squared = np.square(distances(gaussian, features, aligned), dtype=np.float64)  # (n, h, w)
+    found = _counted(squared + volumes, inside).mean()
+    return -(found + n_features * np.log(2 * np.pi)) / 2
+
+
+def _counted(values, inside):
+    return values if inside is None else values[inside]
 
 
 def _vectors(features, aligned):
@@ -56,7 +75,7 @@ def _vectors(features, aligned):
     return features if aligned else features.reshape(-1, 1, 1, features.shape[3])
 
 
-def choose_gaussians(features, held_out, aligned):
+def choose_gaussians(features, held_out, aligned, inside=None):
     """Gaussians of features of one or more sizes of windows, and how held-out ones lie in them.
 
     Parameters
@@ -67,6 +86,8 @@ def choose_gaussians(features, held_out, aligned):
         Images from which the choice and the statistics are taken: they are told by Gaussians that
         have not learned from them.
     aligned : {"auto"} or bool
+    inside : list of ndarray of shape (n, h, w), bool, or of None; or None
+        By size: the windows that count.
 
     Returns
     -------
@@ -77,17 +98,21 @@ def choose_gaussians(features, held_out, aligned):
     statistics : ndarray of shape (sizes, 2), float64
         Mean and standard deviation of held-out distances.
     """
-    learned = [one[~held_out] for one in features]
-    unseen = [one[held_out] for one in features]
+    inside = [None] * len(features) if inside is None else inside
+    every = list(zip(features, inside, strict=True))
+    learned, unseen = (
+        [(one[rows], None if some is None else some[rows]) for one, some in every]
+        for rows in (~held_out, held_out)
+    )
     found = {}
     for candidate in (True, False) if aligned == "auto" else (bool(aligned),):
-        gaussians = [fit_gaussian(one, candidate) for one in learned]
-        pairs = list(zip(gaussians, unseen, strict=True))
-        density = 0.0
-        if aligned == "auto":
-            density = sum(mean_log_density(*pair, candidate) for pair in pairs)
-        apart = [distances(*pair, candidate) for pair in pairs]
+        gaussians = [fit_gaussian(one, candidate, some) for one, some in learned]
+        judged = [
+            (g, one, candidate, some) for g, (one, some) in zip(gaussians, unseen, strict=True)
+        ]
+        density = sum(mean_log_density(*one) for one in judged) if aligned == "auto" else 0.0
+        apart = [_counted(distances(*one), some) for *one, some in judged]
         found[candidate] = density, [(one.mean(), max(one.std(), SMALLEST)) for one in apart]
     best = max(found, key=lambda candidate: found[candidate][0])
-    gaussians = [fit_gaussian(one, best) for one in features]
+    gaussians = [fit_gaussian(one, best, some) for one, some in every]
     return best, gaussians, np.array(found[best][1], dtype=np.float64)

@@ -39,6 +39,10 @@ class WindowGrid:
         lasts = self.height - self.side, self.width - self.side
         return tuple(np.append(np.arange(0, last, self.stride), last) for last in lasts)
 
+    def centers(self):
+        """Rows and columns of the windows' middle pixels."""
+        return tuple(starts + self.side // 2 for starts in self.starts())
+
     def cut(self, image):
         """All windows of an image (H, W, C), row by row: (rows * columns, side, side, C)."""
         rows, columns = self.starts()

@@ -9,7 +9,6 @@ M(u)     proportional to sum over l of |w_l . (f_l(u) - mean f_l(u))|,  w = d(me
          over the cells is the mean of z^2 of the image as it is
 """
 
-from functools import partial
 from numbers import Integral, Real
 from pathlib import Path
 
@@ -26,6 +25,7 @@ from skanomaly.detectors.differnet._differnet_training import (
     train_flow,
     training_needs,
 )
+from skanomaly.detectors.differnet._image_input import check_features, pixel_maps
 from skanomaly.detectors.differnet._pooled_density import (
     FlowDensity,
     GaussianDensity,
@@ -41,19 +41,17 @@ from skanomaly.detectors.differnet._turned_views import (
     features_of,
     fit_extractors,
     pooled,
-    read_pixels,
     training_views,
     turned_views,
     view_vectors,
 )
 from skanomaly.embedding import embed
-from skanomaly.feature_maps import BATCH_SIZE, FeatureMaps
-from skanomaly.images import channels_of, check_images
+from skanomaly.feature_maps import BATCH_SIZE
 from skanomaly.io import digest
 from skanomaly.training import configured
 from skanomaly.utils.device import resolve_device
 from skanomaly.utils.networks import from_arrays, to_arrays
-from skanomaly.utils.validation import Interval, StrOptions, is_images
+from skanomaly.utils.validation import Interval, StrOptions
 
 NOISE = 0.3  # standard deviations, where there are no views
 SMALLEST_SHARE = 0.01  # of the typical deviation: what a constant number is measured by
@@ -88,6 +86,9 @@ class DifferNet(BaseDetector):
         Kinds of augmented copies of each image that are trained on as well, for few images: any
         of RegAD's, ``("rotations", "translations", "flip", "grey", "quarter_turns")``. They need
         an extractor.
+    roi : mask, list of masks, callable or None, default=None
+        With an extractor: region of interest, as in BaseImageDetector. Without, features bring
+        that of their extractor.
     noise : float or None, default=None
         Standard deviation of what is added to the vectors in each step of the flow's training, in
         standard deviations of theirs. None: 0 where an image has several views, else 0.3.
@@ -165,6 +166,11 @@ class DifferNet(BaseDetector):
     is, not of its views, and shares its score out among the cells: lengths of gradients cannot be
     compared between images, and far from the good ones they vanish, where a flow cuts its numbers.
 
+    With a region of interest, vectors of features are means over the cells inside. With an
+    extractor pixels outside get the mean color inside first, and a view is pooled as a whole. An
+    extractor with tiles is refused, as views are turned as a whole; take it in a Pipeline before
+    DifferNet.
+
     What RegAD's tables call DiffNet+ has no public code. It may be training on ``augmentations``,
     or training on other categories first, which is not here.
 
@@ -192,6 +198,7 @@ class DifferNet(BaseDetector):
 
     _unused_by_hooks = ("checkpoint", "contamination", "image_score", "sigma", "verbose")
     _transient = ("_density",)
+    roi = None  # in files from before
     _image_scores_need_maps = False
 
     _parameter_constraints = {
@@ -203,6 +210,7 @@ class DifferNet(BaseDetector):
         "n_test_views": [None, Interval(Integral, 1, None, closed="left")],
         "max_angle": [None, Interval(Real, 0, 180, closed="both")],
         "augmentations": ["array-like"],
+        "roi": [None, str, Path, "array-like", callable],
         "noise": [None, Interval(Real, 0, None, closed="left")],
         "n_blocks": [Interval(Integral, 1, None, closed="left")],
         "hidden_layer_sizes": [None, "array-like"],
@@ -226,6 +234,7 @@ class DifferNet(BaseDetector):
         n_test_views=None,
         max_angle=None,
         augmentations=(),
+        roi=None,
         noise=None,
         n_blocks=8,
         hidden_layer_sizes=None,
@@ -249,6 +258,7 @@ class DifferNet(BaseDetector):
         self.n_test_views = n_test_views
         self.max_angle = max_angle
         self.augmentations = augmentations
+        self.roi = roi
         self.noise = noise
         self.n_blocks = n_blocks
         self.hidden_layer_sizes = hidden_layer_sizes
@@ -312,29 +322,9 @@ class DifferNet(BaseDetector):
         else:  # as it was fitted, whatever the parameter is set to later
             has_extractor = len(self.extractors_) > 0
         if has_extractor:
-            return self._pixels(X, reset)
-        if is_images(X):
-            raise ValueError(
-                "DifferNet expects features, got images or paths; put an extractor before it in a "
-                "Pipeline, or give it one: DifferNet(FilterBank())"
-            )
+            return pixel_maps(self, X, reset)
+        check_features(X, self.roi)
         return super()._check_X(X, reset=reset)
-
-    def _pixels(self, X, reset):
-        """Images as FeatureMaps of their pixels, read when asked for."""
-        is_array = isinstance(X, np.ndarray) and X.dtype.kind == "f" and X.ndim == 2
-        if isinstance(X, FeatureMaps) or is_array:
-            raise ValueError(
-                "DifferNet with an extractor expects images, got features; leave the extractor out "
-                "of the pipeline, or DifferNet's own: DifferNet()"
-            )
-        images = check_images(X)
-        if reset:
-            self.image_fit_, self.n_channels_in_ = self.extractor.image_fit, channels_of(images)
-            shape = self.image_fit_.height, self.image_fit_.width, self.n_channels_in_
-            self.layer_shapes_, self.n_features_in_ = {PIXELS: shape}, self.n_channels_in_
-        read = partial(read_pixels, PIXELS, self.image_fit_, self.n_channels_in_)
-        return FeatureMaps.streamed(images, read, self.layer_shapes_, self.image_fit_)
 
     @available_if(lambda self: self.extractor is not None)
     def _input_shapes(self, X):
@@ -398,7 +388,7 @@ class DifferNet(BaseDetector):
             for name, maps in layers.items():
                 sums[name] = sums.get(name, 0) + maps.sum(axis=0, dtype=np.float64)
             if not self.extractors_:
-                vectors.append(pooled(layers)[:, None])  # (b, 1, D)
+                vectors.append(pooled(layers, batch.inside)[:, None])  # (b, 1, D)
                 continue
             for image in batch.arrays()[PIXELS]:
                 how = self.augmentations, schedule.n_views, float(schedule.max_angle)
@@ -455,13 +445,14 @@ class DifferNet(BaseDetector):
             views = (turned_views(image, self.angles_) for image in X.arrays()[PIXELS])
             vectors = [view_vectors(self.extractors_, one) for one in views]
         else:
-            vectors = pooled(X.arrays())[:, None]
+            vectors = pooled(X.arrays(), X.inside)[:, None]
         # One by one: no score depends on the other images.
         return np.array([density.scores(self._standardized(one)).mean() for one in vectors])
 
     def _score_maps(self, X):
         density, layers = self._ready_density(), self._layers(X)
-        vectors = self._standardized(pooled(layers))  # (b, D)
+        where = None if self.extractors_ else X.inside
+        vectors = self._standardized(pooled(layers, where))  # (b, D)
         weights = np.array([density.gradient(one) for one in vectors]) / self.scale_
         scores = np.array([density.scores(one[None])[0] for one in vectors])
         maps, first = {}, 0
@@ -471,7 +462,9 @@ class DifferNet(BaseDetector):
             w = weights[:, None, first:end, None].astype(np.float32)
             maps[name] = np.abs(deviations @ w)  # (b, h, w, 1)
             first = end
-        return share_out(scores, embed(maps).sum(axis=3, dtype=np.float64)).astype(np.float32)
+        amounts = embed(maps).sum(axis=3, dtype=np.float64)  # (b, h, w)
+        inside = None if where is None else where(amounts.shape[1:])
+        return share_out(scores, amounts, inside).astype(np.float32)
 
     _kept_of_forecast = ("mean maps", "flow", "precision")
 

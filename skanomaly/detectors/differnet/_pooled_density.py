@@ -118,11 +118,13 @@ def as_tensor(vectors):
     return torch.from_numpy(np.clip(vectors, -LARGEST, LARGEST).astype(np.float32))
 
 
-def share_out(scores, amounts):
+def share_out(scores, amounts, inside=None):
     """Maps (n, h, w) in proportion to amounts (n, h, w), whose means are the scores (n,).
 
-    Where all amounts are 0, as where the flow cuts all numbers, a map is the score everywhere.
+    The means are over the cells ``inside``, (n, h, w) bool, or over all. Where all amounts are 0,
+    as where the flow cuts all numbers, a map is the score everywhere.
     """
-    means = amounts.mean(axis=(1, 2), keepdims=True)
+    where = {} if inside is None else {"where": inside}
+    means = amounts.mean(axis=(1, 2), keepdims=True, **where)
     shares = np.divide(amounts, means, out=np.ones_like(amounts), where=means > 0)
     return scores[:, None, None] * shares

@@ -12,18 +12,10 @@ from sklearn.base import clone
 from sklearn.utils import gen_batches
 
 from skanomaly.feature_extraction import FilterBank
-from skanomaly.feature_maps import FeatureMaps
-from skanomaly.images import load_batches
 from skanomaly.training import AUGMENTATIONS, augment, matrices, warp
 
 AT_ONCE = 16  # views whose features are held
 SCALES = (1.0, 0.5, 0.25)  # of a backbone's input; a FilterBank has such scales within itself
-
-
-def read_pixels(layer, image_fit, n_channels, images, batch_size):
-    """Stored FeatureMaps of the pixels of consecutive batches of images, under a layer's name."""
-    for pixels, frames in load_batches(images, image_fit, n_channels, batch_size):
-        yield FeatureMaps({layer: pixels}, frames, image_fit)
 
 
 def even_angles(n_views, max_angle):
@@ -138,9 +130,16 @@ def features_of(extractors, views):
     }
 
 
-def pooled(layers):
-    """Means over the maps of all layers, joined: vectors (b, D), float64."""
-    means = [maps.mean(axis=(1, 2), dtype=np.float64) for maps in layers.values()]
+def pooled(layers, inside=None):
+    """Means over the maps of all layers, joined: vectors (b, D), float64.
+
+    ``inside``, a function of a grid, returns the cells (b, h, w) that count, or None.
+    """
+    means = []
+    for maps in layers.values():
+        some = None if inside is None else inside(maps.shape[1:3])
+        where = {} if some is None else {"where": some[..., None]}
+        means.append(maps.mean(axis=(1, 2), dtype=np.float64, **where))
     return np.concatenate(means, axis=1)
 
 

@@ -20,6 +20,7 @@ from skanomaly.base import PIXELS, BaseImageDetector
 from skanomaly.caching import image_keys
 from skanomaly.density import PositionwiseGaussian
 from skanomaly.detectors._backbone_stages import check_stages
+from skanomaly.detectors._inside_places import check_one_region
 from skanomaly.detectors.fyd._fyd_network import IMAGE_MODES, build_network
 from skanomaly.detectors.fyd._fyd_training import (
     SCHEDULES,
@@ -93,6 +94,7 @@ default="rotation_translation"
     image_size : int or (int, int), default=224
         Height and width in pixels that images are brought to.
     <resize>
+    <pixels_roi>
     image_score : {"paper", "map_max"}, default="map_max"
         Score of an image: the maximum of M over its positions, or of its smoothed score map.
     <sigma>
@@ -148,6 +150,10 @@ default="rotation_translation"
     defect may move the image that it is on; it is moved back, so that the score map is in the
     image's own frame.
 
+    A region of interest is one for all images, as each position learns from all; images are aligned
+    with what is blank outside of it. There are no tiles: a position in a tile is not one in the
+    image. ``PatchCore`` and ``PaDiM`` take features of tiles.
+
     Where the loss becomes NaN, ``fit`` raises TrainingError and leaves the detector as it was.
 
     References
@@ -165,6 +171,10 @@ default="rotation_translation"
     (2, 64, 64)
     """
 
+    _why_not_in_tiles = (
+        "it learns a Gaussian for each position of an image, which a position in a tile is not; "
+        "take PaDiM or PatchCore, whose features may be of tiles, or CutPaste"
+    )
     _unused_by_hooks = ("checkpoint", "contamination", "image_score", "n_jobs", "sigma", "verbose")
     _transient = ("_network",)
 
@@ -213,6 +223,7 @@ default="rotation_translation"
         shrinkage=None,
         image_size=224,
         resize="stretch",
+        roi=None,
         image_score="map_max",
         sigma=4.0,
         contamination=0.01,
@@ -241,6 +252,7 @@ default="rotation_translation"
         self.shrinkage = shrinkage
         self.image_size = image_size
         self.resize = resize
+        self.roi = roi
         self.image_score = image_score
         self.sigma = sigma
         self.contamination = contamination
@@ -268,6 +280,8 @@ default="rotation_translation"
                 "expected at least 2 good images, which are compared with each other, got "
                 f"{len(X)}; pass more of them"
             )
+        X = X.store()
+        check_one_region(X)
         descent = self._descent()
         self.backbone_ = descent.schedule.backbone
         self.stages_ = check_stages(self.backbone_, self.stages)
@@ -322,7 +336,7 @@ default="rotation_translation"
         return np.sort(rng.permutation(n_features)[: self.n_components])
 
     def _build(self, weights=None, seed=0):
-        size = self.image_fit_.height, self.image_fit_.width
+        size = self.tile_fit.height, self.tile_fit.width
         return build_network(self.backbone_, self.stages_, weights, size, self.modes_, seed)
 
     def _trained(self):

@@ -64,10 +64,13 @@ class GANomaly(BaseImageDetector):
         Instead of the preset's.
     learning_rate : float or None, default=None
         Of both networks' Adam; None: the preset's, 2e-4.
-    image_size : int or (int, int), default=128
-        Height and width in pixels that images are brought to. The shorter one is 16, 32, 64, ...,
-        the longer one a multiple of a quarter of it.
+    image_size : int, (int, int) or None, default=None
+        Height and width in pixels that images are brought to; None: 128. The shorter one is 16, 32,
+        64, ..., the longer one a multiple of a quarter of it.
     <resize>
+    <pixels_tile_size>
+    <pixels_tile_overlap>
+    <pixels_roi>
     image_score : {"paper", "map_max"}, default="paper"
         Score of an image: ``distance``, or the maximum of the smoothed score map.
     <sigma>
@@ -113,6 +116,9 @@ class GANomaly(BaseImageDetector):
     last batch is left out and a discriminator with a loss below 1e-5 is drawn anew. Inputs that
     are not square, which the paper does not have, end at 4 pixels of the shorter side.
 
+    With ``roi`` the networks learn images that are blank outside; ``map_means_`` are over all of
+    them. With tiles ``distance`` is the largest of the tiles that meet the region.
+
     Where a loss becomes NaN, ``fit`` raises TrainingError and leaves the detector as it was.
 
     References
@@ -130,6 +136,7 @@ class GANomaly(BaseImageDetector):
     (2, 32, 32)
     """
 
+    _default_size = 128
     _unused_by_hooks = ("checkpoint", "contamination", "image_score", "n_jobs", "sigma", "verbose")
     _transient = ("_networks",)
     _image_scores_need_maps = False
@@ -161,8 +168,11 @@ class GANomaly(BaseImageDetector):
         n_epochs=None,
         batch_size=None,
         learning_rate=None,
-        image_size=128,
+        image_size=None,
         resize="stretch",
+        tile_size=None,
+        tile_overlap=32,
+        roi=None,
         image_score="paper",
         sigma=4.0,
         contamination=0.01,
@@ -183,6 +193,9 @@ class GANomaly(BaseImageDetector):
         self.learning_rate = learning_rate
         self.image_size = image_size
         self.resize = resize
+        self.tile_size = tile_size
+        self.tile_overlap = tile_overlap
+        self.roi = roi
         self.image_score = image_score
         self.sigma = sigma
         self.contamination = contamination
@@ -249,7 +262,7 @@ class GANomaly(BaseImageDetector):
         )
 
     def _build(self, seed=0):
-        size = self.image_fit_.height, self.image_fit_.width
+        size = self.tile_fit.height, self.tile_fit.width
         return build_networks(size, self.n_channels_in_, self.width_, self.latent_size_, seed)
 
     def _trained(self):

@@ -39,9 +39,9 @@ def count_halvings(height, width):
         n += 1
     if n < 2 or LAST_SIDE << n != shorter or height % (1 << n) or width % (1 << n):
         raise ValueError(
-            "expected image_size with a shorter side of 16, 32, 64, 128, ..., which halvings bring "
-            f"to {LAST_SIDE}, and a longer one that is a multiple of a quarter of it, got {height} "
-            f"x {width}"
+            "expected image_size, or tile_size, with a shorter side of 16, 32, 64, 128, ..., which "
+            f"halvings bring to {LAST_SIDE}, and a longer one that is a multiple of a quarter of "
+            f"it, got {height} x {width}"
         )
     return n
 

@@ -34,7 +34,7 @@ from skanomaly.detectors.global_local._training_phases import (
     training_needs,
 )
 from skanomaly.exceptions import TrainingError
-from skanomaly.training import check_stains
+from skanomaly.training import check_stains, training_parameters
 from skanomaly.utils.device import resolve_device
 from skanomaly.utils.networks import from_arrays, to_arrays
 from skanomaly.utils.validation import Interval, StrOptions
@@ -86,10 +86,13 @@ class GlobalLocal(BaseImageDetector):
         large differences do not outweigh all. False: raw as in the paper, and all images train.
     hole_stride : int, default=8
         Pixels from one patch to the next in the "exact" mode, a multiple of 8.
-    image_size : int or (int, int), default=256
-        Height and width in pixels that images are brought to, multiples of 8, and 15 or more
-        above the patch; at least 243 for "exact".
+    image_size : int, (int, int) or None, default=None
+        Height and width in pixels that images are brought to, multiples of 8, and 15 or more above
+        the patch; at least 243 for "exact". None: 256.
     <resize>
+    <pixels_tile_size>
+    <pixels_tile_overlap>
+    <pixels_roi>
     image_score : {"paper", "map_max"}, default="map_max"
         Score of an image: the maximum of its score map as it is ("paper"; the paper itself has no
         scores of images), or smoothed.
@@ -141,6 +144,10 @@ class GlobalLocal(BaseImageDetector):
     The score map is bilinear between patches. Distillation's loss is a mean over the teacher's
     channels, not a sum. Local-Net reads 30 of a patch's 33 pixels, 16 of 17 and 58 of 65.
 
+    With ``roi`` the networks learn patches of images that are blank outside, from everywhere;
+    ``statistics_`` are of the patches whose middle lies inside. With tiles the paper's score is the
+    maximum of the joined map.
+
     References
     ----------
     Wang, Wu, Cui, Shen, "Glancing at the Patch: Anomaly Localization With Global and Local Feature
@@ -156,6 +163,7 @@ class GlobalLocal(BaseImageDetector):
     (2, 64, 64)
     """
 
+    _default_size = 256
     _unused_by_hooks = (
         "checkpoint", "contamination", "image_score", "n_jobs", "sigma", "verbose",
     )  # fmt: skip
@@ -195,8 +203,11 @@ class GlobalLocal(BaseImageDetector):
         stains=None,
         standardize=True,
         hole_stride=8,
-        image_size=256,
+        image_size=None,
         resize="stretch",
+        tile_size=None,
+        tile_overlap=32,
+        roi=None,
         image_score="map_max",
         sigma=4.0,
         contamination=0.01,
@@ -221,6 +232,9 @@ class GlobalLocal(BaseImageDetector):
         self.hole_stride = hole_stride
         self.image_size = image_size
         self.resize = resize
+        self.tile_size = tile_size
+        self.tile_overlap = tile_overlap
+        self.roi = roi
         self.image_score = image_score
         self.sigma = sigma
         self.contamination = contamination
@@ -270,17 +284,18 @@ class GlobalLocal(BaseImageDetector):
         return self
 
     def _fit(self, X):
-        grids = self._patch_grids(self.image_fit_.height, self.image_fit_.width)
+        grids = self._patch_grids(self.tile_fit.height, self.tile_fit.width)
         # As it is at the fit: the parameters may be set to others later.
         self.architecture_ = Architecture(grids, self.n_channels_in_, self.global_mode, self.dtype)
         schedule, stains = make_schedule(self.preset, self.n_iter), check_stains(self.stains)
-        check_teacher(self.teacher, self.image_fit_, self.n_channels_in_)
+        check_teacher(self.teacher, self.tile_fit, self.n_channels_in_)
         n_held_out = max(1, round(HELD_OUT * len(X))) if self.standardize else 0
         if len(X) <= n_held_out:
             raise ValueError(
                 f"expected at least {n_held_out + 1} good images, of which {n_held_out} are held "
                 f"out to standardize the scores, got {len(X)}"
             )
+        X = X.store()
         pixels = X.arrays()[PIXELS]  # (n, H, W, C)
         order = np.random.default_rng(self.random_state).permutation(len(X))
         images = [pixels[i] for i in np.sort(order[n_held_out:])]  # of shape (H, W, C); views
@@ -296,7 +311,7 @@ class GlobalLocal(BaseImageDetector):
         self.statistics_ = None
         if self.standardize:
             # Networks predict what they were trained on too well to measure their usual errors.
-            held_out = pixels[np.sort(order[:n_held_out])]
+            held_out = X[np.sort(order[:n_held_out])]
             self.statistics_ = self._scorer.score_statistics(held_out)
 
     def _build_scorer(self):
@@ -325,8 +340,7 @@ class GlobalLocal(BaseImageDetector):
     def _plan(self, schedule, stains, images):
         identities = None
         if self.checkpoint is not None:
-            parameters = self.get_params(deep=False)
-            parameters = {k: v for k, v in parameters.items() if k not in _NOT_OF_TRAINING}
+            parameters = training_parameters(self, _NOT_OF_TRAINING)
             data = self.teacher_._identity(), image_keys(images)
             identities = checkpoint_identities(parameters, schedule, *data)
         return TrainingPlan(

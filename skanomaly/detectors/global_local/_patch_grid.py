@@ -50,6 +50,13 @@ class PatchGrid:
         rows, columns = (self.stride * np.arange(n) for n in self.shape)
         return np.stack(np.meshgrid(rows, columns, indexing="ij"), axis=-1).reshape(-1, 2)
 
+    def centers(self):
+        """Rows and columns of the patches' middle pixels."""
+        return tuple(
+            np.minimum(self.stride * np.arange(n) + self.side // 2, length - 1)
+            for n, length in zip(self.shape, (self.height, self.width), strict=True)
+        )
+
     def pool(self, maps):
         """Mean over each patch of maps that cover the image.
 
@@ -129,12 +136,12 @@ def patch_grids(patch_size, height, width, global_mode, hole_stride):
     smallest = max(sides) + MIN_SURROUNDINGS
     if height % 8 or width % 8 or min(height, width) < smallest:
         raise ValueError(
-            f"expected image_size in multiples of 8, at least {smallest} so that there is "
-            f"something around a patch of {max(sides)} pixels, got {height} x {width}"
+            f"expected image_size, or tile_size, in multiples of 8, at least {smallest} so that "
+            f"there is something around a patch of {max(sides)} pixels, got {height} x {width}"
         )
     if global_mode == "exact" and min(height, width) < SMALLEST_EXACT_INPUT:
         raise ValueError(
-            f"expected image_size of at least {SMALLEST_EXACT_INPUT} for "
+            f"expected image_size, or tile_size, of at least {SMALLEST_EXACT_INPUT} for "
             f'global_mode="exact", whose network reads so many pixels, got {height} x {width}; '
             'take 256, or "dense"'
         )

@@ -9,6 +9,8 @@ map   the mean over patch sizes of the scores, interpolated between the patches'
 import numpy as np
 import torch
 
+from skanomaly.base import PIXELS
+from skanomaly.detectors._inside_places import inside_at
 from skanomaly.detectors.global_local._patch_comparison import standardize
 
 SMALLEST_DEVIATION = 1e-3  # of a score's logarithm: the classifier may be equally sure everywhere
@@ -61,12 +63,13 @@ class PatchScorer:
             by_size.append(np.stack(scores).astype(np.float64))
         return by_size
 
-    def score_statistics(self, pixels):
+    def score_statistics(self, X):
         """Mean and deviation of log s_IAD and -log C over all patches of good images.
 
         Parameters
         ----------
-        pixels : ndarray of shape (n, H, W, C), float32 in [0, 1]
+        X : FeatureMaps of n images
+            Stored pixels; patches outside of their regions of interest do not count.
 
         Returns
         -------
@@ -74,8 +77,10 @@ class PatchScorer:
             For each patch size and each of the two scores: mean, standard deviation.
         """
         by_size = []
-        for scores in self.patch_scores(pixels, logs=True):
-            flat = scores.reshape(-1, 2)  # (patches of all images, 2)
+        scores_by_size = self.patch_scores(X.arrays()[PIXELS], logs=True)
+        for grid, scores in zip(self.grids, scores_by_size, strict=True):
+            inside = inside_at(X, *grid.centers())
+            flat = scores.reshape(-1, 2) if inside is None else scores[inside]  # (patches, 2)
             deviation = np.maximum(flat.std(axis=0), SMALLEST_DEVIATION)
             by_size.append(np.stack([flat.mean(axis=0), deviation], axis=1))
         return np.stack(by_size)

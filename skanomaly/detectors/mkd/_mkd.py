@@ -82,10 +82,13 @@ class MKD(BaseImageDetector):
         Instead of the preset's.
     learning_rate : float or None, default=None
         Of Adam, at the beginning; None: the preset's, 2e-3 or 1e-3.
-    image_size : int or (int, int), default=128
-        Height and width in pixels that images are brought to. A source that is given brings them
-        further to its own.
+    image_size : int, (int, int) or None, default=None
+        Height and width in pixels that images are brought to; None: 128. A source that is given
+        brings them further to its own.
     <resize>
+    <pixels_tile_size>
+    <pixels_tile_overlap>
+    <pixels_roi>
     image_score : {"paper", "map_max"}, default="paper"
         Score of an image: its loss L, or the maximum of the smoothed score map.
     <sigma>
@@ -149,6 +152,9 @@ class MKD(BaseImageDetector):
     left out, being the gradient of nothing. The map of discrepancies is not theirs, but that of
     later methods with a teacher and a student; it costs nothing beside the score.
 
+    With ``roi`` the cloner learns images that are blank outside; means and the paper's score are
+    of all of such an image. With tiles that score is the largest of the tiles that meet the region.
+
     Without a source, and without weights of a default one, ``fit`` raises WeightsError. Where a
     loss becomes NaN, it raises TrainingError and leaves the detector as it was.
 
@@ -168,6 +174,7 @@ class MKD(BaseImageDetector):
     (2, 64, 64)
     """
 
+    _default_size = 128
     _unused_by_hooks = ("checkpoint", "contamination", "image_score", "n_jobs", "sigma", "verbose")
     _transient = ("_cloner", "_source_network")
     _image_scores_need_maps = False
@@ -201,8 +208,11 @@ class MKD(BaseImageDetector):
         n_epochs=None,
         batch_size=None,
         learning_rate=None,
-        image_size=128,
+        image_size=None,
         resize="stretch",
+        tile_size=None,
+        tile_overlap=32,
+        roi=None,
         image_score="paper",
         sigma=4.0,
         contamination=0.01,
@@ -224,6 +234,9 @@ class MKD(BaseImageDetector):
         self.learning_rate = learning_rate
         self.image_size = image_size
         self.resize = resize
+        self.tile_size = tile_size
+        self.tile_overlap = tile_overlap
+        self.roi = roi
         self.image_score = image_score
         self.sigma = sigma
         self.contamination = contamination
@@ -260,8 +273,8 @@ class MKD(BaseImageDetector):
         pixels, schedule = X.arrays()[PIXELS], self._schedule()  # (n, H, W, C)
         self.source_ = self.source
         if self.source is None:
-            self.source_ = default_source(self.image_fit_, self.device)
-        self.layers_ = source_layers(self.source_, self.image_fit_.height, self.image_fit_.width)
+            self.source_ = default_source(self.tile_fit, self.device)
+        self.layers_ = source_layers(self.source_, self.tile_fit.height, self.tile_fit.width)
         self.width_, self.value_weight_ = int(self.width), float(self.value_weight)
         maps = source_maps(self.source_, self.layers_, pixels)
         self.statistics_ = [
@@ -323,7 +336,7 @@ class MKD(BaseImageDetector):
         )
 
     def _build(self, seed=0):
-        size = self.image_fit_.height, self.image_fit_.width
+        size = self.tile_fit.height, self.tile_fit.width
         return build_cloner(
             size, self.n_channels_in_, self.layers_, self.is_nonnegative_, self.width_, seed
         )
@@ -341,7 +354,7 @@ class MKD(BaseImageDetector):
 
     def _differentiable(self):
         """The source's network beside the cloner, rebuilt on first use."""
-        check_differentiable(self.source_, self.image_fit_)  # map may have been set since
+        check_differentiable(self.source_, self.tile_fit)  # map may have been set since
         build = partial(DifferentiableSource, self.source_, self.layers_)
         return self._rebuilt("_source_network", build).to(resolve_device(self.device))
 

@@ -17,6 +17,7 @@ from tqdm.auto import tqdm
 
 from skanomaly.base import PIXELS, BaseExtractor, BaseImageDetector
 from skanomaly.density import PositionwiseGaussian
+from skanomaly.detectors._inside_places import check_one_region
 from skanomaly.detectors._prefitted import check_fitted, clone_keeping
 from skanomaly.detectors.regad._registration import RegistrationNetwork
 from skanomaly.embedding import check_odd, embed, finest_grid
@@ -60,6 +61,7 @@ class RegAD(BaseImageDetector):
         Height and width in pixels that images are brought to. A registration network brings its
         own, and its own ``resize``.
     <resize>
+    <pixels_roi>
     device : str, default="auto"
         Where a network that is loaded from a file computes: "cpu", "cuda", ...; "auto" takes a GPU
         where there is one. A network that is given as such has its own ``device``.
@@ -89,6 +91,11 @@ class RegAD(BaseImageDetector):
     Where the vectors are fewer than half their dimensions, as 22 k mostly are, the Gaussian keeps
     them instead of matrices, with the same distances. All dimensions are used.
 
+    A region of interest is one for all images, as each position learns from all. Copies that are
+    turned or moved bring some of what is blank outside to positions near its border. There are no
+    tiles: a position in a tile is not one in the image. ``PatchCore`` and ``PaDiM`` take features
+    of tiles.
+
     References
     ----------
     Huang et al., "Registration based Few-Shot Anomaly Detection", ECCV 2022.
@@ -103,6 +110,10 @@ class RegAD(BaseImageDetector):
     array([-1, -1, -1, -1])
     """
 
+    _why_not_in_tiles = (
+        "it learns a Gaussian for each position of an image, which a position in a tile is not; "
+        "take PaDiM or PatchCore, whose features may be of tiles, or CutPaste"
+    )
     _unused_by_hooks = ("contamination", "image_score", "n_jobs", "sigma", "verbose")
 
     _parameter_constraints = {
@@ -127,6 +138,7 @@ class RegAD(BaseImageDetector):
         contamination=0.01,
         image_size=224,
         resize="stretch",
+        roi=None,
         device="auto",
         n_jobs=None,
         random_state=None,
@@ -142,6 +154,7 @@ class RegAD(BaseImageDetector):
         self.contamination = contamination
         self.image_size = image_size
         self.resize = resize
+        self.roi = roi
         self.device = device
         self.n_jobs = n_jobs
         self.random_state = random_state
@@ -201,6 +214,8 @@ class RegAD(BaseImageDetector):
             raise ValueError(
                 "expected at least 2 good images where there are no augmentations, got 1"
             )
+        X = X.store()
+        check_one_region(X)
         pixels = X.arrays()[PIXELS]  # (k, H, W, C)
         if self.extractor_ is None:
             self.extractor_ = FilterBank(
@@ -249,9 +264,9 @@ class RegAD(BaseImageDetector):
             gaussian = self._gaussian(copies[i] for i in np.flatnonzero(groups != group))
             for i in np.flatnonzero(groups == group):
                 score_maps[i] = gaussian.mahalanobis(copies[i][:1])[0]
-        raw = {"score_maps": score_maps}
+        raw = {"score_maps": X.scored_inside(score_maps)}
         if self.image_score == "paper":
-            raw["image_scores"] = self._score_images(X, score_maps)
+            raw["image_scores"] = self._score_images(X, raw["score_maps"])
         yield X, raw
 
     _kept_of_forecast = ("vectors", "factors")

@@ -80,9 +80,12 @@ class TDG(BaseImageDetector):
         Scales, batches and steps of the training: minutes, or a day on two cores.
     n_iter : int or None, default=None
         Iterations of each scale; None: 1000.
-    image_size : int or (int, int), default=128
-        Height and width in pixels that images are brought to, before the scales are made.
+    image_size : int, (int, int) or None, default=None
+        Height and width in pixels that images are brought to before the scales are made; None: 128.
     <resize>
+    <pixels_tile_size>
+    <pixels_tile_overlap>
+    <pixels_roi>
     image_score : {"paper", "map_max"}, default="paper"
         Score of an image: the mean probability of its least sure patches, of all transformations
         and scales, or the maximum of its smoothed score map.
@@ -115,7 +118,7 @@ class TDG(BaseImageDetector):
         Of the discriminators on the good images: 0 where each transformation is named for sure,
         log M where none is told from another.
     trained_on_ : ndarray of shape (n,), int
-        Which of the images of fit were trained on.
+        Which of the images of fit were trained on; with tiles, the image of each.
     history_ : dict of str to list of float
         Mean losses of discriminator and generator together, every 25 iterations, by the side of
         the scale: "32", "64".
@@ -146,6 +149,10 @@ class TDG(BaseImageDetector):
     "quarter_turns" and "grey" then give copies that have two names; where they are to be told
     apart, ``augmentations=("rotations", "translations")`` has none but the turns by 45 degrees.
 
+    With ``roi`` the networks learn images that are blank outside; ``mean_``, ``scale_``,
+    ``cross_entropy_`` and the paper's score are of the places inside alone. With tiles ``n_images``
+    counts tiles, and the paper's score is the largest of the tiles that meet the region.
+
     References
     ----------
     Sheynin, Benaim, Wolf, "A Hierarchical Transformation-Discriminating Generative Model for Few
@@ -163,6 +170,7 @@ class TDG(BaseImageDetector):
     (2, 64, 64)
     """
 
+    _default_size = 128
     _unused_by_hooks = (
         "checkpoint", "contamination", "image_score", "n_jobs", "sigma", "verbose",
     )  # fmt: skip
@@ -196,8 +204,11 @@ class TDG(BaseImageDetector):
         standardize=True,
         preset="quick",
         n_iter=None,
-        image_size=128,
+        image_size=None,
         resize="stretch",
+        tile_size=None,
+        tile_overlap=32,
+        roi=None,
         image_score="paper",
         sigma=4.0,
         contamination=0.01,
@@ -218,6 +229,9 @@ class TDG(BaseImageDetector):
         self.n_iter = n_iter
         self.image_size = image_size
         self.resize = resize
+        self.tile_size = tile_size
+        self.tile_overlap = tile_overlap
+        self.roi = roi
         self.image_score = image_score
         self.sigma = sigma
         self.contamination = contamination
@@ -262,10 +276,11 @@ class TDG(BaseImageDetector):
 
     def _fit(self, X):
         n_images = min(self.n_images, len(X))
-        schedule = self._schedule(self.image_fit_.height, self.image_fit_.width, n_images)
+        schedule = self._schedule(self.tile_fit.height, self.tile_fit.width, n_images)
         rng = np.random.default_rng(self.random_state)
         chosen = np.sort(rng.permutation(len(X))[:n_images])
-        self.trained_on_ = np.flatnonzero(self.learned_from_)[chosen]
+        images = np.flatnonzero(self.learned_from_)
+        self.trained_on_ = (images if self.tiling_ is None else images[self.tiles_[:, 0]])[chosen]
         pixels = X[chosen].arrays()[PIXELS]  # (n, H, W, C)
         transformations = named_transformations(self.transformations, is_colored(pixels))
         plan = self._plan(schedule, transformations, pixels)
@@ -274,9 +289,15 @@ class TDG(BaseImageDetector):
         self.sizes_, self.state_ = schedule.sizes, to_arrays(discriminators)
         self.transformations_ = [tuple(one) for one in transformations]
         self._scorer = TransformationScorer(discriminators, self.sizes_, transformations)
-        maps = (self._scorer.scale_maps(batch.arrays()[PIXELS]) for batch in X.batches())
+        maps = (self._maps_inside(batch) for batch in X.batches())
         self.mean_, self.scale_, self.cross_entropy_ = score_statistics(maps)
         self._warn_if_alike(transformations)
+
+    def _maps_inside(self, X):
+        """m_s of images, (b, scales, S, S), NaN outside of their regions of interest."""
+        maps = self._scorer.scale_maps(X.arrays()[PIXELS])
+        inside = X.inside(maps.shape[2:])
+        return maps if inside is None else np.where(inside[:, None], maps, np.float32(np.nan))
 
     def _schedule(self, height, width, n_images):
         unknown = set(self.augmentations) - set(AUGMENTATIONS)
@@ -333,7 +354,8 @@ class TDG(BaseImageDetector):
         return maps.mean(axis=1)
 
     def _score_images(self, X, score_maps):
-        return self._on_device().image_scores(X.arrays()[PIXELS], self.fraction)
+        inside = [X.inside((side, side)) for side in self.sizes_]
+        return self._on_device().image_scores(X.arrays()[PIXELS], self.fraction, inside)
 
     _kept_of_forecast = ()  # networks of a few megabytes
 

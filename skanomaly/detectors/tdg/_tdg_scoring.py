@@ -81,15 +81,18 @@ class TransformationScorer:
 
     def _map(self, logs):
         """m_s, (1, 1, S, S), of log-probabilities (M, h, w)."""
-        # A patch's value stands at its middle: the border gets that of the outermost patches.
-        padded = F.pad(-logs[:, None], (MARGIN,) * 4, mode="replicate")[:, 0]  # (M, s, s)
-        pairs = zip(self.transformations, padded, strict=True)
-        back = torch.stack([one.undo(view) for one, view in pairs])
-        side = self.sizes[-1]
+        back, side = self._undone(-logs), self.sizes[-1]
         mean = back.mean(dim=0)[None, None]  # (1, 1, s, s)
         return F.interpolate(mean, (side, side), mode="bilinear")
 
-    def image_scores(self, pixels, fraction):
+    def _undone(self, values):
+        """Values (M, h, w) of the patches of transformed images, back in its frame, (M, s, s)."""
+        # A patch's value stands at its middle: the border gets that of the outermost patches.
+        padded = F.pad(values[:, None], (MARGIN,) * 4, mode="replicate")[:, 0]
+        pairs = zip(self.transformations, padded, strict=True)
+        return torch.stack([one.undo(view) for one, view in pairs])
+
+    def image_scores(self, pixels, fraction, inside=None):
         """The paper's scores of images, high for a defect.
 
         Parameters
@@ -97,24 +100,29 @@ class TransformationScorer:
         pixels : ndarray of shape (b, H, W, C), float32 in [0, 1]
         fraction : float in (0, 1]
             Share of the patches that count: those that are least sure, of each transformation.
+        inside : list of ndarray of shape (b, s, s), bool, or of None; or None
+            By scale: the pixels in the regions of interest, whose patches are looked at.
 
         Returns
         -------
         ndarray of shape (b,), float64
         """
+        inside = [None] * len(self.sizes) if inside is None else inside
         scores = []
         with torch.inference_mode():
-            for image in pixels:
-                sums = [
-                    _mean_of_lowest(logs.exp(), fraction).sum().item()
-                    for logs in self.log_probabilities(image)
-                ]
+            for i, image in enumerate(pixels):
+                sums = []
+                for logs, some in zip(self.log_probabilities(image), inside, strict=True):
+                    values = logs.exp()
+                    if some is not None:
+                        values = self._undone(values)[:, torch.from_numpy(some[i])]
+                    sums.append(_mean_of_lowest(values, fraction).sum().item())
                 scores.append(-np.mean(sums))
         return np.array(scores)
 
 
 def _mean_of_lowest(probabilities, fraction):
-    """Means (M,) of the lowest share, at least one, of the values of maps (M, h, w)."""
+    """Means (M,) of the lowest share, at least one, of values (M, ...)."""
     values = probabilities.flatten(1)
     n_lowest = math.ceil(fraction * values.shape[1])
     return values.topk(n_lowest, dim=1, largest=False).values.mean(dim=1)
@@ -130,7 +138,7 @@ def score_statistics(batches):
     Parameters
     ----------
     batches : iterable of ndarray of shape (b, scales, S, S)
-        Maps m_s of good images.
+        Maps m_s of good images; what is NaN does not count.
 
     Returns
     -------
@@ -143,18 +151,20 @@ def score_statistics(batches):
     n, total, squares = 0, 0.0, 0.0
     for maps in batches:
         maps = maps.astype(np.float64)
-        n += len(maps)
-        total = total + maps.sum(axis=0)
-        squares = squares + np.square(maps).sum(axis=0)
+        n = n + (~np.isnan(maps)).sum(axis=0)
+        total = total + np.nansum(maps, axis=0)
+        squares = squares + np.nansum(np.square(maps), axis=0)
+    most, n = n.max(), np.where(n > 0, n, np.nan)
     mean = total / n  # (scales, S, S)
-    within = (squares / n - mean**2).mean(axis=(1, 2))  # (scales,)
-    overall, spread = mean.mean(axis=(1, 2)), mean.var(axis=(1, 2))
-    by_chance = within / (n - 1) if n > 1 else np.full_like(spread, np.inf)
+    within = np.nanmean(squares / n - mean**2, axis=(1, 2))  # (scales,)
+    overall, spread = np.nanmean(mean, axis=(1, 2)), np.nanvar(mean, axis=(1, 2))
+    by_chance = within / (most - 1) if most > 1 else np.full_like(spread, np.inf)
     weight = np.clip(1 - by_chance / np.maximum(spread, SMALLEST_DEVIATION**2), 0, 1)
     drawn = overall[:, None, None] + weight[:, None, None] * (mean - overall[:, None, None])
-    deviation = np.sqrt(np.maximum(within + ((mean - drawn) ** 2).mean(axis=(1, 2)), 0))
+    variance = within + np.nanmean((mean - drawn) ** 2, axis=(1, 2))
+    deviation = np.sqrt(np.maximum(variance, 0))
     return (
-        drawn.astype(np.float32),
+        np.where(np.isnan(drawn), overall[:, None, None], drawn).astype(np.float32),
         np.maximum(deviation, SMALLEST_DEVIATION),
         overall,
     )
