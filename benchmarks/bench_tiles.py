@@ -24,6 +24,7 @@ N_GOOD, N_TEST, SIZE = 10, 20, (3000, 4000)
 LARGE, N_LARGE = (4000, 6000), 4
 WIDTH, LENGTH, CONTRAST = 3, 150, 45  # of a scratch: pixels, and gray levels
 TILES = {"tile_size": 512, "tile_overlap": 64}
+SMALL_TILES = {"tile_size": 224, "tile_overlap": 32}  # of images 500 pixels wide
 N_CANDIDATES = 200_000
 RESULT = Path(__file__).parent / "results" / "bench_tiles.json"
 
@@ -91,23 +92,24 @@ def auroc(good, test, is_defect, **features):
     }
 
 
-def compare(good, test, is_defect):
+def compare(good, test, is_defect, tiles):
     return {
         "untiled": auroc(good, test, is_defect),
-        "tiled": auroc(good, test, is_defect, **TILES),
+        "tiled": auroc(good, test, is_defect, **tiles),
     }
 
 
 def measure_scratches():
     test = Surfaces(N_TEST, SIZE, seed=1, is_scratched=True)
-    return compare(Surfaces(N_GOOD, SIZE, seed=0), test, np.arange(N_TEST) % 2)
+    return compare(Surfaces(N_GOOD, SIZE, seed=0), test, np.arange(N_TEST) % 2, TILES)
 
 
 def measure_kolektor(root):
     from skanomaly import load_folder
 
     data = load_folder(Path(root) / "kolektor_sdd")
-    return compare(data.train.images, data.test.images, np.asarray(data.test.target) == -1)
+    is_defect = np.asarray(data.test.target) == -1
+    return compare(data.train.images, data.test.images, is_defect, SMALL_TILES)
 
 
 def peak():
