@@ -8,8 +8,10 @@ Answers of version 0.1.0 are written from a checkout of it, which PYTHONPATH nam
 
 import argparse
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -32,6 +34,7 @@ from skanomaly import (
     score_map,
 )
 from skanomaly.coreset import greedy_coreset
+from skanomaly.detectors.global_local import _training_phases
 from skanomaly.model_selection import HeldOutThreshold
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -48,6 +51,7 @@ SPOT_COLUMNS = (
 paper_patchcore = partial(PatchCore, coreset_ratio=0.1, image_score="paper", balance_layers=False)
 paper_spade = partial(SPADE, image_score="paper", balance_layers=False)
 PAPER_REGAD = {"patch_size": 3, "shrinkage": None}
+QUICK = replace(_training_phases.SCHEDULES["quick"], learning_rate=4 * (1e-3,))
 
 
 def evenly(items, n_items):
@@ -191,7 +195,11 @@ def regad_registered(data, name, others):
 def global_local(data, name, n_iter=4, **parameters):
     """GlobalLocal after a few iterations."""
     detector = GlobalLocal(image_size=64, n_iter=n_iter, random_state=0, **parameters)
-    detector.fit(good_images(data, name, 8))
+    with (
+        patch.dict(_training_phases.SCHEDULES, quick=QUICK),
+        patch.object(_training_phases, "WARM_UP", 0),
+    ):
+        detector.fit(good_images(data, name, 8))
     return answers_of(detector, new_images(data, name))
 
 

@@ -272,7 +272,7 @@ class BaseExtractor(
             An image cannot be read, or its region does not fit it.
         """
         check_is_fitted(self)
-        images, roi = check_images(X), self._present_roi()
+        images, roi = check_images(X), present_roi(self)
         if roi is None or is_one_mask(roi):
             return [roi] * len(images)
         reader = self._reader()
