@@ -102,7 +102,7 @@ def test_fit_returns_the_detector_and_changes_no_parameter(good):
     assert learned == {
         "architecture_", "failure_", "fit_digest_", "history_", "image_fit_", "layer_shapes_",
         "learned_from_", "mean_", "n_channels_in_", "n_features_in_", "offset_", "scale_", "state_",
-        "statistics_", "teacher_",
+        "statistics_", "teacher_", "tiling_",
     }  # fmt: skip
     verdicts = clone(detector).fit_predict(good)
     assert np.array_equal(verdicts, detector.predict(good))
