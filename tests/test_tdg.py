@@ -638,7 +638,7 @@ def test_fit_returns_the_detector_and_changes_no_parameter(good):
     assert learned == {
         "cross_entropy_", "fit_digest_", "history_", "image_fit_", "layer_shapes_",
         "learned_from_", "mean_", "n_channels_in_", "n_features_in_", "offset_", "scale_",
-        "sizes_", "state_", "trained_on_", "transformations_",
+        "sizes_", "state_", "tiling_", "trained_on_", "transformations_",
     }  # fmt: skip
     assert {side: len(losses) for side, losses in detector.history_.items()} == {"16": 1, "20": 1}
     assert not any("generator" in name for name in detector.state_)
