@@ -36,7 +36,7 @@ for row, (name, views) in zip(axes, rows.items(), strict=True):
 # A network a quarter as wide as ResNet-18 learns to tell the three apart. A few seconds are enough
 # for this example; the default takes some minutes. ``accuracy_`` says how well it does.
 
-detector = CutPaste("tiny", image_size=128, patch_size=32, n_iter=250).fit(good)
+detector = CutPaste("tiny", image_size=128, patch_size=32, n_iter=400).fit(good)
 print({name: round(share, 2) for name, share in detector.accuracy_.items()})
 
 figure, ax = plt.subplots(figsize=(5.5, 3), layout="constrained")
