@@ -35,6 +35,8 @@ from skanomaly.detectors.tdg._tdg_scoring import score_statistics
 from skanomaly.images import ImageFit, Tiling, blank_outside, foreground
 from skanomaly.model_selection import HeldOutThreshold, scorers
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SIZE = 96, 128
 SOURCE = FilterBank(n_filters=2, image_size=64, random_state=0).fit(
     make_textures(2, size=64, random_state=0)
