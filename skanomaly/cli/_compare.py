@@ -2,13 +2,7 @@
 
 from pathlib import Path
 
-from skanomaly.cli._model_files import (
-    find_images,
-    fingerprint,
-    load_data,
-    load_detector,
-    seen_images,
-)
+from skanomaly.cli._model_files import count_seen, find_images, load_data, load_detector
 from skanomaly.cli._printing import announce, print_json, print_note, print_table, shows_progress
 from skanomaly.cli._reviews import add_review, apply_review
 from skanomaly.io import atomic_folder
@@ -169,8 +163,7 @@ def _print(found):
 
 
 def _note_seen(file, model, images):
-    seen = seen_images(model) or ()
-    n_seen = sum(fingerprint(image) in seen for image in images)
+    n_seen = count_seen(model, images)
     if n_seen:
         print_note(
             f"{file}: fit or tune has used {n_seen} of these images, so that this detector looks "

@@ -7,10 +7,9 @@ import numpy as np
 
 from skanomaly.cli._model_files import (
     add_detector,
-    fingerprint,
+    count_seen,
     load_data,
     load_detector,
-    seen_images,
 )
 from skanomaly.cli._operating_points import BALANCE, OWN, operating_points
 from skanomaly.cli._printing import print_json, print_note, print_table, shorten
@@ -82,8 +81,7 @@ def run(options):
     metrics = _compute_metrics(test, decisions, masks, maps)
     metrics["thresholds"] = operating_points(test.target, decisions, model.offset_)
     metrics |= _name_mistakes(test, decisions)
-    seen = seen_images(model) or ()
-    metrics["n_seen"] = sum(fingerprint(image) in seen for image in test.images)
+    metrics["n_seen"] = count_seen(model, test.images)
     if options.json:
         print_json(metrics)
     else:

@@ -89,6 +89,12 @@ def seen_images(model):
     return None if seen is None else set(seen.tolist())
 
 
+def count_seen(model, images):
+    """How many of some images fit or tune has used, as far as the detector file tells."""
+    seen = seen_images(model) or ()
+    return sum(fingerprint(image) in seen for image in images)
+
+
 def fingerprint(image):
     """Digest of an image file's content, which does not depend on its name and folder."""
     return hashlib.sha256(Path(image).read_bytes()).hexdigest().encode()

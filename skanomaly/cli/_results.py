@@ -12,7 +12,7 @@ from collections import Counter
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from skanomaly.cli._model_files import fingerprint, load_data, seen_images
+from skanomaly.cli._model_files import count_seen, load_data, seen_images
 from skanomaly.cli._predictions import color_limits
 from skanomaly.images import save_score_map
 from skanomaly.io import name_disk_errors
@@ -117,8 +117,7 @@ def make_explainer(model, folder):
     except TypeError as error:
         raise ValueError(f"--good: {error}; leave --good out") from error
     images, n_fitted = load_data(folder).train.images, len(outermost(model, "memory_frames_"))
-    seen = seen_images(model)
-    n_seen = len(images) if seen is None else sum(fingerprint(image) in seen for image in images)
+    n_seen = len(images) if seen_images(model) is None else count_seen(model, images)
     if len(images) != n_fitted or n_seen < n_fitted:
         raise ValueError(
             f"--good {folder}: expected the {n_fitted} images that the detector was fitted on, got "
