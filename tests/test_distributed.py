@@ -25,7 +25,9 @@ from skanomaly.base import BaseDetector
 from skanomaly.datasets import make_defects, make_textures
 from skanomaly.distributed import Distributed, connect, score_files
 from skanomaly.distributed._distributed import _with_fixed_draws
+from skanomaly.distributed._fit_graph import FAN_IN
 from skanomaly.distributed._partitions import Part
+from skanomaly.distributed._running import compute
 from skanomaly.exceptions import ImageError, MemoryLimitError, MissingImageError
 from skanomaly.model_selection import HeldOutThreshold
 from skanomaly.utils.state import snapshot
@@ -334,23 +336,28 @@ def test_it_can_be_wrapped_searched_and_pickled(client, paths):
         wrapped.estimator_.predict(paths["bad"])
 
 
-def test_few_states_are_held_at_a_time(client, paths):
-    """Of 23 parts: the graph is gone through depth first."""
-    most, stop = [], threading.Event()
+def test_few_states_are_held_at_a_time(client, paths, monkeypatch):
+    """In the order that Dask gives the tasks, of 23 parts; a joined state holds several."""
+    order = pytest.importorskip("dask.order").order
+    handed_over = []
 
-    def watch():
-        while not stop.is_set():
-            held = [key for key, where in client.who_has().items() if where]
-            most.append(sum(str(key).startswith("_learn") for key in held))
+    def computed(client, task):
+        handed_over.append(task)
+        return compute(client, task)
 
-    thread = threading.Thread(target=watch)
-    thread.start()
-    try:
-        Distributed(pipeline(padim()), partition_size=1).fit(paths["good"])
-    finally:
-        stop.set()
-        thread.join()
-    assert 1 <= max(most) <= 16
+    monkeypatch.setattr("skanomaly.distributed._distributed.compute", computed)
+    Distributed(pipeline(padim()), partition_size=1).fit(paths["good"])
+    graph = dict(handed_over[0].__dask_graph__())
+    turn = order(graph)
+    states = [key for key in graph if key.startswith("_learn")]
+    last_used = {
+        state: max(turn[key] for key in graph if state in graph[key].dependencies)
+        for state in states
+    }
+    held = [
+        sum(turn[state] <= now < last_used[state] for state in states) for now in turn.values()
+    ]
+    assert len(states) == len(paths["good"]) == 23 and max(held) <= FAN_IN
 
 
 def test_a_bar_counts_images_once(client, paths, capsys):
