@@ -266,7 +266,7 @@ def test_the_loss_is_the_mean_of_minus_log_sigmoid(good):
 def test_layers_train_as_if_each_had_an_adam_of_its_own():
     """Two epochs, step by step, with one optimizer for each flow."""
     shapes = list(SHAPES.values())
-    kind = {"n_blocks": 2, "condition_size": 4, "hidden": 1.0, "clamp": 1.9}
+    kind = {"n_blocks": 2, "condition_size": 4, "hidden_ratio": 1.0, "clamp": 1.9}
     flows, other = (
         ConditionalFlows(shapes, mixing="permutation", seed=4, **kind) for _ in range(2)
     )
@@ -339,7 +339,7 @@ def test_a_flow_learns_what_single_channels_do_not_show():
         second = sign * first + 0.1 * rng.normal(size=first.shape)
         return np.concatenate([first, second], axis=3).astype(np.float32)
 
-    detector = CFlow(n_epochs=40, batch_size=100, learning_rate=1e-2, n_blocks=3, hidden=2)
+    detector = CFlow(n_epochs=40, batch_size=100, learning_rate=1e-2, n_blocks=3, hidden_ratio=2)
     detector.fit(maps(60, 1))
     X = np.concatenate([maps(15, 1), maps(15, -1)])
     labels = np.repeat([1, -1], 15)
@@ -474,7 +474,9 @@ def test_two_threads_may_score_at_a_time(fitted):
 def test_a_pickle_scores_alike_whatever_parameters_became(good, mixing):
     detector = CFlow(**SMALL, mixing=mixing).fit(good)
     expected = detector.score_samples(good)
-    detector.set_params(n_blocks=5, condition_size=8, hidden=3, mixing="permutation", clamp=1.0)
+    detector.set_params(
+        n_blocks=5, condition_size=8, hidden_ratio=3, mixing="permutation", clamp=1.0
+    )
     np.testing.assert_array_equal(detector.score_samples(good), expected)
     again = pickle.loads(pickle.dumps(detector))
     np.testing.assert_array_equal(again.score_samples(good), expected)
@@ -482,11 +484,11 @@ def test_a_pickle_scores_alike_whatever_parameters_became(good, mixing):
 
 def test_presets_and_what_replaces_them():
     paper = CFlow(preset="paper", n_epochs=7)._schedule()
-    assert (paper.n_blocks, paper.condition_size, paper.hidden) == (8, 128, 2)
+    assert (paper.n_blocks, paper.condition_size, paper.hidden_ratio) == (8, 128, 2)
     assert (paper.standardize, paper.combine) == ("none", "probability")
     assert (paper.n_epochs, paper.batch_size, paper.learning_rate) == (7, 256, 2e-4)
     quick = CFlow(standardize="none", condition_size=0)._schedule()
-    assert (quick.n_blocks, quick.condition_size, quick.hidden) == (4, 0, 1)
+    assert (quick.n_blocks, quick.condition_size, quick.hidden_ratio) == (4, 0, 1)
     assert (quick.standardize, quick.combine) == ("none", "standard")
     assert (quick.n_epochs, quick.batch_size, quick.learning_rate) == (30, 1024, 2e-3)
 
@@ -585,7 +587,7 @@ def test_a_second_fit_forgets_the_first(fitted, good):
         ({"patch_size": 2}, "patch_size must be odd"),
         ({"n_components": 0}, "n_components"),
         ({"n_blocks": 0}, "n_blocks"),
-        ({"hidden": 0}, "hidden"),
+        ({"hidden_ratio": 0}, "hidden_ratio"),
         ({"clamp": 0}, "clamp"),
         ({"mixing": "soft"}, "mixing"),
         ({"standardize": True}, "standardize"),

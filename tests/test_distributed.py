@@ -354,9 +354,7 @@ def test_few_states_are_held_at_a_time(client, paths, monkeypatch):
         state: max(turn[key] for key in graph if state in graph[key].dependencies)
         for state in states
     }
-    held = [
-        sum(turn[state] <= now < last_used[state] for state in states) for now in turn.values()
-    ]
+    held = [sum(turn[state] <= now < last_used[state] for state in states) for now in turn.values()]
     assert len(states) == len(paths["good"]) == 23 and max(held) <= FAN_IN
 
 

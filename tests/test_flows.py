@@ -118,7 +118,7 @@ def test_a_gaussian_is_learned():
     x = np.random.default_rng(0).multivariate_normal([0.5, -0.5], covariance, 400)
     rows = torch.tensor(x, dtype=torch.float32)
     torch.manual_seed(0)
-    flow = Flow(AffineBlock(2, hidden=8.0, seed=i) for i in range(3))
+    flow = Flow(AffineBlock(2, hidden_ratio=8.0, seed=i) for i in range(3))
     optimizer = torch.optim.Adam(flow.parameters(), 2e-2)
     for _ in range(120):
         loss = -log_likelihood(*flow(rows)).mean()
@@ -149,7 +149,7 @@ def test_rows_do_not_depend_on_each_other(kind):
 @pytest.mark.parametrize("n_condition", [4, 0])
 @pytest.mark.parametrize("mixing", ["permutation", "rotation"])
 def test_an_affine_block_is_its_equations(d, n_condition, mixing):
-    block = AffineBlock(d, n_condition, hidden=1.5, clamp=1.3, mixing=mixing, seed=2)
+    block = AffineBlock(d, n_condition, hidden_ratio=1.5, clamp=1.3, mixing=mixing, seed=2)
     block = far_from_identity(block)
     x, conditions = (part.float() for part in data(5, d))
     conditions = conditions if n_condition else None

@@ -137,11 +137,11 @@ def test_the_loss_is_the_sum_of_its_parts():
     assert alone == pytest.approx(2 * distance + costs[0], rel=1e-4)
     assert both == pytest.approx(2 * distance - agreement + sum(costs), rel=1e-4)
     history = training.history(2, has_held_out=False)
-    assert history["image_distance"] == pytest.approx([distance, distance], rel=1e-4)
+    assert history["image-distance"] == pytest.approx([distance, distance], rel=1e-4)
     assert history["similarity"] == pytest.approx([agreement], rel=1e-3)
     for name, one in zip(("image", *STAGES), thetas, strict=True):
         expected = deviations(one).mean().item()
-        assert history[f"deviation_{name}"][-1] == pytest.approx(expected, rel=1e-4)
+        assert history[f"{name}-deviation"][-1] == pytest.approx(expected, rel=1e-4)
 
 
 def test_images_alone_come_first():
@@ -229,13 +229,13 @@ def test_training_aligns_good_images():
         image_learning_rate=0.1,
     ).fit(images)  # fmt: skip
     history = detector.history_
-    assert len(history["image_distance"]) == len(history["deviation_image"]) == 12
+    assert len(history["image-distance"]) == len(history["image-deviation"]) == 12
     assert len(history["similarity"]) == 10  # two epochs were of images alone
-    assert len(history["held_out_similarity"]) == 11  # one before
-    assert history["image_distance"][-1] < 0.9 * history["image_distance"][0]
+    assert len(history["similarity-held_out"]) == 11  # one before
+    assert history["image-distance"][-1] < 0.9 * history["image-distance"][0]
     assert history["similarity"][-1] > history["similarity"][0] + 0.2
-    assert history["held_out_similarity"][-1] > history["held_out_similarity"][0] + 0.05
-    last = [history[name][-1] for name in history if name.startswith("deviation")]
+    assert history["similarity-held_out"][-1] > history["similarity-held_out"][0] + 0.05
+    last = [history[name][-1] for name in history if name.endswith("-deviation")]
     assert len(last) == 4 and all(0 < one < 0.2 for one in last)
     # What a new image is moved by differs from image to image, and lessens their distance.
     new = torch.from_numpy(parts(8, 1)).permute(0, 3, 1, 2)
@@ -252,8 +252,8 @@ def test_training_aligns_good_images():
 def test_a_stage_may_be_left_out(good, image_mode, mode):
     detector = FYD(**SMALL, image_mode=image_mode, mode=mode).fit(good)
     history = detector.history_
-    assert ("image_distance" in history) == ("deviation_image" in history) == bool(image_mode)
-    assert ("deviation_features.4" in history) == (mode is not None)
+    assert ("image-distance" in history) == ("image-deviation" in history) == bool(image_mode)
+    assert ("features.4-deviation" in history) == (mode is not None)
     assert len(history["similarity"]) == (1 if image_mode else 2)
     names = {name.partition(".")[0] for name in detector.state_}
     assert ("image_transformer" in names) == (image_mode is not None)

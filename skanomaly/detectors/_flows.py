@@ -68,7 +68,7 @@ class AffineBlock(nn.Module):
         Numbers of a vector. One alone has no halves and is only scaled.
     n_condition : int
         Numbers of a condition; 0 for none.
-    hidden : float
+    hidden_ratio : float
         Width of the subnet in units of its input.
     clamp : float
         Largest logarithm of a factor.
@@ -78,7 +78,9 @@ class AffineBlock(nn.Module):
         Draws the mixing; weights are drawn from torch's generator.
     """
 
-    def __init__(self, d, n_condition=0, *, hidden=2.0, clamp=1.9, mixing="permutation", seed=0):
+    def __init__(
+        self, d, n_condition=0, *, hidden_ratio=2.0, clamp=1.9, mixing="permutation", seed=0
+    ):
         super().__init__()
         self.n_kept, self.clamp = d - d // 2, clamp
         self.gamma = nn.Parameter(torch.full((d,), math.log(math.expm1(1 / _STEP * _BETA)) / _BETA))
@@ -86,7 +88,7 @@ class AffineBlock(nn.Module):
         self.mixing = _Permutation(d, seed) if mixing == "permutation" else _Rotation(d, seed)
         if d > 1:
             n_inputs = self.n_kept + n_condition
-            n_hidden = max(1, round(hidden * n_inputs))
+            n_hidden = max(1, round(hidden_ratio * n_inputs))
             self.of_x = nn.Linear(self.n_kept, n_hidden)
             self.of_condition = (
                 nn.Linear(n_condition, n_hidden, bias=False) if n_condition else None

@@ -81,6 +81,11 @@ class TrainingConfig:
             raise ValueError(f"dtype must be one of {DTYPES}, got {self.dtype!r}")
         resolve_device(self.device)
 
+    def phase(self, name, n_epochs, **changes):
+        """The same for one phase of a training, which has a checkpoint of its own."""
+        checkpoint = None if self.checkpoint is None else f"{self.checkpoint}.{name}"
+        return replace(self, n_epochs=n_epochs, name=name, checkpoint=checkpoint, **changes)
+
     @property
     def torch_device(self):
         """The device as torch has it."""
@@ -94,7 +99,7 @@ class TrainingConfig:
         return torch.autocast(device.type, torch.bfloat16, enabled=enabled)
 
 
-def configured(estimator, schedule, identity, *, advice, n_epochs=None):
+def configured(estimator, schedule, identity, *, advice, n_epochs=None, dtype="float32"):
     """The TrainingConfig of an estimator's parameters and of a schedule.
 
     Parameters
@@ -102,7 +107,7 @@ def configured(estimator, schedule, identity, *, advice, n_epochs=None):
     estimator : estimator
         With ``device``, ``checkpoint``, ``random_state`` and ``verbose``.
     schedule : object
-        With ``n_epochs``, ``batch_size`` and ``learning_rate``.
+        ``n_epochs``, ``batch_size`` and ``learning_rate`` are taken from it, where it has them.
     identity : callable
         Returns the digest of all that the training depends on; called where there is a checkpoint,
         whose name ends in its beginning, so that those of other trainings stay.
@@ -110,6 +115,7 @@ def configured(estimator, schedule, identity, *, advice, n_epochs=None):
         What to change if the loss becomes NaN.
     n_epochs : int or None, default=None
         Instead of the schedule's.
+    dtype : {"float32", "bfloat16", "auto"}, default="float32"
 
     Returns
     -------
@@ -119,11 +125,14 @@ def configured(estimator, schedule, identity, *, advice, n_epochs=None):
     if estimator.checkpoint is not None:
         found = identity()
         checkpoint = f"{estimator.checkpoint}.{found[:8]}"
+    names = "n_epochs", "batch_size", "learning_rate"
+    scheduled = {name: getattr(schedule, name) for name in names if hasattr(schedule, name)}
+    if n_epochs is not None:
+        scheduled["n_epochs"] = n_epochs
     return TrainingConfig(
-        schedule.n_epochs if n_epochs is None else n_epochs,
-        schedule.batch_size,
-        schedule.learning_rate,
+        **scheduled,
         device=estimator.device,
+        dtype=dtype,
         checkpoint=checkpoint,
         identity=found,
         random_state=estimator.random_state,

@@ -69,7 +69,7 @@ class CFlow(BaseDetector):
         Coupling blocks of a flow; None: the preset's, as with all that is None below.
     condition_size : int or None, default=None
         Numbers that say where a place is, a multiple of 4; 0: the flows do not know.
-    hidden : float or None, default=None
+    hidden_ratio : float or None, default=None
         Width of the blocks' subnets in units of their input.
     clamp : float, default=1.9
         Largest logarithm of a block's factors.
@@ -184,7 +184,7 @@ class CFlow(BaseDetector):
         "n_components": [None, Interval(Integral, 1, None, closed="left")],
         "n_blocks": [None, Interval(Integral, 1, None, closed="left")],
         "condition_size": [None, Interval(Integral, 0, None, closed="left")],
-        "hidden": [None, Interval(Real, 0, None, closed="neither")],
+        "hidden_ratio": [None, Interval(Real, 0, None, closed="neither")],
         "clamp": [Interval(Real, 0, None, closed="neither")],
         "mixing": [StrOptions({"permutation", "rotation"})],
         "standardize": [None, StrOptions({"position", "none"})],
@@ -206,7 +206,7 @@ class CFlow(BaseDetector):
         n_components=None,
         n_blocks=None,
         condition_size=None,
-        hidden=None,
+        hidden_ratio=None,
         clamp=1.9,
         mixing="permutation",
         standardize=None,
@@ -228,7 +228,7 @@ class CFlow(BaseDetector):
         self.n_components = n_components
         self.n_blocks = n_blocks
         self.condition_size = condition_size
-        self.hidden = hidden
+        self.hidden_ratio = hidden_ratio
         self.clamp = clamp
         self.mixing = mixing
         self.standardize = standardize
@@ -282,7 +282,7 @@ class CFlow(BaseDetector):
                 f"rows, got {self.condition_size}"
             )
         names = (
-            "n_blocks", "condition_size", "hidden", "standardize", "combine", "n_epochs",
+            "n_blocks", "condition_size", "hidden_ratio", "standardize", "combine", "n_epochs",
             "batch_size", "learning_rate",
         )  # fmt: skip
         return with_given(SCHEDULES[self.preset], **{name: getattr(self, name) for name in names})
@@ -292,7 +292,7 @@ class CFlow(BaseDetector):
         return {
             "n_blocks": int(schedule.n_blocks),
             "condition_size": int(schedule.condition_size),
-            "hidden": float(schedule.hidden),
+            "hidden_ratio": float(schedule.hidden_ratio),
             "clamp": float(self.clamp),
             "mixing": self.mixing,
         }

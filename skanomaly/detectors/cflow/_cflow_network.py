@@ -52,15 +52,17 @@ class ConditionalFlows(nn.Module):
     n_blocks : int
     condition_size : int
         Numbers of a place's code.
-    hidden, clamp, mixing
+    hidden_ratio, clamp, mixing
         As in :class:`AffineBlock`.
     seed : int
         Draws weights and mixings.
     """
 
-    def __init__(self, layer_shapes, *, n_blocks, condition_size, hidden, clamp, mixing, seed=0):
+    def __init__(
+        self, layer_shapes, *, n_blocks, condition_size, hidden_ratio, clamp, mixing, seed=0
+    ):
         super().__init__()
-        kind = {"hidden": hidden, "clamp": clamp, "mixing": mixing}
+        kind = {"hidden_ratio": hidden_ratio, "clamp": clamp, "mixing": mixing}
         seeds = np.random.SeedSequence(seed).generate_state(len(layer_shapes) * n_blocks)
         seeds = iter(seeds.tolist())
         with seeded(seed):

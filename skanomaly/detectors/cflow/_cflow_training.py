@@ -28,7 +28,7 @@ class Schedule:
 
     n_blocks: int
     condition_size: int
-    hidden: float
+    hidden_ratio: float
     standardize: str
     combine: str
     n_epochs: int

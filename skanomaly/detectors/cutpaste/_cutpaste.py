@@ -32,14 +32,13 @@ from skanomaly.detectors.cutpaste._feature_density import (
 from skanomaly.detectors.cutpaste._paste_training import (
     KINDS,
     N_CROPS,
-    TrainingPlan,
     ViewMaker,
     class_accuracy,
     train_network,
 )
 from skanomaly.feature_extraction import backbones
 from skanomaly.io import digest
-from skanomaly.training import training_parameters
+from skanomaly.training import configured, training_parameters
 from skanomaly.utils.device import resolve_device
 from skanomaly.utils.networks import from_arrays, to_arrays
 from skanomaly.utils.validation import Interval, StrOptions
@@ -311,7 +310,8 @@ class CutPaste(BaseImageDetector):
             "n_classes": len(views.classes),
         }
         network = CutPasteNet(**self.architecture_, weights=self.weights, seed=self.random_state)
-        self.history_ = train_network(network, views, self._plan(setting, pixels))
+        config = self._config(setting, pixels)
+        self.history_ = train_network(network, views, setting.n_iter, self.learning_rate, config)
         self.accuracy_ = class_accuracy(network, views, self.random_state)
         self.state_ = to_arrays(network)
         self._encoder = Encoder(network, self.mean_, self.scale_)
@@ -337,16 +337,20 @@ class CutPaste(BaseImageDetector):
             known = backbones.describe_backbone(setting.encoder)
             self.mean_, self.scale_ = np.float32(known.mean), np.float32(known.std)
 
-    def _plan(self, setting, pixels):
-        identity = ""
-        if self.checkpoint is not None:
+    def _config(self, setting, pixels):
+        def identity():
             parameters = training_parameters(self, _NOT_OF_TRAINING)
             parameters |= {"encoder": setting.encoder, "n_iter": setting.n_iter}
-            identity = digest(parameters, image_keys(pixels))
-        return TrainingPlan(
-            setting.n_iter, self.learning_rate, self.dtype, self.device, self.random_state,
-            self.checkpoint, identity, self.verbose,
-        )  # fmt: skip
+            return digest(parameters, image_keys(pixels))
+
+        return configured(
+            self,
+            setting,
+            identity,
+            advice="lower learning_rate, and look at the images",
+            n_epochs=0,  # each phase has its own
+            dtype=self.dtype,
+        )
 
     def _fit_density(self, X, aligned):
         """Gaussians of the features of stored images as they are."""

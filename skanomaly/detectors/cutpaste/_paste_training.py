@@ -6,13 +6,12 @@ L = sum over kinds k of CE(g(view_k(x)), k),   view_0(x) = x, the others with a 
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
-from skanomaly.training import TrainingConfig, cut_paste, cut_paste_scar, fit, jitter_colors
+from skanomaly.training import cut_paste, cut_paste_scar, fit, jitter_colors
 
 KINDS = {"2way": ("pasted",), "scar": ("scar",), "3way": ("pasted", "scar")}  # beside "good"
 N_CROPS = 32  # of a step; each gives a view of every kind
@@ -97,61 +96,27 @@ class ViewMaker:
         return jitter_colors(crop, rng, self.jitter, only_light=True)
 
 
-@dataclass(frozen=True)
-class TrainingPlan:
-    """How the network is trained.
-
-    Parameters
-    ----------
-    n_iter : int
-    learning_rate : float
-    dtype, device : str
-    seed : int
-    checkpoint : str, Path or None
-        Beginning of the names of the checkpoints.
-    identity : str
-        Digest of all that the training depends on, where there is a checkpoint.
-    verbose : int
-    """
-
-    n_iter: int
-    learning_rate: float
-    dtype: str
-    device: str
-    seed: int
-    checkpoint: str | Path | None
-    identity: str
-    verbose: int
-
-    def phases(self, is_pretrained):
-        """(name, steps, learning rate) of each phase."""
-        if not is_pretrained:
-            return [(PHASES[0], self.n_iter, self.learning_rate)]
-        n_head = round(HEAD_SHARE * self.n_iter)
-        steps = n_head, self.n_iter - n_head
-        rates = self.learning_rate, FINE_TUNING_RATE
-        return list(zip(PHASES_OF_PRETRAINED, steps, rates, strict=True))
-
-    def config(self, name, n_epochs):
-        """The configuration of a phase."""
-        checkpoint = self.checkpoint
-        if checkpoint is not None:
-            checkpoint = f"{checkpoint}.{self.identity[:8]}.{name}"
-        return TrainingConfig(
-            n_epochs, device=self.device, dtype=self.dtype, checkpoint=checkpoint,
-            identity=self.identity, random_state=self.seed, name=name, verbose=self.verbose,
-            advice="lower learning_rate, and look at the images",
-        )  # fmt: skip
+def phases(n_iter, learning_rate, is_pretrained):
+    """(name, steps, learning rate) of each phase of a training."""
+    if not is_pretrained:
+        return [(PHASES[0], n_iter, learning_rate)]
+    n_head = round(HEAD_SHARE * n_iter)
+    steps, rates = (n_head, n_iter - n_head), (learning_rate, FINE_TUNING_RATE)
+    return list(zip(PHASES_OF_PRETRAINED, steps, rates, strict=True))
 
 
-def train_network(network, views, plan):
+def train_network(network, views, n_iter, learning_rate, config):
     """Train a CutPasteNet in place.
 
     Parameters
     ----------
     network : CutPasteNet
     views : ViewMaker
-    plan : TrainingPlan
+    n_iter : int
+        Steps of all phases together.
+    learning_rate : float
+        Of the first phase.
+    config : TrainingConfig
 
     Returns
     -------
@@ -165,24 +130,27 @@ def train_network(network, views, plan):
     """
     history = {}
     labels = views.labels()
-    for number, (name, n_iter, rate) in enumerate(plan.phases(network.is_pretrained)):
+    steps_and_rates = phases(n_iter, learning_rate, network.is_pretrained)
+    for number, (name, n_steps, rate) in enumerate(steps_and_rates):
         network.encoder.requires_grad_(name != "head")
         learning = [p for p in network.parameters() if p.requires_grad]
         optimizer = torch.optim.SGD(learning, rate, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
-        n_epochs = -(-n_iter // EPOCH)
+        n_epochs = -(-n_steps // EPOCH)
         scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(n_epochs, 1))
 
-        def batches(epoch, number=number, n_iter=n_iter):
+        def batches(epoch, number=number, n_steps=n_steps):
             # Seeds of the steps: the same ones whenever an interrupted training resumes.
-            n_steps = min(EPOCH, n_iter - EPOCH * epoch)
-            return [(plan.seed, number, epoch, step) for step in range(n_steps)]
+            n_left = n_steps - EPOCH * epoch
+            return [
+                (config.random_state, number, epoch, step) for step in range(min(EPOCH, n_left))
+            ]
 
         def step(seeds):
             logits = network(views.views(np.random.default_rng(seeds)))
             return F.cross_entropy(logits, labels.to(logits.device))
 
-        config = plan.config(name, n_epochs)
-        losses = fit(network, step, batches, config, optimizers=optimizer, schedulers=scheduler)
+        this = config.phase(name, n_epochs)
+        losses = fit(network, step, batches, this, optimizers=optimizer, schedulers=scheduler)
         history[name] = losses["loss"]
     return history
 

@@ -118,6 +118,9 @@ def fit_extractors(extractor, scales, pixels, seed):
         if one.get_params(deep=False).get("random_state", seed) is None:
             one.set_params(random_state=seed)
         fitted.append(one.fit(pixels))
+        known = getattr(one, "weights_fingerprint_", None)
+        if known is not None and known == fitted[0].weights_fingerprint_:
+            one.weights_ = fitted[0].weights_  # one network for all scales, in a file too
     return fitted
 
 

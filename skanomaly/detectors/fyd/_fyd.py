@@ -119,10 +119,10 @@ default="rotation_translation"
     gaussian_ : PositionwiseGaussian
         Its ``mean_`` has shape (h, w, d).
     history_ : dict of str to list of float
-        By epoch: "image_distance", L_ICA; "similarity", -L_FA; "deviation_image", and such a one
+        By epoch: "image-distance", L_ICA; "similarity", -L_FA; "image-deviation", and such a one
         for each stage by its name, the mean distance of its transforms from the identity. Those of
         maps begin with the epoch in which these are first trained, the ones of images alone being
-        before it. "held_out_similarity" is that of a tenth of the images, held out of the training
+        before it. "similarity-held_out" is that of a tenth of the images, held out of the training
         where there are 20 or more: before that epoch, and after each.
     offset_, learned_from_, image_fit_, n_channels_in_, layer_shapes_, n_features_in_, fit_digest_ :
         As in BaseImageDetector.

@@ -87,8 +87,8 @@ class FocusTraining(nn.Module):
         super().__init__()
         self.network, self.descent = network, descent
         aligns, registers = network.image_transformer is not None, network.registration.transformers
-        self.of_images = ["image_distance", "deviation_image"] if aligns else []
-        self.of_maps = ["similarity", *(f"deviation_{name}" for name in names if registers)]
+        self.of_images = ["image-distance", "image-deviation"] if aligns else []
+        self.of_maps = ["similarity", *(f"{name}-deviation" for name in names if registers)]
         n_epochs = descent.schedule.n_epochs
         self.n_alone = -(-n_epochs // ALONE) if aligns and n_epochs > 1 else 0
         n_figures = len(self.of_images) + len(self.of_maps)
@@ -134,7 +134,7 @@ class FocusTraining(nn.Module):
         for name in self.of_maps:
             del history[name][: self.n_alone]
         if has_held_out:
-            history["held_out_similarity"] = self.held_out[self.n_alone : n_epochs + 1].tolist()
+            history["similarity-held_out"] = self.held_out[self.n_alone : n_epochs + 1].tolist()
         return history
 
 

@@ -30,13 +30,12 @@ from skanomaly.detectors.tdg._tdg_networks import build_discriminators
 from skanomaly.detectors.tdg._tdg_scoring import TransformationScorer, score_statistics
 from skanomaly.detectors.tdg._tdg_training import (
     SCHEDULES,
-    TrainingPlan,
     make_schedule,
     train_discriminators,
     training_needs,
 )
 from skanomaly.io import digest
-from skanomaly.training import AUGMENTATIONS, augment
+from skanomaly.training import AUGMENTATIONS, augment, configured
 from skanomaly.utils.device import resolve_device
 from skanomaly.utils.networks import from_arrays, to_arrays
 from skanomaly.utils.validation import Interval, StrOptions
@@ -283,8 +282,13 @@ class TDG(BaseImageDetector):
         self.trained_on_ = (images if self.tiling_ is None else images[self.tiles_[:, 0]])[chosen]
         pixels = X[chosen].arrays()[PIXELS]  # (n, H, W, C)
         transformations = named_transformations(self.transformations, is_colored(pixels))
-        plan = self._plan(schedule, transformations, pixels)
-        discriminators, self.history_ = train_discriminators(*self._copies(pixels), plan)
+        discriminators, self.history_ = train_discriminators(
+            *self._copies(pixels),
+            transformations,
+            schedule,
+            self.generator,
+            self._config(schedule, transformations, pixels),
+        )
         # As they are at the fit: the parameters may be set to others later.
         self.sizes_, self.state_ = schedule.sizes, to_arrays(discriminators)
         self.transformations_ = [tuple(one) for one in transformations]
@@ -313,16 +317,19 @@ class TDG(BaseImageDetector):
         places = torch.linspace(0, 1, len(copies)).repeat_interleave(len(copies[0]))
         return torch.cat(copies), places
 
-    def _plan(self, schedule, transformations, pixels):
-        identity = ""
-        if self.checkpoint is not None:
+    def _config(self, schedule, transformations, pixels):
+        def identity():
             augmentations = list(self.augmentations), self.generator, self.random_state
             content = asdict(schedule), [list(one) for one in transformations], augmentations
-            identity = digest(*content, image_keys(list(pixels)))
-        return TrainingPlan(
-            schedule, transformations, self.generator, self.random_state, self.device,
-            self.checkpoint, identity, self.verbose,
-        )  # fmt: skip
+            return digest(*content, image_keys(list(pixels)))
+
+        return configured(
+            self,
+            schedule,
+            identity,
+            advice="lower n_iter, and look at the images",
+            n_epochs=0,  # each scale has its own
+        )
 
     def _warn_if_alike(self, transformations):
         least, chance = cross_entropies(transformations)

@@ -12,7 +12,6 @@ CE is the cross-entropy, averaged over all transformations j and all patches.
 
 import math
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -25,7 +24,7 @@ from skanomaly.detectors.tdg._tdg_networks import (
     build_discriminators,
     scale_width,
 )
-from skanomaly.training import TrainingConfig, fit
+from skanomaly.training import fit
 from skanomaly.utils.networks import seeded
 
 EPOCH = 25  # iterations; after each the checkpoint is written
@@ -107,46 +106,6 @@ def make_schedule(preset, n_iter, sizes, n_images, image_side):
     )
 
 
-@dataclass(frozen=True)
-class TrainingPlan:
-    """What all scales need to know.
-
-    Parameters
-    ----------
-    schedule : Schedule
-    transformations : list of Transformation
-    has_generator : bool
-    seed : int
-    device : str
-    checkpoint : str, Path or None
-        Beginning of the names of the checkpoints.
-    identity : str
-        Digest of all that the training depends on, where there is a checkpoint.
-    verbose : int
-    """
-
-    schedule: Schedule
-    transformations: list
-    has_generator: bool
-    seed: int
-    device: str
-    checkpoint: str | Path | None
-    identity: str
-    verbose: int
-
-    def config(self, scale):
-        """TrainingConfig of a scale."""
-        name = f"side {self.schedule.sizes[scale]}"
-        checkpoint = self.checkpoint
-        if checkpoint is not None:
-            checkpoint = f"{checkpoint}.{self.identity[:8]}.{scale}"
-        return TrainingConfig(
-            math.ceil(self.schedule.n_iter / EPOCH), device=self.device, checkpoint=checkpoint,
-            identity=self.identity, random_state=self.seed, name=name,
-            advice="lower n_iter, and look at the images", verbose=self.verbose,
-        )  # fmt: skip
-
-
 def resized(images, side):
     """Images (b, C, H, W) in [0, 1] at a scale: (b, C, side, side) in [-1, 1], in steps of bytes.
 
@@ -163,7 +122,7 @@ def resized(images, side):
     return small.clamp(0, 1).mul(255).round().div(127.5).sub(1)
 
 
-def train_discriminators(images, places, plan):
+def train_discriminators(images, places, transformations, schedule, has_generator, config):
     """Train the networks of all scales; the generators are dropped in the end.
 
     Parameters
@@ -172,7 +131,10 @@ def train_discriminators(images, places, plan):
         The good images and their augmented copies.
     places : tensor of shape (m,), float32 in [0, 1]
         By which a generator tells the good images apart; that of a copy is its image's.
-    plan : TrainingPlan
+    transformations : list of Transformation
+    schedule : Schedule
+    has_generator : bool
+    config : TrainingConfig
 
     Returns
     -------
@@ -186,22 +148,22 @@ def train_discriminators(images, places, plan):
     TrainingError
         A loss is not finite.
     """
-    n_channels, sizes = images.shape[1], plan.schedule.sizes
-    with seeded(plan.seed):
-        discriminators = build_discriminators(n_channels, len(sizes), len(plan.transformations))
+    n_channels, sizes, seed = images.shape[1], schedule.sizes, config.random_state
+    with seeded(seed):
+        discriminators = build_discriminators(n_channels, len(sizes), len(transformations))
         generators = [Generator(n_channels, scale_width(scale)) for scale in range(len(sizes))]
-    fakes, history = Fakes(places, n_channels, plan.seed), {}
+    fakes, history = Fakes(places, n_channels, seed), {}
     for scale, side in enumerate(sizes):
         discriminator, generator = discriminators[scale], generators[scale]
         if scale and scale_width(scale) == scale_width(scale - 1):
             discriminator.load_state_dict(discriminators[scale - 1].state_dict())
             generator.load_state_dict(generators[scale - 1].state_dict())
-        training = ScaleTraining(discriminator, resized(images, side), plan.transformations)
-        if plan.has_generator:
-            fakes.to(plan.config(scale).torch_device)
+        training = ScaleTraining(discriminator, resized(images, side), transformations)
+        if has_generator:
+            fakes.to(config.torch_device)
             fakes.add(generator, training.images)
             training.fakes = fakes
-        history[str(side)] = training.run(plan, scale)
+        history[str(side)] = training.run(schedule, scale, config)
     return discriminators.eval(), history
 
 
@@ -308,9 +270,10 @@ class ScaleTraining:
         self.discriminator, self.images, self.fakes = discriminator, images, fakes
         self.transformations = transformations
 
-    def run(self, plan, scale):
+    def run(self, schedule, scale, config):
         """Train, or resume; returns the losses by epoch."""
-        schedule, config = plan.schedule, plan.config(scale)
+        n_epochs = math.ceil(schedule.n_iter / EPOCH)
+        config = config.phase(f"side-{schedule.sizes[scale]}", n_epochs)
         networks = nn.ModuleDict({"discriminator": self.discriminator})
         if self.fakes is not None:
             networks["generator"] = self.fakes.generators[-1]
@@ -320,7 +283,7 @@ class ScaleTraining:
 
         def batches(epoch):
             # The same ones whenever an interrupted training resumes.
-            rng = np.random.default_rng([plan.seed, scale, epoch])
+            rng = np.random.default_rng([config.random_state, scale, epoch])
             n_left = schedule.n_iter - EPOCH * epoch
             return [self.draw_batch(rng, n_batch) for _ in range(min(EPOCH, n_left))]
 
