@@ -21,12 +21,11 @@ import argparse
 import ast
 import json
 import pickle
-import platform
 import time
 from pathlib import Path
 
 import numpy as np
-import torch
+from _machine import machine
 from _published import full_data
 
 import skanomaly
@@ -191,8 +190,7 @@ def main():
         "benchmark": "accuracy",
         **settings,
         "weights": Path(options.weights).name,
-        "threads": torch.get_num_threads(),
-        "processor": platform.machine(),
+        **machine(),
         "table": table,
     }
     has_features = not takes_images(options.detector) or options.detector in INNER

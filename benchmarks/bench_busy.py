@@ -12,7 +12,6 @@ show as CPU time. Results are written to benchmarks/results as JSON.
 import argparse
 import json
 import os
-import platform
 import resource
 import subprocess
 import sys
@@ -21,6 +20,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+from _machine import machine
 
 ROUNDS = 3
 RESULT = Path(__file__).parent / "results" / "bench_busy.json"
@@ -69,7 +69,7 @@ def main():
         "set": options.set, "busy": options.busy, "processors": n_processors,
         "wall": wall, "cpu": cpu, "busy_wall": busy_wall, "busy_cpu": busy_cpu,
         "cpu_ratio": busy_cpu / cpu, "wall_ratio": busy_wall / wall,
-        "fair_wall": fair_wall, "machine": platform.machine(),
+        "fair_wall": fair_wall, **machine(),
     }  # fmt: skip
     for name, value in result.items():
         print(f"{name:12} {value:.3g}" if isinstance(value, float) else f"{name:12} {value}")

@@ -12,7 +12,6 @@ scores. Results are written to benchmarks/results as JSON.
 
 import argparse
 import json
-import platform
 import time
 import warnings
 from pathlib import Path
@@ -20,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from _machine import machine
 
 from skanomaly import CFlow, FilterBank, load_folder
 from skanomaly.metrics import image_roc_auc_score, pixel_roc_auc_score
@@ -162,8 +162,7 @@ def main():
         "good_images": len(good),
         "passes": options.passes,
         "layers": {name: list(shape) for name, shape in good.layer_shapes.items()},
-        "threads": torch.get_num_threads(),
-        "processor": platform.machine(),
+        **machine(),
         "skanomaly": ours(data, good, X, options.passes),
     }
     parts = anomalibs()

@@ -21,6 +21,7 @@ for library in ("OMP", "OPENBLAS", "MKL", "NUMBA"):  # read once, when the libra
 
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
+from _machine import machine  # noqa: E402
 from _real_features import real_features  # noqa: E402
 
 from skanomaly.coreset import RandomProjection, greedy_order  # noqa: E402
@@ -46,8 +47,8 @@ def main():
     greedy_order(Z[:10_000], 300, 0)  # warm-up: compiles
     seconds, picks = best_of(REPEATS, lambda: greedy_order(Z, n_picks, 0))
     report = {
+        **machine(),
         "rows": list(Z.shape),
-        "threads": ARGUMENTS.threads,
         "picks": n_picks,
         "seconds": seconds,
         "seconds_projection": seconds_projection,

@@ -9,7 +9,6 @@ of many images.
 
 import json
 import os
-import platform
 import resource
 import subprocess
 import sys
@@ -19,6 +18,7 @@ from pathlib import Path
 os.environ.update(OPENBLAS_NUM_THREADS="1", MKL_NUM_THREADS="1", OMP_NUM_THREADS="1")
 
 import numpy as np
+from _machine import machine
 from scipy.spatial.distance import mahalanobis
 
 from skanomaly.density import PositionwiseGaussian
@@ -196,7 +196,7 @@ def main():
     del train, test
     result = rounded(
         {
-            "machine": platform.machine(),
+            **machine(),
             "numpy": np.__version__,
             "shape": [TRAIN, GRID, GRID, CHANNELS],
             "against_the_loop": loop,

@@ -11,7 +11,6 @@ layer and scaled up, and with torch.cdist. Results are written to benchmarks/res
 
 import argparse
 import json
-import platform
 import time
 import warnings
 from pathlib import Path
@@ -19,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from _machine import machine
 from _real_images import real_images
 from _timing import ms_per_image
 from torchvision import models
@@ -206,8 +206,7 @@ def main():
         "benchmark": "detectors",
         "dataset": DATASET,
         "good_images": N_GOOD,
-        "threads": torch.get_num_threads(),
-        "processor": platform.machine(),
+        **machine(),
     }
     for name, measure in (("padim", padim), ("spade", spade)):
         record[name] = measure(good, judged)

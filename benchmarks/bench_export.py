@@ -14,7 +14,6 @@ size or number of images they are only printed.
 
 import argparse
 import json
-import platform
 import statistics
 import sys
 import tempfile
@@ -25,6 +24,7 @@ import numpy as np
 import onnxruntime
 import openvino
 import torch
+from _machine import machine
 
 from skanomaly import FeatureExtractor, FilterBank, PaDiM, PatchCore, Pipeline, export_onnx
 from skanomaly.datasets import make_defects, make_textures
@@ -159,8 +159,7 @@ def main():
         summary = {
             "largest_difference": worst,
             "rows": rows,
-            "threads": torch.get_num_threads(),
-            "machine": platform.processor() or platform.machine(),
+            **machine(),
             "versions": {m.__name__: m.__version__ for m in (torch, onnxruntime, openvino)},
         }
         RESULT.write_text(json.dumps(summary) + "\n")

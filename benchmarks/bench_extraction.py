@@ -8,11 +8,11 @@ Weights are random. The competitor is torchvision's feature extractor around the
 """
 
 import json
-import platform
 from pathlib import Path
 
 import numpy as np
 import torch
+from _machine import machine
 from _timing import ms_per_image
 from torchvision import models
 from torchvision.models.feature_extraction import create_feature_extractor
@@ -62,9 +62,8 @@ def main():
     results = [measure(name, size) for name in BACKBONES for size in BATCH_SIZES]
     record = {
         "benchmark": "extraction",
-        "threads": torch.get_num_threads(),
         "torch": torch.__version__,
-        "processor": platform.machine(),
+        **machine(),
         "results": results,
     }
     RESULT.parent.mkdir(exist_ok=True)

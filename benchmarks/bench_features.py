@@ -9,12 +9,12 @@ to scores and maps. Results are written to benchmarks/results as JSON.
 """
 
 import json
-import platform
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
+from _machine import machine
 from _timing import ms_per_image
 
 from skanomaly import FeatureExtractor, FilterBank, PatchCore, Pipeline
@@ -89,8 +89,7 @@ def main():
             )
     record = {
         "benchmark": "bench_features",
-        "processor": platform.machine(),
-        "threads": torch.get_num_threads(),
+        **machine(),
         "rows": rows,
     }
     RESULT.write_text(json.dumps(record) + "\n")

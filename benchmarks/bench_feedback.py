@@ -18,6 +18,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+from _machine import machine
 from sklearn.metrics import roc_auc_score
 
 from skanomaly import FeatureExtractor, FilterBank, PatchCore, load_folder
@@ -104,6 +105,7 @@ def main():
     defects = [data.test.images[i] for i in np.flatnonzero(~is_good)]
     splits = [one_split(options, good, defects, seed) for seed in range(options.splits)]
     line = {
+        **machine(),
         "data": options.folder.name,
         "features": options.features,
         "image_size": options.image_size,

@@ -10,7 +10,6 @@ largest memory of the process grew. Results are written to benchmarks/results as
 
 import argparse
 import json
-import platform
 import subprocess
 import sys
 import tempfile
@@ -19,6 +18,7 @@ from pathlib import Path
 
 import joblib
 import numpy as np
+from _machine import machine
 
 import skanomaly
 
@@ -102,7 +102,7 @@ def main():
     print(f"{len(refused)} hostile files refused; worst {worst[0]:.3f} s, {worst[1]:.0f} MB")
     result = {
         "megabytes": options.megabytes, "seconds": seconds, "ratios": ratios, "sizes": sizes,
-        "refused": refused, "python": platform.python_version(), "machine": platform.machine(),
+        "refused": refused, **machine(),
     }  # fmt: skip
     RESULT.write_text(json.dumps(result, indent=1) + "\n")
 

@@ -12,13 +12,13 @@ modes that are not run are kept if images, dtype and machine are the same.
 
 import argparse
 import json
-import platform
 import statistics
 import time
 from pathlib import Path
 
 import numpy as np
 import torch
+from _machine import machine
 from _real_images import real_images
 from _timing import ms_per_image
 
@@ -102,8 +102,7 @@ def main():
         "benchmark": "global_local",
         "images": "real" if options.root else "made up",
         "dtype": options.dtype,
-        "threads": torch.get_num_threads(),
-        "processor": platform.machine(),
+        **machine(),
     }
     if all(before.get(name) == value for name, value in record.items()):
         record |= {mode: before[mode] for mode in ("dense", "exact") if mode in before}

@@ -14,12 +14,12 @@ detectors that were not run.
 import argparse
 import json
 import multiprocessing
-import platform
 import resource
 import time
 from pathlib import Path
 
 import numpy as np
+from _machine import machine
 
 from skanomaly.utils.memory_budget import parse_memory
 
@@ -133,7 +133,7 @@ def main():
         "benchmark": "memory",
         "limit": options.limit,
         "coreset_ratio": CORESET_RATIO,
-        "processor": platform.machine(),
+        **machine(),
         "results": results,
     }
     RESULT.parent.mkdir(exist_ok=True)

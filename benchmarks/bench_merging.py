@@ -12,12 +12,12 @@ FilterBank. Written to benchmarks/results as JSON.
 
 import argparse
 import json
-import platform
 import time
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+from _machine import machine
 from sklearn.base import clone
 
 from skanomaly import FilterBank, PatchCore, load_folder
@@ -132,7 +132,7 @@ def main():
         "benchmark": "merging",
         "image_size": IMAGE_SIZE,
         "coreset_ratio": CORESET_RATIO,
-        "processor": platform.machine(),
+        **machine(),
         "table": tables,
         "mean": means,
         "runs": all_runs,

@@ -7,12 +7,12 @@ call runs once to warm up, then `REPEATS` times; the median is reported. Single-
 """
 
 import json
-import platform
 import statistics
 import time
 from pathlib import Path
 
 import numpy as np
+from _machine import machine
 from scipy import ndimage
 from sklearn.metrics import average_precision_score, roc_auc_score
 
@@ -119,7 +119,7 @@ def main():
     stream_s, bounded = timed(streamed, masks, maps)
     print(f"AUPRO, all images: {exact_s} s; streamed AUROC, AP and AUPRO: {stream_s} s {bounded}")
     result = {
-        "machine": platform.machine(),
+        **machine(),
         "numpy": np.__version__,
         "shape": maps.shape,
         "defect_share": float(masks.mean()),

@@ -21,6 +21,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+from _machine import machine
 from scipy.ndimage import gaussian_filter
 from scipy.stats import binom
 
@@ -152,7 +153,7 @@ def main():
     for name, count in COUNTS.items():
         parser.add_argument(f"--{name}", type=int, default=count)
     counts = vars(parser.parse_args())
-    record = {"benchmark": "monitor", "image_size": IMAGE_SIZE, "n_good": N_GOOD}
+    record = {"benchmark": "monitor", **machine(), "image_size": IMAGE_SIZE, "n_good": N_GOOD}
     record["simulated"] = [simulate(rate, n, counts["runs"]) for rate in RATES for n in N_HELD_OUT]
     for one in record["simulated"]:
         print(one)

@@ -11,13 +11,12 @@ import argparse
 import contextlib
 import importlib.util
 import json
-import os
-import platform
 import time
 from pathlib import Path
 
 import numpy as np
 import torch  # imported first: the 8-bit screen is only considered if torch is loaded
+from _machine import machine
 from sklearn.neighbors import NearestNeighbors
 from threadpoolctl import threadpool_limits
 
@@ -59,8 +58,7 @@ def main():
                 )
                 report(results[-1])
     RESULT.parent.mkdir(exist_ok=True)
-    machine = {"machine": platform.processor() or platform.machine(), "cores": os.cpu_count()}
-    RESULT.write_text(json.dumps({**machine, "results": results}, indent=1) + "\n")
+    RESULT.write_text(json.dumps({**machine(), "results": results}, indent=1) + "\n")
 
 
 def banks(options):

@@ -10,13 +10,13 @@ are in memory and already have the input's size. Results are written to benchmar
 
 import argparse
 import json
-import platform
 import tempfile
 import warnings
 from pathlib import Path
 
 import numpy as np
 import torch
+from _machine import machine
 from _real_images import real_images
 from _timing import ms_per_image
 from torchvision import models
@@ -140,8 +140,7 @@ def main():
     record = {
         "benchmark": "patchcore",
         "bank": list(detector.memory_bank_.shape),
-        "threads": torch.get_num_threads(),
-        "processor": platform.machine(),
+        **machine(),
         "results": results,
     }
     RESULT.parent.mkdir(exist_ok=True)

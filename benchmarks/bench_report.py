@@ -12,7 +12,6 @@ Results are written to benchmarks/results as JSON.
 
 import argparse
 import json
-import platform
 import shutil
 import statistics
 import time
@@ -20,6 +19,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
+from _machine import machine
 from scipy.ndimage import gaussian_filter
 
 from skanomaly.datasets import make_defects, make_textures
@@ -127,7 +127,7 @@ def main():
                 f"{result['seconds_parsed']:.2f} s",
                 flush=True,
             )
-    record = {"benchmark": "report", "processor": platform.machine(), "results": results}
+    record = {"benchmark": "report", **machine(), "results": results}
     RESULT.parent.mkdir(exist_ok=True)
     RESULT.write_text(json.dumps(record) + "\n")
     print(f"written to {RESULT}")

@@ -15,7 +15,6 @@ Times count on a quiet machine only. A first fit, whose times are not used, load
 
 import argparse
 import json
-import platform
 import resource
 import shutil
 import tempfile
@@ -23,6 +22,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+from _machine import machine
 from PIL import Image
 
 from skanomaly import FilterBank, PatchCore, Pipeline
@@ -190,7 +190,7 @@ def main():
         "side": SIDE,
         "bank_size": BANK_SIZE,
         "partition_size": PARTITION_SIZE,
-        "processor": platform.machine(),
+        **machine(),
         **result,
         "greedy": {"a": a, "b": b},
         "model": {**MODELED, "n_images": N_MODELED.tolist(), "seconds_by_workers": curve},

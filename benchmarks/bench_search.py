@@ -12,13 +12,12 @@ a cache, whose results must be the same. Previous results of configurations not 
 
 import argparse
 import json
-import platform
 import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
-import torch
+from _machine import machine
 from sklearn.model_selection import GridSearchCV, cross_validate
 
 from skanomaly import FeatureExtractor, FilterBank, PatchCore, Pipeline, load_folder
@@ -109,8 +108,7 @@ def main():
         "dataset": DATASET,
         "images": len(X),
         "folds": FOLDS,
-        "threads": torch.get_num_threads(),
-        "processor": platform.machine(),
+        **machine(),
         "results": json.loads(RESULT.read_text())["results"] if RESULT.exists() else {},
     }
     kind = "filter_bank" if options.weights is None else "squeezenet1_1"

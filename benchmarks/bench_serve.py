@@ -20,7 +20,6 @@ import http.client
 import io
 import json
 import os
-import platform
 import random
 import signal
 import subprocess
@@ -34,6 +33,7 @@ from pathlib import Path
 
 import joblib
 import numpy as np
+from _machine import machine
 from PIL import Image
 
 import skanomaly
@@ -193,7 +193,7 @@ def main():
         record = {
             "benchmark": "serve",
             "image_size": IMAGE_SIZE,
-            "processor": platform.machine(),
+            **machine(),
             "n_processors": joblib.cpu_count(),
             "serve": measure_serve(
                 root / "part.skanomaly", model, list(map(png, images)), counts["images"]

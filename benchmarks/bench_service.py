@@ -17,7 +17,6 @@ as JSON; with other counts than these, they are only printed.
 import argparse
 import json
 import os
-import platform
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +24,7 @@ from pathlib import Path
 
 import joblib
 import numpy as np
+from _machine import machine
 
 from skanomaly import FilterBank, PatchCore, Pipeline
 from skanomaly.datasets import make_textures
@@ -139,7 +139,7 @@ def main():
     record = {
         "benchmark": "service",
         "image_size": IMAGE_SIZE,
-        "processor": platform.machine(),
+        **machine(),
         "n_processors": joblib.cpu_count(),
         "threads": measure_threads(pipe, images),
         "refits": measure_refits(good, 255 - good, counts["reads"]),

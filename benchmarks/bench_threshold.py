@@ -14,11 +14,11 @@ as JSON, and a figure to docs.
 
 import argparse
 import json
-import platform
 import time
 from pathlib import Path
 
 import numpy as np
+from _machine import machine
 
 from skanomaly import FilterBank, PatchCore, load_folder
 from skanomaly.images import ImageFit, read_image
@@ -143,7 +143,7 @@ def main():
         "targets": TARGETS,
         "image_size": IMAGE_SIZE,
         "coreset_ratio": CORESET_RATIO,
-        "processor": platform.machine(),
+        **machine(),
         "table": table,
     }
     RESULT.write_text(json.dumps(record) + "\n")

@@ -11,13 +11,13 @@ after a small fit. Results are written to benchmarks/results as JSON, each besid
 
 import json
 import multiprocessing
-import platform
 import resource
 import sys
 import time
 from pathlib import Path
 
 import numpy as np
+from _machine import machine
 from sklearn.metrics import roc_auc_score
 
 N_GOOD, N_TEST, SIZE = 10, 20, (3000, 4000)
@@ -143,7 +143,7 @@ def main(what, *arguments):
     }
     found = measures[what](*arguments)
     known = json.loads(RESULT.read_text()) if RESULT.is_file() else {}
-    known[what] = {**found, "machine": platform.processor() or platform.machine()}
+    known[what] = {**found, **machine()}
     RESULT.write_text(json.dumps(known, indent=1) + "\n")
     print(json.dumps({what: found}))
 

@@ -23,12 +23,12 @@ to benchmarks/results as JSON, and the loss curves of registration to docs.
 
 import argparse
 import json
-import platform
 import time
 from pathlib import Path
 
 import numpy as np
 import torch
+from _machine import machine
 from _published import published
 from sklearn.base import clone
 
@@ -264,10 +264,9 @@ def main():
     path = RESULTS / f"{result}.json"
     record = {
         "benchmark": "few_shot",
-        "processor": platform.machine(),
+        **machine(),
         **{k: v for k, v in vars(options).items() if k not in ("root", "weights")},
         "table": {},
-        "threads": torch.get_num_threads(),
     }
     for target in data:
         began, nets, training = time.perf_counter(), {}, {}

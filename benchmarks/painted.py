@@ -10,12 +10,11 @@ detector with that parameter.
 
 import argparse
 import json
-import platform
 import time
 from pathlib import Path
 
 import numpy as np
-import torch
+from _machine import machine
 from accuracy import parameter
 
 import skanomaly
@@ -76,8 +75,7 @@ def main():
         "detector": options.detector,
         "set": options.set,
         "untrained": options.untrained,
-        "threads": torch.get_num_threads(),
-        "processor": platform.machine(),
+        **machine(),
         "table": table,
     }
     output = options.output or RESULTS / f"painted_{options.detector.lower()}.json"

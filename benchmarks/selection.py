@@ -16,13 +16,13 @@ to benchmarks/results as JSON, after each set.
 
 import argparse
 import json
-import platform
 import re
 import time
 from itertools import product
 from pathlib import Path
 
 import numpy as np
+from _machine import machine
 from scipy.stats import spearmanr
 
 from skanomaly import FeatureExtractor, FeatureMaps, FilterBank, PaDiM, PatchCore, load_folder
@@ -197,7 +197,7 @@ def main():
     sets = options.sets or sorted(p.name for p in options.root.iterdir() if p.is_dir())
     record = {
         "benchmark": "selection",
-        "processor": platform.machine(),
+        **machine(),
         "images": {"train": N_TRAIN, "held_out": N_HELD_OUT, "test": N_TEST},
         "table": {},
     }

@@ -123,6 +123,40 @@ def test_without_masks_there_are_no_metrics_of_pixels(tmp_path, detector, capsys
     assert "pixel" not in capsys.readouterr().out
 
 
+def test_pixels_are_measured_inside_a_region(part, detector, tmp_path, capsys):
+    model, test = skanomaly.load(detector), load_folder(part).test
+    maps, masks = model.score_map(test.images), list(test.masks)
+    is_hole = np.array(test.defects) == "hole"
+    region = np.ones(masks[0].shape, dtype=bool)
+    region[: len(region) // 2] = False
+    region |= np.any([mask for mask, hole in zip(masks, is_hole, strict=True) if hole], axis=0)
+    for mask in (mask for mask, one in zip(masks, test.defects, strict=True) if one == "stain"):
+        region &= ~mask  # of which nothing is left
+    Image.fromarray(region.astype(np.uint8) * 255).save(tmp_path / "region.png")
+    found = metrics_of(capsys, detector, part, "--roi", tmp_path / "region.png")
+    truth = np.concatenate([mask[region] for mask in masks])
+    scores = np.concatenate([one[region] for one in maps])
+    assert found["pixel_auroc"] == pytest.approx(metrics.roc_auc_score(truth, scores))
+    assert found["pixel_ap"] == pytest.approx(metrics.average_precision_score(truth, scores))
+    assert found["aupro"] == pytest.approx(aupro_score(masks, maps, roi=region))
+    assert found["by_kind"]["stain"]["aupro"] is None
+    assert found["by_kind"]["hole"]["aupro"] is not None
+    assert run("evaluate", detector, part, "--roi", tmp_path / "region.png") == 0
+    assert capsys.readouterr().out.split("\nstain")[1].split("\n")[0].endswith("-")
+
+
+@pytest.mark.parametrize("has_masks", [True, False])
+def test_a_region_needs_masks_and_a_file(part, detector, tmp_path, capsys, has_masks):
+    if not has_masks:
+        part = make_part(tmp_path / "part", has_masks=False)
+    region, expected = tmp_path / "region.png", "no such file"
+    if not has_masks:
+        Image.new("L", (8, 8), 255).save(region)
+        expected = "expected masks of the defects"
+    assert run("evaluate", detector, part, "--roi", region) == 2
+    assert expected in capsys.readouterr().err
+
+
 def test_images_that_fit_has_seen_are_counted(part, detector, tmp_path, capsys):
     """Under another name, in another folder: the results would be biased."""
     shutil.copytree(part, tmp_path / "part")

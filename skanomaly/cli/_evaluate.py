@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from skanomaly.cli._image_options import read_region
 from skanomaly.cli._model_files import (
     add_detector,
     count_seen,
@@ -30,6 +31,7 @@ EPILOG = """\
 examples:
   skanomaly fit my_part -o my_part.skanomaly && skanomaly evaluate my_part.skanomaly my_part
   skanomaly evaluate my_part.skanomaly my_part --report mistakes.html
+  skanomaly evaluate my_part.skanomaly my_part --roi region.png
   skanomaly evaluate my_part.skanomaly my_part --json
 
 skanomaly threshold my_part.skanomaly --offset X sets a threshold of the table, whose X is
@@ -62,6 +64,12 @@ def add_arguments(parser):
         "folder", metavar="FOLDER", type=Path, help="labeled images: good, scratch, ..."
     )
     parser.add_argument(
+        "--roi",
+        metavar="FILE|foreground",
+        help="measure pixels only inside, as --roi of fit has it; not the detector's own region, "
+        "which is set by fit",
+    )
+    parser.add_argument(
         "--report", type=Path, help="also write an HTML report to this file, mistakes first"
     )
     add_review(parser, "labels that were wrong")
@@ -76,9 +84,10 @@ def run(options):
         data.test = apply_review(options.review, data.test)
     test = data.test
     _check_labels(options.folder, data)
+    regions = _regions(options, test)
     decisions, maps = _predict(options, model, test)
     masks = None if test.masks is None else list(test.masks)
-    metrics = _compute_metrics(test, decisions, masks, maps)
+    metrics = _compute_metrics(test, decisions, masks, maps, regions)
     metrics["thresholds"] = operating_points(test.target, decisions, model.offset_)
     metrics |= _name_mistakes(test, decisions)
     metrics["n_seen"] = count_seen(model, test.images)
@@ -112,6 +121,23 @@ def _check_labels(folder, data):
         f"{folder}: expected good and defective test images, got {found}; {way}, or "
         "look at verdicts without labels with skanomaly inspect"
     )
+
+
+def _regions(options, test):
+    """The pixels to measure, a mask (H, W) for each test image, or None for all pixels."""
+    if options.roi is None:
+        return None
+    if test.masks is None:
+        raise ValueError(
+            f"--roi {options.roi}: expected masks of the defects in {options.folder}, as the "
+            "metrics of pixels need them, got none; leave --roi out"
+        )
+    from skanomaly.images import read_image
+
+    region = read_region(options.roi)
+    if callable(region):
+        return [region(read_image(image)) for image in test.images]
+    return [region] * len(test.images)
 
 
 def _predict(options, model, test):
@@ -148,7 +174,7 @@ def _name_mistakes(test, decisions):
     return {"missed": missed, "false_alarms": alarms}
 
 
-def _compute_metrics(test, decisions, masks, maps):
+def _compute_metrics(test, decisions, masks, maps, regions):
     """All metrics of all images, and the main ones for each kind of defect."""
     from skanomaly.metrics import image_average_precision_score, pixel_average_precision_score
 
@@ -161,10 +187,10 @@ def _compute_metrics(test, decisions, masks, maps):
         "defects_found": float(flagged[~good].mean()),
         "f1": _f1(test.target, flagged),
         "image_ap": float(image_average_precision_score(test.target, -decisions)),
-        **_compute_areas(all_rows, test.target, decisions, masks, maps),
+        **_compute_areas(all_rows, test.target, decisions, masks, maps, regions),
     }
     if masks is not None:
-        metrics["pixel_ap"] = float(pixel_average_precision_score(masks, maps))
+        metrics["pixel_ap"] = float(pixel_average_precision_score(masks, maps, roi=regions))
     kinds = np.array(test.defects)
     metrics["by_kind"] = {}
     for kind in dict.fromkeys(kinds[~good].tolist()):
@@ -173,7 +199,7 @@ def _compute_metrics(test, decisions, masks, maps):
         metrics["by_kind"][kind] = {
             "n_defects": int(of_kind.sum()),
             "defects_found": float(flagged[of_kind].mean()),
-            **_compute_areas(rows, test.target, decisions, masks, maps),
+            **_compute_areas(rows, test.target, decisions, masks, maps, regions),
         }
     return metrics
 
@@ -186,16 +212,28 @@ def _f1(target, flagged):
     return float(f1_score(target, predicted, pos_label=-1, zero_division=0.0))
 
 
-def _compute_areas(rows, target, decisions, masks, maps):
+def _compute_areas(rows, target, decisions, masks, maps, regions):
     """Image AUROC and, if there are masks, pixel AUROC and AUPRO of the images of some rows."""
     from skanomaly.metrics import aupro_score, image_roc_auc_score, pixel_roc_auc_score
 
     areas = {"image_auroc": float(image_roc_auc_score(target[rows], -decisions[rows]))}
     if masks is not None:
         masks, maps = [masks[i] for i in rows], [maps[i] for i in rows]
-        areas["pixel_auroc"] = float(pixel_roc_auc_score(masks, maps))
-        areas["aupro"] = float(aupro_score(masks, maps))
+        roi = None if regions is None else [regions[i] for i in rows]
+        if roi is not None and not _meet(masks, roi):  # a kind of defects that lie outside
+            return areas | {"pixel_auroc": None, "aupro": None}
+        areas["pixel_auroc"] = float(pixel_roc_auc_score(masks, maps, roi=roi))
+        areas["aupro"] = float(aupro_score(masks, maps, roi=roi))
     return areas
+
+
+def _meet(masks, regions):
+    """Whether a pixel of a defect lies in a region, or they do not fit, which metrics refuse."""
+    pairs = [pair for pair in zip(masks, regions, strict=True) if pair[0] is not None]
+    return any(
+        mask.shape != region.shape or bool((mask.astype(bool) & region).any())
+        for mask, region in pairs
+    )
 
 
 def _print_metrics(folder, metrics):
@@ -211,7 +249,7 @@ def _print_metrics(folder, metrics):
     table = [["kind of defect", "images", "found", *(_HEADINGS[key] for key in shown)]]
     for kind, of_kind in metrics["by_kind"].items():
         found = _format_share(of_kind["defects_found"], of_kind["n_defects"])
-        values = [f"{of_kind[key]:.3f}" for key in shown]
+        values = ["-" if of_kind[key] is None else f"{of_kind[key]:.3f}" for key in shown]
         table.append([kind, str(of_kind["n_defects"]), found, *values])
     print_table(table)
 

@@ -39,11 +39,12 @@ def image_parameters(options):
     """{parameter: value} of the options that are set."""
     found = {name: getattr(options, name) for name in NAMES}
     if found["roi"] is not None:
-        found["roi"] = _roi(found["roi"])
+        found["roi"] = read_region(found["roi"])
     return {name: value for name, value in found.items() if value is not None}
 
 
-def _roi(text):
+def read_region(text):
+    """The mask (H, W), or the function of an image, that --roi names."""
     if text == "foreground":
         from skanomaly.images import foreground
 
