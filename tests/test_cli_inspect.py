@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import shutil
 
 import numpy as np
@@ -207,6 +208,20 @@ def test_heat_maps_of_an_earlier_inspection_are_no_images(new, detector, tmp_pat
         with open("skanomaly-out/scores.csv", newline="") as file:
             assert [row["name"] for row in csv.DictReader(file)] == ["030.png"]
     assert run("inspect", detector, "skanomaly-out") == 2  # nothing else is there
+
+
+def test_names_that_a_spreadsheet_takes_for_formulas(new, detector, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(new[0], "=1+1.png")
+    for _ in range(2):  # the second one deletes the heat map of the first, and writes it again
+        assert run("inspect", detector, "=1+1.png", "-o", "out") in (0, 1)
+        with open("out/scores.csv", newline="") as file:
+            (row,) = csv.DictReader(file)
+        assert row["name"] == row["heat_map"] == "'=1+1.png"
+        assert sorted(os.listdir("out")) == ["=1+1.png", "scores.csv"]
+    shutil.copy(new[0], "a.png")
+    assert run("inspect", detector, "a.png", "-o", "out") in (0, 1)
+    assert sorted(os.listdir("out")) == ["a.png", "scores.csv"]
 
 
 def part_of(paths):

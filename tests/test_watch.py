@@ -157,6 +157,16 @@ def test_names_that_are_no_utf8(images, detector, folder, out):
         assert row["name"] == '\\udcff,\n".png' and row["verdict"] == "good"
 
 
+@pytest.mark.parametrize("name", ["=1+1.png", "-2.png", "'=3.png", "''@4.png", "'plain.png"])
+def test_names_that_a_spreadsheet_takes_for_formulas(images, detector, folder, out, name):
+    shutil.copy(images[0], folder / name)
+    for _ in range(2):  # the second start knows it by its name
+        assert run("watch", folder, detector, "-o", out, *ONCE, "--maps", "all") == 0
+        (row,) = rows(out)
+        assert row["name"] == (name if name == "'plain.png" else f"'{name}")
+        assert not row["heat_map"].startswith(("=", "-"))
+
+
 def test_the_output_may_lie_in_the_watched_folder(images, detector, folder):
     shutil.copy(images[9], folder)
     for _ in range(2):

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from skanomaly.cli._arrivals import Stamp
-from skanomaly.io import name_disk_errors
+from skanomaly.io import cell_text, name_disk_errors, text_cell
 
 COLUMNS = [
     *("time", "name", "score", "verdict", "heat_map", "error", "drift"),
@@ -103,7 +103,8 @@ class Journal:
         """Write one row, to the disk itself."""
         with name_disk_errors(self.folder / f"{self.period}.csv"):
             # A float is written so that reading it gives the same one; None as nothing.
-            self._write([row])
+            name, heat_map = text_cell(row.name), text_cell(row.heat_map)
+            self._write([row._replace(name=name, heat_map=heat_map)])
             os.fsync(self.file.fileno())
         self._n_rows += 1
 
@@ -152,6 +153,8 @@ def _parse(cells):
     row = Row(*cells)
     datetime.fromisoformat(row.time)
     return row._replace(
+        name=cell_text(row.name),
+        heat_map=cell_text(row.heat_map),
         score=float(row.score) if row.score else None,
         n_bytes=int(row.n_bytes),
         modified_ns=int(row.modified_ns),

@@ -15,7 +15,7 @@ from pathlib import Path
 from skanomaly.cli._model_files import count_seen, load_data, seen_images
 from skanomaly.cli._predictions import color_limits
 from skanomaly.images import save_score_map
-from skanomaly.io import name_disk_errors
+from skanomaly.io import cell_text, name_disk_errors, text_cell
 from skanomaly.utils.unwrapping import check_nearest_good, outermost
 
 SCORES_FILE = "scores.csv"
@@ -54,7 +54,8 @@ class FolderResults(AbstractContextManager):
                 with name_disk_errors(self.folder.parent / heat_map):
                     save_score_map(self.folder / heat_map, one.image, one.score_map, **self.limits)
             with name_disk_errors(self.folder.parent / SCORES_FILE):
-                self.rows.writerow([one.image, score, one.verdict, heat_map, one.error])
+                cells = text_cell(one.image), score, one.verdict, text_cell(heat_map), one.error
+                self.rows.writerow(cells)
 
     def finish(self):
         with name_disk_errors(self.folder.parent / SCORES_FILE):
@@ -67,7 +68,7 @@ def listed_heat_maps(path):
         try:
             rows = csv.DictReader(file)
             is_ours = rows.fieldnames in (COLUMNS, _FORMER_COLUMNS)
-            names = [row["heat_map"] or "" for row in rows] if is_ours else []
+            names = [cell_text(row["heat_map"] or "") for row in rows] if is_ours else []
         except csv.Error:  # a file of somebody else
             return []
     return [name for name in names if name == Path(name).name and name.endswith(".png")]

@@ -10,6 +10,7 @@ from skanomaly.io._atomic import (
     temporary_name,
 )
 from skanomaly.io._cache import Cache, open_cache
+from skanomaly.io._cells import cell_text, text_cell
 from skanomaly.io._digest import digest
 
 # Public names; the others are shared with the other sub-packages.

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from skanomaly.exceptions import ImageError
 from skanomaly.images import check_images, limits_of_levels, map_levels, read_image, titles, to_rgb
-from skanomaly.io import atomic_file, name_disk_errors
+from skanomaly.io import atomic_file, name_disk_errors, text_cell
 from skanomaly.report._images import encode, encode_map, shrink, shrink_map, under_heat_map
 from skanomaly.report._page import load_template, render_comparison
 from skanomaly.report._write import limits_of
@@ -25,7 +25,6 @@ from skanomaly.utils.unwrapping import image_threshold, outermost, scores_and_ma
 
 _SIDE = 320  # pixels of an image in the page, at most
 _N_SHOWN = 5  # images in notebooks
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what spreadsheets take for the start of a formula
 _AGREEMENTS = ("both_defect", "only_a_defect", "only_b_defect", "both_good")
 _RIGHTS = ("both_right", "only_a_right", "only_b_right", "both_wrong")
 _VERDICTS = {1: "good", -1: "defect"}
@@ -164,8 +163,7 @@ class Comparison:
             rows = csv.writer(file)
             rows.writerow(_COLUMNS)
             for record in self.records():
-                name = record["name"]
-                record["name"] = f"'{name}" if name.startswith(_FORMULA) else name
+                record["name"] = text_cell(record["name"])
                 rows.writerow([_cell(value) for value in record.values()])
         return Path(path)
 
