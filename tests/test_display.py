@@ -312,6 +312,41 @@ def test_files_arrays_and_pil_images_of_mixed_sizes(plt, tmp_path):
     display.figure_.canvas.draw()
 
 
+def test_regions_of_interest_are_outlined(plt):
+    images, masks = spotted()
+    region = np.zeros(images.shape[1:3], dtype=bool)
+    region[2:15, 3:] = True
+    model = Pipeline(
+        [("features", FilterBank(image_size=64, roi=region, random_state=0)), ("bank", PatchCore())]
+    ).fit(images[:3])
+    display = ScoreMapDisplay.from_estimator(model, images[2:5], masks[2:5])
+    assert all(np.array_equal(one, region) for one in display.roi)
+    (legend,) = display.figure_.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["true defect", "region of interest"]
+    # A contour in each overlay, and the truth's in those with a defect.
+    n_lines = [len(panel.collections) for panel in display.axes_[:, 1]]
+    assert n_lines == [1 + mask.any() for mask in masks[2:5]]
+    maps = np.ones((3, *region.shape))
+    found = ScoreMapDisplay.from_predictions(images[:3], maps, roi=[region, None, region])
+    assert found.roi[1] is None and [len(row[1].collections) for row in found.axes_] == [1, 0, 1]
+    one = ScoreMapDisplay.from_predictions(images[:3], maps, roi=region, n_images=2)
+    assert len(one.roi) == 2
+    assert ScoreMapDisplay.from_predictions(images[:3], maps).roi is None
+
+
+@pytest.mark.parametrize(
+    ("roi", "match"),
+    [
+        (np.ones((4, 4), bool), r"roi of image 0: expected shape \(19, 31\)"),
+        ([None], "Expected roi as one mask"),
+    ],
+)
+def test_regions_that_do_not_fit(plt, roi, match):
+    images, _ = spotted(1, 1)
+    with pytest.raises(ValueError, match=match):
+        ScoreMapDisplay.from_predictions(images, np.ones((2, *images.shape[1:3])), roi=roi)
+
+
 def test_masks_in_files_and_none_as_masks(plt, tmp_path):
     images, masks = spotted(1, 1)
     for i in range(2):
@@ -439,6 +474,10 @@ def test_pro_curve_of_an_estimator(plt):
     assert display.line_.get_label() == "Brightness (AUPRO = 1.000)"
     assert display.ax_.get_xlim() == (0, 0.2)
     assert display.ax_.get_legend() is not None
+    nothing = np.zeros(images.shape[1:3], dtype=bool)
+    nothing[0] = True
+    with pytest.raises(ValueError, match="inside of roi"):
+        ProCurveDisplay.from_estimator(pipe, images, masks, roi=nothing)
 
 
 @pytest.mark.parametrize("max_fpr", [0.07, 1.0])
@@ -449,6 +488,10 @@ def test_area_in_the_legend_is_the_score(plt, max_fpr):
     display = ProCurveDisplay.from_predictions(masks, maps, max_fpr=max_fpr)
     assert display.aupro == pytest.approx(aupro_score(masks, maps, max_fpr=max_fpr), rel=1e-12)
     assert display.line_.get_label() == f"AUPRO = {display.aupro:.3f}"
+    region = rng.random((23, 29)) < 0.7
+    inside = ProCurveDisplay.from_predictions(masks, maps, max_fpr=max_fpr, roi=region)
+    expected = aupro_score(masks, maps, max_fpr=max_fpr, roi=region)
+    assert inside.aupro == pytest.approx(expected, rel=1e-12) and inside.aupro != display.aupro
 
 
 def test_a_long_curve_is_drawn_with_few_points(plt):

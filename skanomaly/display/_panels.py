@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from skanomaly.display._common import DEFECT_COLOR, GOOD_COLOR
-from skanomaly.images import OUTLINE_COLOR
+from skanomaly.images import OUTLINE_COLOR, ROI_COLOR
 
 # All lengths are in inches. The images' shape is known, so that all positions can be computed.
 _FONT_SIZE = 8  # points
@@ -98,15 +98,23 @@ def _shorten(name, n_letters):
     return name if len(name) <= n_letters else "..." + name[-max(n_letters - 3, 1) :]
 
 
-def draw_outline(panel, mask):
+_LINES = {  # around what an outline is drawn: its label, color and dashes
+    "truth": ("true defect", OUTLINE_COLOR, "-"),
+    "roi": ("region of interest", ROI_COLOR, "--"),
+}
+
+
+def draw_outline(panel, mask, kind):
     """Draw a line around the mask's regions, closed also where they touch the border."""
+    _, color, dashes = _LINES[kind]
     height, width = mask.shape
     panel.contour(
         np.arange(-1, width + 1),
         np.arange(-1, height + 1),
         np.pad(mask, 1).astype(np.uint8),
         levels=[0.5],
-        colors=[np.array(OUTLINE_COLOR) / 255],
+        colors=[np.array(color) / 255],
+        linestyles=[dashes],
         linewidths=1.2,
     )
     panel.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
@@ -123,14 +131,18 @@ def draw_colorbar(figure, overlay, panels, *, own_figure):
     return figure.colorbar(overlay, cax=figure.add_axes(place), **style)
 
 
-def draw_legend(figure):
-    """The legend of the outline, below all panels."""
+def draw_legend(figure, kinds):
+    """The legend of the outlines, below all panels."""
     from matplotlib.lines import Line2D
 
     width, height = figure.get_size_inches()
-    line = Line2D([], [], color=np.array(OUTLINE_COLOR) / 255, label="true defect")
+    lines = [
+        Line2D([], [], color=np.array(color) / 255, linestyle=dashes, label=label)
+        for label, color, dashes in map(_LINES.get, kinds)
+    ]
     figure.legend(
-        handles=[line],
+        handles=lines,
+        ncols=len(lines),
         loc="lower left",
         bbox_to_anchor=(_MARGIN / width, _MARGIN / height),
         fontsize=_FONT_SIZE,

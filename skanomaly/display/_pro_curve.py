@@ -65,6 +65,7 @@ class ProCurveDisplay:
         y: Any,
         *,
         max_fpr: float = 0.3,
+        roi: Any = None,
         name: str | None = None,
         ax: Any = None,
         curve_kwargs: dict | None = None,
@@ -80,6 +81,8 @@ class ProCurveDisplay:
             True on the defect; None for a good image.
         max_fpr : float in (0, 1], default=0.3
             Where the curve ends.
+        roi : None, array of shape (H, W), or list of n arrays (H, W), default=None
+            Pixels that count, as in `skanomaly.metrics.pro_curve`; not the estimator's own region.
         name : str or None, default=None
             Name in the legend; None: the detector's class.
         ax : matplotlib Axes or None, default=None
@@ -103,6 +106,7 @@ class ProCurveDisplay:
             y,
             score_map(estimator, X),
             max_fpr=max_fpr,
+            roi=roi,
             name=estimator_name(estimator) if name is None else name,
             ax=ax,
             curve_kwargs=curve_kwargs,
@@ -115,6 +119,7 @@ class ProCurveDisplay:
         score_maps: Any,
         *,
         max_fpr: float = 0.3,
+        roi: Any = None,
         name: str | None = None,
         ax: Any = None,
         curve_kwargs: dict | None = None,
@@ -127,7 +132,7 @@ class ProCurveDisplay:
             True on the defect; None for a good image.
         score_maps : array of shape (n, H, W), or list of (H, W)
             High for a defect.
-        max_fpr, name, ax, curve_kwargs
+        max_fpr, roi, name, ax, curve_kwargs
             As in `from_estimator`.
 
         Returns
@@ -140,7 +145,7 @@ class ProCurveDisplay:
             As in `from_estimator`.
         """
         load_pyplot(f"{cls.__name__}.from_predictions")
-        fpr, pro, _ = pro_curve(masks, score_maps, max_fpr=max_fpr)
+        fpr, pro, _ = pro_curve(masks, score_maps, max_fpr=max_fpr, roi=roi)
         display = cls(fpr, pro, aupro=auc(fpr, pro) / fpr[-1], name=name)
         return display.plot(ax=ax, curve_kwargs=curve_kwargs)
 

@@ -25,11 +25,12 @@ from skanomaly.images import (
     heat_levels,
     image_name,
     read_image,
+    read_rois,
     titles,
     to_rgb,
 )
 from skanomaly.utils.targets import holds_masks, read_labels
-from skanomaly.utils.unwrapping import decisions_and_maps
+from skanomaly.utils.unwrapping import decisions_and_maps, regions_of_interest
 from skanomaly.utils.validation import check_decisions
 
 _N_PANELS = {"beside": 2, "overlay": 1}  # axes per image
@@ -53,6 +54,8 @@ class ScoreMapDisplay:
         Ground truth, +1 good and -1 defect.
     masks : sequence of (H, W) bool arrays or None, default=None
         Ground truth by pixel, drawn as an outline.
+    roi : sequence of (H, W) bool arrays or None, default=None
+        Regions of interest, drawn as dashed outlines.
     names : sequence of str or None, default=None
         Titles.
 
@@ -82,12 +85,23 @@ class ScoreMapDisplay:
     >>> plt.close(display.figure_)
     """
 
-    def __init__(self, images, score_maps, *, decisions=None, labels=None, masks=None, names=None):
+    def __init__(
+        self,
+        images,
+        score_maps,
+        *,
+        decisions=None,
+        labels=None,
+        masks=None,
+        roi=None,
+        names=None,
+    ):
         self.images = images
         self.score_maps = score_maps
         self.decisions = decisions
         self.labels = labels
         self.masks = masks
+        self.roi = roi
         self.names = names
 
     @classmethod
@@ -102,6 +116,8 @@ class ScoreMapDisplay:
         **plot_kw: Any,
     ) -> Self:
         """Score images and draw them; their features are computed once.
+
+        The estimator's regions of interest are outlined.
 
         Parameters
         ----------
@@ -140,6 +156,7 @@ class ScoreMapDisplay:
             maps,
             None if y is None else select_targets(y, chosen, len(X)),
             decisions=decisions,
+            roi=regions_of_interest(estimator, images),
             names=names,
             n_images=None,
             **plot_kw,
@@ -153,6 +170,7 @@ class ScoreMapDisplay:
         y: Any = None,
         *,
         decisions: Any = None,
+        roi: Any = None,
         names: Any = None,
         n_images: int | None = 16,
         vmin: float | None = None,
@@ -170,6 +188,9 @@ class ScoreMapDisplay:
             Ground truth: labels, +1 good and -1 defect; or masks, True on the defect.
         decisions : array of shape (n,) or None, default=None
             From `decision_function`: negative for a defect.
+        roi : None, array of shape (H, W), or list of n arrays (H, W), default=None
+            Regions of interest in the images' own pixels, one for all images or one for each; None
+            in a list: the whole image.
         names : sequence of str or None, default=None
             Titles; None: the file names, or the places in `images`.
         n_images : int or None, default=16
@@ -202,19 +223,24 @@ class ScoreMapDisplay:
         chosen = select_places(n_images, len(images))
         rgb_images = [to_rgb(read_image(images[i], image_name(images[i], i))) for i in chosen]
         score_maps = [np.asarray(scores) for scores in score_maps]
+        rois = read_rois(roi, len(images))
+        rois = [rois[i] for i in chosen]
         masks = None
         if y is not None and holds_masks(y):
             masks = [None if y[i] is None else np.asarray(y[i]).astype(bool) for i in chosen]
-        for i, rgb, mask in zip(chosen, rgb_images, masks or [None] * len(chosen), strict=True):
+        outlines = zip(masks or [None] * len(chosen), rois, strict=True)
+        for i, rgb, (mask, inside) in zip(chosen, rgb_images, outlines, strict=True):
             check_map(rgb, score_maps[i], f"score map of {names[i]}")
-            if mask is not None:
-                check_map(rgb, mask, f"mask of {names[i]}")
+            for what, one in (("mask", mask), ("roi", inside)):
+                if one is not None:
+                    check_map(rgb, one, f"{what} of {names[i]}")
         display = cls(
             rgb_images,
             [score_maps[i] for i in chosen],
             decisions=None if decisions is None else decisions[chosen],
             labels=None if labels is None else labels[chosen],
             masks=masks,
+            roi=rois if any(one is not None for one in rois) else None,
             names=[names[i] for i in chosen],
         )
         vmin, vmax = _limits(vmin, vmax, score_maps, decisions, labels)
@@ -272,8 +298,9 @@ class ScoreMapDisplay:
             self.colorbar_ = draw_colorbar(
                 self.figure_, self.im_[0], self.axes_, own_figure=ax is None
             )
-        if ax is None and self.masks is not None:
-            draw_legend(self.figure_)
+        kinds = [kind for kind, given in self._outlines().items() if given is not None]
+        if ax is None and kinds:
+            draw_legend(self.figure_, kinds)
         return self
 
     def _draw(self, i, limits, im_kw):
@@ -290,13 +317,17 @@ class ScoreMapDisplay:
             "alpha": OPACITY[heat_levels(scores, *limits)],
         }
         overlay = panels[-1].imshow(scores, **(style | im_kw))
-        if self.masks is not None and self.masks[i] is not None and self.masks[i].any():
-            draw_outline(panels[-1], self.masks[i])
+        for kind, masks in self._outlines().items():
+            if masks is not None and masks[i] is not None and masks[i].any():
+                draw_outline(panels[-1], masks[i], kind)
         name = f"image {i}" if self.names is None else self.names[i]
         decision = None if self.decisions is None else self.decisions[i]
         label = None if self.labels is None else self.labels[i]
         describe(panels, *title_and_color(name, decision, label))
         return overlay
+
+    def _outlines(self):
+        return {"truth": self.masks, "roi": self.roi}
 
 
 def _limits(vmin, vmax, score_maps, decisions, labels):

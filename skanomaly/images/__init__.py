@@ -13,6 +13,7 @@ from skanomaly.images._color import (
     HEAT_COLORS,
     OPACITY,
     OUTLINE_COLOR,
+    ROI_COLOR,
     check_limits,
     check_map,
     color_limits,
@@ -47,6 +48,7 @@ from skanomaly.images._regions_of_interest import (
     is_one_mask,
     pack_mask,
     read_roi,
+    read_rois,
     unpack_mask,
 )
 from skanomaly.images._resampling import PRECISION_BITS, resampling_weights

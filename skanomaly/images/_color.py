@@ -39,6 +39,7 @@ HEAT_COLORS = np.column_stack(
 # How much of the image a level covers: good places are dimmed, defects almost hidden.
 OPACITY = 0.35 + 0.5 * _LEVELS**0.7  # (256,)
 OUTLINE_COLOR = (0, 229, 255)  # cyan: rare on surfaces, and not a color of heat maps
+ROI_COLOR = (255, 176, 220)  # pink, of the region of interest
 
 _FULL_GLOW = 0.25  # the last color lies so far above the threshold, as a share of it
 _GAP = 4  # pixels between the image and its overlay

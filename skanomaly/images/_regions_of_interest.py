@@ -58,6 +58,23 @@ def read_roi(item: Any, name: str = "roi") -> np.ndarray:
     return mask
 
 
+def read_rois(roi: Any, n_images: int) -> list:
+    """The region of interest of each image, (H, W) bool or None for the whole of it.
+
+    Of one mask (H, W) for all images, or one for each; ValueError for another number of them.
+    """
+    if roi is None:
+        return [None] * n_images
+    if is_one_mask(roi) or (len(roi) and np.ndim(roi[0]) == 1):
+        return [read_roi(roi)] * n_images
+    if len(roi) != n_images:
+        raise ValueError(
+            f"Expected roi as one mask (H, W) for all images or one for each, got {len(roi)} for "
+            f"{n_images} images; None stands for the whole of an image."
+        )
+    return [None if one is None else read_roi(one, f"roi[{i}]") for i, one in enumerate(roi)]
+
+
 def blank_outside(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """An image whose pixels outside of a region of interest have the mean color inside.
 

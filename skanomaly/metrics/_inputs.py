@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from skanomaly.images import is_one_mask, read_roi
+from skanomaly.images import read_rois
 from skanomaly.utils.targets import check_mask, is_defect
 
 
@@ -35,23 +35,9 @@ def check_pairs(masks, maps, roi=None):
         )
     if len(maps) == 0:
         raise ValueError("Expected at least one mask and its map, got none.")
-    regions = _regions(roi, len(maps))
+    regions = read_rois(roi, len(maps))
     images = zip(masks, maps, regions, strict=True)
     return [_check_pair(i, mask, scores, inside) for i, (mask, scores, inside) in enumerate(images)]
-
-
-def _regions(roi, n_images):
-    """The region of interest of each image, (H, W) bool or None."""
-    if roi is None:
-        return [None] * n_images
-    if is_one_mask(roi) or (len(roi) and np.ndim(roi[0]) == 1):
-        return [read_roi(roi)] * n_images
-    if len(roi) != n_images:
-        raise ValueError(
-            f"Expected roi as one mask (H, W) for all images or one for each, got {len(roi)} for "
-            f"{n_images} images; None stands for the whole of an image."
-        )
-    return [None if one is None else read_roi(one, f"roi[{i}]") for i, one in enumerate(roi)]
 
 
 def _as_sequence(images, name):
