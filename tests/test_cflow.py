@@ -2,6 +2,7 @@
 
 import math
 import pickle
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -13,7 +14,7 @@ from sklearn.exceptions import NotFittedError
 from skanomaly import CFlow, FeatureMaps, FilterBank, Pipeline, estimate_memory
 from skanomaly.datasets import make_textures
 from skanomaly.detectors.cflow._cflow_network import ConditionalFlows, position_codes
-from skanomaly.detectors.cflow._cflow_scoring import combined
+from skanomaly.detectors.cflow._cflow_scoring import combined, image_moments
 from skanomaly.detectors.cflow._cflow_training import (
     SCHEDULES,
     FlowTraining,
@@ -141,7 +142,7 @@ def test_codes_are_sines_and_cosines_of_columns_and_rows(height, width, size):
 def test_statistics_of_places_are_those_of_the_definition():
     maps = features(11).arrays()
     pieces = [{name: one[part] for name, one in maps.items()} for part in (np.s_[:4], np.s_[4:])]
-    means, scales = place_statistics(pieces)
+    means, scales = place_statistics([(piece, [None, None]) for piece in pieces])
     for name, one in maps.items():
         one = one.astype(float)
         variance = one.var(axis=0)
@@ -153,11 +154,61 @@ def test_statistics_of_places_are_those_of_the_definition():
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
+def test_statistics_are_of_places_inside():
+    maps = features(9).arrays()["fine"]
+    inside = np.random.default_rng(1).random(maps.shape[:3]) < 0.6
+    inside[:, 0, 1] = False  # counts in no image
+    inside[:, 1, 0] = True
+    pieces = [({"fine": maps[part]}, [inside[part]]) for part in (np.s_[:5], np.s_[5:])]
+    means, scales = place_statistics(pieces)
+    known = np.where(inside[..., None], maps.astype(float), np.nan)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # of the place without images
+        mean, variance = np.nanmean(known, axis=0), np.nanvar(known, axis=0)
+    seen = inside.any(axis=0)
+    of_all = variance[seen].mean(axis=0) + mean[seen].var(axis=0)
+    np.testing.assert_allclose(means["fine"][seen], mean[seen], rtol=1e-5)
+    expected = np.sqrt(variance[seen] + 0.1 * of_all)
+    np.testing.assert_allclose(scales["fine"][seen], expected, rtol=1e-5)
+    assert not seen[0, 1]
+    np.testing.assert_allclose(means["fine"][0, 1], mean[seen].mean(axis=0), rtol=1e-5)
+    np.testing.assert_allclose(scales["fine"][0, 1], np.sqrt(1.1 * of_all), rtol=1e-5)
+
+
+def test_losses_and_constants_are_of_places_inside(good):
+    detector = CFlow(**SMALL).fit(good)
+    inside = [np.random.default_rng(i).random((3, h, w)) < 0.5 for i, (h, w, _) in
+              enumerate(SHAPES.values())]  # fmt: skip
+    inside[1][:] = False
+    maps = detector._inputs(good[[4, 2, 9]])
+    training = FlowTraining(
+        detector._flows, list(SHAPES), lambda _: (maps, inside), [], torch.device("cpu")
+    )
+    group = np.array([4, 2, 9])
+    chosen = np.arange(inside[0].size)
+    found = training.loss((group, 0, chosen))
+    kept = training.loss((group, 0, chosen[inside[0].ravel()]))
+    assert found.item() == kept.item() and 0 < inside[0].sum() < inside[0].size
+    none = training.loss((group, 1, np.arange(inside[1].size)))
+    none.backward()
+    assert none.item() == 0
+    assert all(weights.grad is None for weights in detector._flows.flows[1].parameters())
+    scores = [np.random.default_rng(i).normal(size=(2, *one.shape)) for i, one in enumerate(inside)]
+    inside[1][:] = True
+    moments = image_moments(scores, inside)
+    for layer, (values, counted) in enumerate(zip(scores, inside, strict=True)):
+        for kind in range(2):
+            for i in range(3):
+                some = values[kind, i][counted[i]]
+                expected = some.max(), some.mean(), np.square(some).mean()
+                np.testing.assert_allclose(moments[i, kind, layer], expected, rtol=1e-12)
+
+
 @pytest.mark.parametrize("level", [0.0, 0.3, -1e5])
 def test_a_channel_that_never_changes_keeps_its_scale(level):
     maps = features(5).arrays()["fine"].copy()
     maps[..., 2] = level
-    means, scales = place_statistics([{"fine": maps}])
+    means, scales = place_statistics([({"fine": maps}, [None])])
     assert (scales["fine"][..., 2] == 1).all() and (
         means["fine"][..., 2] == np.float32(level)
     ).all()
@@ -245,7 +296,11 @@ def test_the_loss_is_the_mean_of_minus_log_sigmoid(good):
     detector = CFlow(**SMALL).fit(good)
     flows = detector._flows
     training = FlowTraining(
-        flows, list(SHAPES), lambda rows: detector._inputs(good[rows]), [], torch.device("cpu")
+        flows,
+        list(SHAPES),
+        lambda rows: (detector._inputs(good[rows]), [None, None]),
+        [],
+        torch.device("cpu"),
     )
     expected = all_l(detector, good)
     group = np.array([4, 2, 9])
@@ -275,7 +330,13 @@ def test_layers_train_as_if_each_had_an_adam_of_its_own():
     schedule = with_given(SCHEDULES["quick"], n_epochs=2, batch_size=30, learning_rate=1e-2)
     config = TrainingConfig(2, device="cpu", random_state=5)
     history = train_flows(
-        flows, list(SHAPES), lambda some: [one[some] for one in maps], rows, [], schedule, config
+        flows,
+        list(SHAPES),
+        lambda some: ([one[some] for one in maps], [None, None]),
+        rows,
+        [],
+        schedule,
+        config,
     )
     optimizers = [torch.optim.Adam(flow.parameters()) for flow in other.flows]
     means = []
@@ -320,7 +381,7 @@ def test_held_out_images_are_read_a_few_at_a_time(fitted):
 
     def read(rows):
         sizes.append(len(rows))
-        return fitted._inputs(X[rows])
+        return fitted._inputs(X[rows]), [None, None]
 
     names, rows = list(SHAPES), np.arange(3, 70)
     training = FlowTraining(fitted._flows, names, read, rows, torch.device("cpu"))

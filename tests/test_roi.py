@@ -13,6 +13,7 @@ from sklearn.pipeline import FeatureUnion
 import skanomaly
 from skanomaly import (
     SPADE,
+    CFlow,
     EnsembleDetector,
     FeatureExtractor,
     FeatureMaps,
@@ -34,6 +35,7 @@ DETECTORS = {
     "patchcore, paper": PatchCore(image_score="paper", random_state=0),
     "padim": PaDiM(random_state=0),
     "padim, paper": PaDiM(image_score="paper", random_state=0),
+    "cflow": CFlow(n_epochs=8, batch_size=64, n_blocks=2, device="cpu"),
     "spade": SPADE(n_neighbors=3),
     "spade, maps": SPADE(n_neighbors=3, image_score="map_max"),
 }

@@ -37,6 +37,7 @@ from skanomaly.detectors.cflow._flow_inputs import (
     choose_channels,
     chosen_maps,
     place_statistics,
+    places_inside,
     standardized,
 )
 from skanomaly.embedding import check_odd
@@ -260,11 +261,14 @@ class CFlow(BaseDetector):
         config = self._config(X, schedule)
 
         def read(some):
-            return self._inputs(X[some].store())
+            piece = X[some].store()
+            return self._inputs(piece), self._inside(piece)
 
         self.history_ = train_flows(flows, names, read, rows, held_out, schedule, config)
         self.state_, self._flows = to_arrays(flows), flows
-        moments = [image_moments(self._layer_scores(piece)) for piece in X.batches()]
+        moments = [
+            image_moments(self._layer_scores(piece), self._inside(piece)) for piece in X.batches()
+        ]
         is_held_out = np.isin(np.arange(len(X)), held_out)
         self.constants_ = score_constants(np.concatenate(moments), is_held_out)
         if not np.isfinite(self.constants_).all():
@@ -304,8 +308,13 @@ class CFlow(BaseDetector):
                 'pass more of them, or standardize="none"'
             )
         return place_statistics(
-            chosen_maps(piece, self.channels_, self.patch_size) for piece in X.batches()
+            (chosen_maps(piece, self.channels_, self.patch_size), self._inside(piece))
+            for piece in X.batches()
         )
+
+    def _inside(self, X):
+        """Where the patches of a few stored images count, by layer."""
+        return places_inside(X, [shape[:2] for shape in self.layer_shapes_.values()])
 
     def _inputs(self, X):
         """What the flows get of a few images, ndarray (b, h, w, d) of each layer."""

@@ -41,22 +41,29 @@ def layer_scores(flows, maps, device):
     return found
 
 
-def image_moments(scores):
+def image_moments(scores, inside):
     """Of each image's l: the largest, the mean and the mean square.
 
     Parameters
     ----------
     scores : list of ndarray of shape (2, b, h, w)
         From :func:`layer_scores`.
+    inside : list of ndarray of shape (b, h, w), bool, or None
+        Of each layer: which places count; None: all.
 
     Returns
     -------
     ndarray of shape (b, 2, L, 3), float64
     """
     moments = []
-    for values in scores:
+    for values, counted in zip(scores, inside, strict=True):
         values = values.reshape(*values.shape[:2], -1).astype(np.float64)  # (2, b, cells)
-        own = [values.max(axis=2), values.mean(axis=2), np.square(values).mean(axis=2)]
+        some = True if counted is None else counted.reshape(1, len(counted), -1)
+        own = [
+            values.max(axis=2, where=some, initial=-np.inf),
+            values.mean(axis=2, where=some),
+            np.square(values).mean(axis=2, where=some),
+        ]
         moments.append(np.stack(own, axis=2))  # (2, b, 3)
     return np.stack(moments, axis=2).swapaxes(0, 1)
 

@@ -104,7 +104,8 @@ class FlowTraining:
     names : list of str
         Of the layers.
     read : callable
-        Rows of images in, for each layer ndarray (n, h, w, d), float32, out.
+        Rows of images in; out, for each layer, ndarray (n, h, w, d), float32, and where it counts,
+        ndarray (n, h, w), bool, or None.
     held_out : ndarray of shape (n,), int
         Rows of images for a second opinion; none of them: without it.
     device : torch.device
@@ -113,7 +114,7 @@ class FlowTraining:
     def __init__(self, flows, names, read, held_out, device):
         self.flows, self.names, self.read = flows, names, read
         self.held_out, self.device = held_out, device
-        self.group, self.vectors = None, []
+        self.group, self.vectors, self.inside = None, [], []
         self.totals = {}  # {layer: (sum of l, number of vectors)} of the running epoch
         self.history = {}
 
@@ -121,7 +122,12 @@ class FlowTraining:
         """The loss of one batch of one layer; other layers have no part in it."""
         group, layer, chosen = batch
         if group is not self.group:
-            self.group, self.vectors = group, [self._vectors(maps) for maps in self.read(group)]
+            maps, self.inside = self.read(group)
+            self.group, self.vectors = group, [self._vectors(one) for one in maps]
+        if self.inside[layer] is not None:
+            chosen = chosen[self.inside[layer].ravel()[chosen]]
+            if not len(chosen):
+                return torch.zeros((), device=self.device, requires_grad=True)  # moves nothing
         chosen = torch.from_numpy(chosen).to(self.device)
         places = chosen % len(self.flows.codes(layer))
         likelihoods = self.flows(layer, self.vectors[layer].index_select(0, chosen), places)[0]
@@ -151,10 +157,13 @@ class FlowTraining:
         means = [[] for _ in self.names]  # of each image, by layer
         with torch.inference_mode():
             for part in gen_batches(len(self.held_out), GROUP):  # no more at a time than in steps
-                for layer, maps in enumerate(self.read(self.held_out[part])):
-                    means[layer] += [
-                        self.flows(layer, self._vectors(one), None)[0].mean().item() for one in maps
-                    ]
+                maps, inside = self.read(self.held_out[part])
+                for layer, of_layer in enumerate(maps):
+                    for i, one in enumerate(of_layer):
+                        found = self.flows(layer, self._vectors(one), None)[0].cpu()
+                        if inside[layer] is not None:
+                            found = found[inside[layer][i].ravel()]
+                        means[layer].append(found.mean().item())
         return [float(np.mean(of_images)) for of_images in means]
 
     def _keep(self, layer, kind, mean):
@@ -175,7 +184,8 @@ def train_flows(flows, names, read, rows, held_out, schedule, config):
     names : list of str
         Of the layers.
     read : callable
-        Rows of images in, for each layer ndarray (n, h, w, d), float32, out.
+        Rows of images in; out, for each layer, ndarray (n, h, w, d), float32, and where it counts,
+        ndarray (n, h, w), bool, or None.
     rows, held_out : ndarray of int
         Images that are trained on, and others.
     schedule : Schedule

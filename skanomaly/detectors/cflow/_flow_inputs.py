@@ -57,35 +57,63 @@ def chosen_maps(X, channels, patch_size):
     return chosen
 
 
+def places_inside(X, grids):
+    """Which places lie in the regions of interest.
+
+    Parameters
+    ----------
+    X : FeatureMaps of n images, stored
+    grids : list of tuple (h, w)
+        Of the layers.
+
+    Returns
+    -------
+    list of ndarray of shape (n, h, w), bool, or None
+        Of each layer; None: all. Of an image without a place inside all are True.
+    """
+    found = [X.inside(grid) for grid in grids]
+    for inside in found:
+        if inside is not None:
+            inside[~inside.any(axis=(1, 2))] = True
+    return found
+
+
 def place_statistics(batches):
     """What each place looks like on average, and how far it is from that.
 
     Parameters
     ----------
-    batches : iterable of dicts of str to ndarray of shape (b, h, w, d)
+    batches : iterable of (maps, inside)
+        By layer: dict of str to ndarray of shape (b, h, w, d); and list of ndarray of shape
+        (b, h, w), bool, or None: where a place counts. One that never does gets what all have.
 
     Returns
     -------
     means, scales : dict of str to ndarray of shape (h, w, d), float32
         Scales are positive; that of a channel that never changes is 1.
     """
-    n, origin, sums, squares = 0, {}, {}, {}
-    for batch in batches:
-        for name, maps in batch.items():
-            if n == 0:
+    counts, origin, sums, squares = {}, {}, {}, {}
+    for batch, inside in batches:
+        for (name, maps), counted in zip(batch.items(), inside, strict=True):
+            if name not in origin:
                 # Sums relative to the first image lose no digits.
                 origin[name] = maps[0].astype(np.float64)
                 sums[name], squares[name] = (np.zeros(maps.shape[1:]) for _ in range(2))
+                counts[name] = np.zeros(maps.shape[1:3])
             offsets = maps - origin[name]  # (b, h, w, d) float64
+            if counted is not None:
+                offsets *= counted[..., None]
             sums[name] += offsets.sum(axis=0)
             squares[name] += np.square(offsets).sum(axis=0)
-        n += len(maps)
+            counts[name] += len(maps) if counted is None else counted.sum(axis=0)
     means, scales = {}, {}
     for name in sums:
+        n, seen = np.maximum(counts[name], 1)[..., None], counts[name] > 0
         mean = origin[name] + sums[name] / n
         variance = np.maximum(squares[name] / n - np.square(sums[name] / n), 0)
-        of_all = variance.mean(axis=(0, 1)) + mean.var(axis=(0, 1))  # (d,)
-        of_all[of_all <= CONSTANT * np.square(mean).mean(axis=(0, 1))] = 0
+        of_all = variance[seen].mean(axis=0) + mean[seen].var(axis=0)  # (d,)
+        of_all[of_all <= CONSTANT * np.square(mean[seen]).mean(axis=0)] = 0
+        mean[~seen], variance[~seen] = mean[seen].mean(axis=0), of_all
         scale = np.sqrt(variance + SHARE_OF_ALL * of_all)
         means[name] = mean.astype(np.float32)
         scales[name] = np.where(of_all > 0, scale, 1).astype(np.float32)
