@@ -34,6 +34,7 @@ from skanomaly.detectors.cutpaste._feature_density import choose_gaussians
 from skanomaly.detectors.tdg._tdg_scoring import score_statistics
 from skanomaly.images import ImageFit, Tiling, blank_outside, foreground
 from skanomaly.model_selection import HeldOutThreshold, scorers
+from skanomaly.utils.unwrapping import regions_of_interest
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -128,12 +129,48 @@ def test_pixels_outside_get_the_mean_color_inside(dtype):
     assert np.abs(blank[~ROI].astype(float) - expected).max() <= 0.5 * scale
 
 
+def test_regions_of_detectors_and_of_members(images):
+    other = rectangle(0, 0, 40, 100)
+    bank = PatchCore(random_state=0)
+    members = [
+        (
+            f"{i}",
+            Pipeline([("features", FilterBank(image_size=64, roi=roi)), ("bank", clone(bank))]),
+        )
+        for i, roi in enumerate([ROI, other])
+    ]
+    anywhere = Brightness()
+    for estimator, expected in (
+        (Brightness(roi=ROI), ROI),
+        (HeldOutThreshold(Brightness(roi=ROI), target_fpr=0.2, cv=2), ROI),
+        (anywhere, None),
+        (EnsembleDetector(members, cv=2), ROI | other),
+        (EnsembleDetector([*members, ("c", anywhere)], cv=2), None),
+        (EnsembleDetector([("a", Brightness(roi=ROI)), ("b", Brightness(roi=other))]), ROI | other),
+    ):
+        found = regions_of_interest(estimator.fit(images), images[:2])
+        assert len(found) == 2
+        for one in found:
+            np.testing.assert_array_equal(one, expected)
+    of_each = Brightness(roi=[ROI, other, ROI, other, ROI]).fit(images)
+    with pytest.raises(ValueError, match="expected one region of interest per image"):
+        regions_of_interest(of_each, images[:2])
+    found = of_each.set_params(roi=foreground_above).regions_of_interest(images[:2])
+    for one, image in zip(found, images, strict=False):
+        np.testing.assert_array_equal(one, foreground_above(image))
+
+
+def foreground_above(image):
+    return image.mean(axis=2) > 100
+
+
 @pytest.mark.parametrize("name", DETECTORS)
 @pytest.mark.parametrize("image_score", ["paper", "map_max"])
 def test_what_is_outside_changes_nothing(images, name, image_score):
     """To the last bit: it is blank before anything is computed."""
     detector = clone(DETECTORS[name][0]).set_params(roi=ROI, image_score=image_score)
     scores, maps = detector.fit(images).score_samples_and_map(images)
+    assert all(np.array_equal(one, ROI) for one in detector.regions_of_interest(images))
     assert np.isfinite(scores).all() and (maps[:, ~ROI] == 0).all() and maps[:, ROI].std() > 0
     other = painted_outside(images)
     again = detector.score_samples_and_map(other)

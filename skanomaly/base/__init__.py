@@ -7,7 +7,13 @@ thresholds, labels, streaming, caching and pickling follow from these. See docs/
 from skanomaly.base._detector import BaseDetector
 from skanomaly.base._extractor import BaseExtractor
 from skanomaly.base._image_detector import BaseImageDetector, read_pixels
-from skanomaly.base._image_reader import ImageReader, check_roi, learn_roi, present_roi
+from skanomaly.base._image_reader import (
+    ImageReader,
+    RegionOfInterestMixin,
+    check_roi,
+    learn_roi,
+    present_roi,
+)
 from skanomaly.base._threshold_mixin import ThresholdMixin
 from skanomaly.base._tiled_images import PIXELS
 

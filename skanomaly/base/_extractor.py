@@ -12,7 +12,13 @@ from sklearn.utils import gen_batches
 from sklearn.utils.validation import check_is_fitted
 from tqdm.auto import tqdm
 
-from skanomaly.base._image_reader import ImageReader, check_roi, learn_roi, present_roi
+from skanomaly.base._image_reader import (
+    ImageReader,
+    RegionOfInterestMixin,
+    check_roi,
+    learn_roi,
+    present_roi,
+)
 from skanomaly.base._transient import TransientStateMixin
 from skanomaly.caching import CachedFeatureMaps, code_identity, function_identity, image_keys
 from skanomaly.feature_maps import FeatureMaps, concatenate, usual_batch
@@ -37,7 +43,11 @@ from skanomaly.utils.validation import IMAGE_SIZE, Interval, StrOptions, fitting
 
 
 class BaseExtractor(
-    TransientStateMixin, TransformerMixin, BaseEstimator, auto_wrap_output_keys=None
+    RegionOfInterestMixin,
+    TransientStateMixin,
+    TransformerMixin,
+    BaseEstimator,
+    auto_wrap_output_keys=None,
 ):
     """Base class of extractors: images in, FeatureMaps out, stored, streamed or cached.
 
@@ -253,31 +263,6 @@ class BaseExtractor(
         return FeatureMaps(layers, np.concatenate(frames), fit, rois)
 
     @reading
-    def regions_of_interest(self, X):
-        """Regions of interest of images, as ``transform`` finds them.
-
-        Parameters
-        ----------
-        X : list of paths, arrays or PIL images, or array of shape (n, H, W[, C])
-            They are read only where ``roi`` is a function or a list.
-
-        Returns
-        -------
-        list of n arrays of shape (H, W), bool, or None
-            In the images' own pixels, True where patches count; None: everywhere.
-
-        Raises
-        ------
-        ValueError
-            An image cannot be read, or its region does not fit it.
-        """
-        check_is_fitted(self)
-        images, roi = check_images(X), present_roi(self)
-        if roi is None or is_one_mask(roi):
-            return [roi] * len(images)
-        reader = self._reader()
-        return [reader.whole(images, i)[1] for i in range(len(images))]
-
     def snapshot(self):
         """The extractor as it is now, whatever it is fitted on or set to later.
 

@@ -9,7 +9,13 @@ from sklearn.base import clone
 from tqdm.auto import tqdm
 
 from skanomaly.base._detector import BaseDetector
-from skanomaly.base._image_reader import ImageReader, check_roi, learn_roi, present_roi
+from skanomaly.base._image_reader import (
+    ImageReader,
+    RegionOfInterestMixin,
+    check_roi,
+    learn_roi,
+    present_roi,
+)
 from skanomaly.base._tiled_images import PIXELS, count_tiles, draw_tiles, each_tile
 from skanomaly.feature_maps import BATCH_SIZE, FeatureMaps
 from skanomaly.images import (
@@ -29,7 +35,7 @@ from skanomaly.utils.threads import N_READERS, count_threads
 from skanomaly.utils.validation import IMAGE_SIZE, Interval, StrOptions
 
 
-class BaseImageDetector(BaseDetector):
+class BaseImageDetector(RegionOfInterestMixin, BaseDetector):
     """Base class of detectors on images.
 
     The hooks are those of BaseDetector. ``_fit(X)`` gets FeatureMaps with one layer, "pixels": the

@@ -5,10 +5,12 @@ from functools import partial
 
 import numpy as np
 from sklearn.utils import gen_batches
+from sklearn.utils.validation import check_is_fitted
 
 from skanomaly.images import (
     blank_outside,
     cells_inside,
+    check_images,
     computed_ahead,
     is_one_mask,
     load_batches,
@@ -49,6 +51,35 @@ def present_roi(estimator):
     """An estimator's region of interest: one mask as it was in fit, or the parameter."""
     one = getattr(estimator, "roi_", None)
     return one if estimator.roi is None or is_one_mask(estimator.roi) else estimator.roi
+
+
+class RegionOfInterestMixin:
+    """What estimators with a parameter ``roi`` share."""
+
+    def regions_of_interest(self, X):
+        """Regions of interest of images, as ``fit`` and scoring find them.
+
+        Parameters
+        ----------
+        X : list of paths, arrays or PIL images, or array of shape (n, H, W[, C])
+            They are read only where ``roi`` is a function or a list.
+
+        Returns
+        -------
+        list of n arrays of shape (H, W), bool, or None
+            In the images' own pixels, True where patches count; None: everywhere.
+
+        Raises
+        ------
+        ValueError
+            An image cannot be read, or its region does not fit it.
+        """
+        check_is_fitted(self)
+        images, roi = check_images(X), present_roi(self)
+        if roi is None or is_one_mask(roi):
+            return [roi] * len(images)
+        reader = ImageReader(self.image_fit_, self.n_channels_in_, roi)
+        return [reader.whole(images, i)[1] for i in range(len(images))]
 
 
 class ImageReader:

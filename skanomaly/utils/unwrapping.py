@@ -145,7 +145,7 @@ def regions_of_interest(estimator, images):
     """The regions of interest (H, W) of images that the extractors within look at.
 
     None for an image of which all pixels count. Of several extractors side by side: what lies in
-    the regions of all.
+    the regions of all; of the members of an ensemble: what lies in that of any.
     """
     regions = [None] * len(images)
     estimator = snapshot(estimator)
@@ -155,6 +155,13 @@ def regions_of_interest(estimator, images):
                 found = extractor.regions_of_interest(images)
                 regions = [_both(*pair) for pair in zip(regions, found, strict=True)]
         estimator = inner
+    if hasattr(estimator, "regions_of_interest"):  # a detector on images
+        found = estimator.regions_of_interest(images)
+        return [_both(*pair) for pair in zip(regions, found, strict=True)]
+    if members := getattr(estimator, "estimators_", None):
+        of_members = [regions_of_interest(member, images) for member in members]
+        found = [_any_of(some) for some in zip(*of_members, strict=True)]
+        return [_both(*pair) for pair in zip(regions, found, strict=True)]
     return regions
 
 
@@ -170,6 +177,11 @@ def _both(one, other):
     if one is None or other is None:
         return other if one is None else one
     return one & other
+
+
+def _any_of(masks):
+    """What lies in any of some masks; None where one of them is None."""
+    return None if any(mask is None for mask in masks) else np.logical_or.reduce(masks)
 
 
 def fit_once(estimator, X):

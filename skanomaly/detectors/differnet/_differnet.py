@@ -17,7 +17,7 @@ from sklearn.base import clone
 from sklearn.utils.metaestimators import available_if
 from tqdm.auto import tqdm
 
-from skanomaly.base import PIXELS, BaseDetector, BaseExtractor
+from skanomaly.base import PIXELS, BaseDetector, BaseExtractor, RegionOfInterestMixin
 from skanomaly.detectors.differnet._differnet_training import (
     SCHEDULES,
     hidden_sizes,
@@ -57,7 +57,7 @@ NOISE = 0.3  # standard deviations, where there are no views
 SMALLEST_SHARE = 0.01  # of the typical deviation: what a constant number is measured by
 
 
-class DifferNet(BaseDetector):
+class DifferNet(RegionOfInterestMixin, BaseDetector):
     """How likely an image's pooled features are, under a normalizing flow or a Gaussian.
 
     Features are averaged over the whole image, so that small defects in large images are diluted.
