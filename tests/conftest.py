@@ -1,6 +1,11 @@
-"""Fixtures shared by all tests."""
+"""Fixtures shared by all tests, and how several processes share them out."""
 
+import os
 from pathlib import Path
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # processes of many threads would wait for each other
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"):
+        os.environ.setdefault(name, "1")  # before a library is loaded that reads it
 
 import matplotlib
 import pytest
@@ -9,6 +14,15 @@ import torch
 matplotlib.use("Agg")
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """A file's tests share what its fixtures have fitted: they stay in one process, in order."""
+    from xdist.scheduler import LoadFileScheduling
+
+    config.option.loadscopereorder = False
+    return LoadFileScheduling(config, log)
 
 
 def _shared(name):

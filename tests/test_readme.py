@@ -21,7 +21,7 @@ def test_python_examples_run(tmp_path, monkeypatch):
 def test_the_first_two_commands_are_the_ones_that_ci_runs():
     demo, tests = blocks(README, "sh")
     assert demo.strip() == 'pip install ".[pretrained]" && python -m skanomaly demo'
-    assert tests.strip() == 'pip install -e ".[test]" && pytest'
+    assert tests.strip() == 'pip install -e ".[test]" && pytest -n 2'
     assert "README.md" in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
 
 
