@@ -88,7 +88,10 @@ def small(root):
         calls = {}
         for name, detector in detectors.items():
             pipe = Pipeline([("features", extractor), ("detector", detector)]).fit(good)
-            calls[name] = in_turn(pipe.score_samples_and_map, [[one] for one in judged])
+            calls[name] = in_turn(
+                lambda some, pipe=pipe: pipe[-1].score_samples_and_map(pipe[0].transform(some)),
+                [[one] for one in judged],
+            )
         calls["features"] = in_turn(extractor.transform, [[one] for one in judged])
         if isinstance(extractor, FeatureExtractor):
             size = extractor.image_fit.height

@@ -65,7 +65,11 @@ def cluster_client():
     distributed = pytest.importorskip("distributed")
     with (
         distributed.LocalCluster(
-            2, threads_per_worker=1, memory_limit="3GB", host="127.0.0.1", dashboard_address=None
+            n_workers=2,
+            threads_per_worker=1,
+            memory_limit="3GB",
+            host="127.0.0.1",
+            dashboard_address=None,
         ) as cluster,
         distributed.Client(cluster, set_as_default=False) as client,
     ):

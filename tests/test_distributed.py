@@ -336,6 +336,11 @@ def test_it_can_be_wrapped_searched_and_pickled(client, paths):
         wrapped.estimator_.predict(paths["bad"])
 
 
+def test_as_many_workers_as_are_asked_for():
+    with connect("local:3") as client:
+        assert list(client.nthreads().values()) == [1, 1, 1]
+
+
 def test_few_states_are_held_at_a_time(client, paths, monkeypatch):
     """In the order that Dask gives the tasks, of 23 parts; a joined state holds several."""
     order = pytest.importorskip("dask.order").order
@@ -790,6 +795,37 @@ def test_files_are_listed_as_they_are_asked_for(tmp_path):
     assert found == ["a.png", "b/2.png", "b/10.png", "c/1.PNG", "c/out/1.png"]
     without = list(iterate_images(tmp_path, without=tmp_path / "c" / "out"))
     assert [os.path.relpath(path, tmp_path) for path in without] == found[:-1]
+
+
+SCRIPT = """
+import numba, sys
+from skanomaly import FilterBank, PatchCore, Pipeline
+from skanomaly.distributed import Distributed, connect
+from skanomaly.utils.threads import count_processors
+
+if __name__ == "__main__":
+    features = FilterBank(n_filters=2, image_size=64, random_state=0)
+    pipe = Pipeline([("features", features), ("detector", PatchCore(bank_size=50, random_state=0))])
+    with connect("local:1") as client:
+        print(list(client.run(count_processors).values()))
+        print(Distributed(pipe, partition_size=8).fit(sys.argv[1:]).estimator_[-1].offset_)
+"""
+
+
+def test_a_worker_compiles_what_nobody_has_compiled_before(paths, tmp_path):
+    """It has imported numba with the script, before it gets its environment."""
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT, encoding="utf-8")
+    places = {"PYTHONPATH": os.pathsep.join(sys.path), "NUMBA_CACHE_DIR": str(tmp_path / "cache")}
+    environment = {**os.environ, **places}
+    for name in ("NUMBA_NUM_THREADS", "LOKY_MAX_CPU_COUNT"):
+        environment.pop(name, None)
+    command = [sys.executable, str(script), *paths["good"]]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    n_processors, offset = done.stdout.split()  # of one worker
+    assert n_processors == "[1]" and float(offset) < 0
+    assert any((tmp_path / "cache").rglob("*.nbc"))
 
 
 # --- without dask ----------------------------------------------------------------------------

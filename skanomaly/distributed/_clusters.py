@@ -15,7 +15,9 @@ from skanomaly.utils.dask_worker import current_worker
 
 N_CHECKED = 3  # images that every worker must be able to read
 # What a worker of one thread is to start no threads by. Of OpenMP and BLAS Dask takes care itself.
-ONE_THREAD = {"NUMBA_NUM_THREADS": "1", "LOKY_MAX_CPU_COUNT": "1"}
+# Not NUMBA_NUM_THREADS: a worker gets these when it has imported the script that has started it,
+# and numba compiles nothing any more if that variable changes after it was imported.
+ONE_THREAD = {"LOKY_MAX_CPU_COUNT": "1"}
 # A worker that is not back by then is given up, and starting one takes a while on a busy machine.
 PATIENCE = {"distributed.deploy.lost-worker-timeout": "10 minutes"}
 
@@ -79,7 +81,7 @@ def connect(cluster: str) -> Iterator[Any]:
     with (
         dask.config.set(PATIENCE),
         distributed.LocalCluster(
-            int(local[1]), env=ONE_THREAD, silence_logs=logging.CRITICAL, **options
+            n_workers=int(local[1]), env=ONE_THREAD, silence_logs=logging.CRITICAL, **options
         ) as workers,
         distributed.Client(workers) as client,
     ):

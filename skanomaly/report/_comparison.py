@@ -16,12 +16,18 @@ from skanomaly.exceptions import ImageError
 from skanomaly.images import check_images, limits_of_levels, map_levels, read_image, titles, to_rgb
 from skanomaly.io import atomic_file, name_disk_errors, text_cell
 from skanomaly.report._images import encode, encode_map, shrink, shrink_map, under_heat_map
+from skanomaly.report._outlines import outline_of
 from skanomaly.report._page import load_template, render_comparison
 from skanomaly.report._write import limits_of
 from skanomaly.utils.notebooks import html_image, html_table, html_text
 from skanomaly.utils.state import snapshot
-from skanomaly.utils.targets import read_labels
-from skanomaly.utils.unwrapping import image_threshold, outermost, scores_and_maps_in_parts
+from skanomaly.utils.targets import holds_masks, read_labels
+from skanomaly.utils.unwrapping import (
+    image_threshold,
+    outermost,
+    regions_of_interest,
+    scores_and_maps_in_parts,
+)
 
 _SIDE = 320  # pixels of an image in the page, at most
 _N_SHOWN = 5  # images in notebooks
@@ -35,11 +41,18 @@ _COLUMNS = (
 
 
 class View(NamedTuple):
-    """What a page shows of an image: WebP files of it and of its heat maps by both detectors."""
+    """What a page shows of an image: WebP files of it and of its heat maps by both detectors.
+
+    And outlines, as paths in pixels of the image, whose shape is (H, W): of the ground truth, and
+    of each detector's region of interest.
+    """
 
     image: bytes
     first: bytes
     second: bytes
+    shape: tuple[int, int]
+    truth: str
+    regions: tuple[str, str]
 
 
 @dataclass(repr=False)
@@ -204,6 +217,8 @@ class Comparison:
             n_differing=int(self.differs.sum()),
             n_left_out=int(self.differs.sum()) - len(self.views),
             images=[(record, self.views[i]) for i, record in records if i in self.views],
+            has_truth=any(view.truth for view in self.views.values()),
+            has_roi=any(any(view.regions) for view in self.views.values()),
         )
         with atomic_file(path) as part, name_disk_errors(path), open(part, "wb") as file:
             file.writelines(page)
@@ -218,7 +233,7 @@ class Comparison:
         rows = []
         shown = [i for i in self.order.tolist() if i in self.views][:_N_SHOWN]
         for record, i in zip(self.records(), shown, strict=False):
-            views = [html_image(view, "image/webp", record["name"]) for view in self.views[i]]
+            views = [html_image(view, "image/webp", record["name"]) for view in self.views[i][:3]]
             texts = [html_text(record[key]) for key in ("name", "label")]
             verdicts = [
                 f"{record[f'verdict_{one}']} {record[f'relative_{one}']:+.3g}" for one in "ab"
@@ -329,7 +344,10 @@ def compare(
         chosen = [images[i] for i in shown]
         pairs = zip(models, decisions[shown].T, strict=True)
         heat_maps = [_heat_maps(one, chosen, some) for one, some in pairs]
-        found.views.update(zip(shown, _views(chosen, *heat_maps), strict=True))
+        masks = [y[i] if holds_masks(y) else None for i in shown] if y is not None else None
+        rois = [regions_of_interest(model, chosen) for model in models]
+        views = _views(chosen, [found.names[i] for i in shown], masks, rois, *heat_maps)
+        found.views.update(zip(shown, views, strict=True))
     return found
 
 
@@ -351,11 +369,18 @@ def _scale(model, offset, decisions):
     return float(np.median(np.abs(decisions))) or 1.0  # a threshold above most good images
 
 
-def _views(images, *heat_maps):
+def _views(images, names, masks, rois, *heat_maps):
     """A View of each image."""
-    for image, *maps in zip(images, *heat_maps, strict=True):
-        plain = encode(shrink(to_rgb(read_image(image)), _SIDE), "WEBP")
-        yield View(plain, *(encode(under_heat_map(plain, one), "WEBP") for one in maps))
+    masks = [None] * len(images) if masks is None else masks
+    for image, name, mask, roi_a, roi_b, *maps in zip(
+        images, names, masks, *rois, *heat_maps, strict=True
+    ):
+        rgb = to_rgb(read_image(image))
+        truth = outline_of(mask, rgb, f"mask of {name}")
+        regions = tuple(outline_of(one, rgb, f"roi of {name}") for one in (roi_a, roi_b))
+        plain = encode(shrink(rgb, _SIDE), "WEBP")
+        views = [encode(under_heat_map(plain, one), "WEBP") for one in maps]
+        yield View(plain, *views, rgb.shape[:2], truth, regions)
 
 
 def _heat_maps(model, images, decisions):

@@ -89,10 +89,16 @@ def render_comparison(template, *, images, **texts):
         **texts,
         policy=f"default-src 'none'; img-src data:; style-src {_hash(style)}; base-uri 'none'",
         style=Markup(style),
-        images=((record, [b64encode(one).decode() for one in view]) for record, view in images),
+        images=((record, _encoded(view)) for record, view in images),
     )
     for piece in pieces:
         yield piece.encode("utf-8", errors="replace")  # file names may hold anything
+
+
+def _encoded(view):
+    """A View with its files as texts."""
+    files = {name: b64encode(getattr(view, name)).decode() for name in ("image", "first", "second")}
+    return view._replace(**files)
 
 
 def _outlines(records):
