@@ -8,6 +8,7 @@ import pickle
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
@@ -481,11 +482,12 @@ def test_callers_share_the_threads_of_pools():
     sizes, both = [], threading.Barrier(2)
 
     def names(_):
+        time.sleep(0.01)  # so that others take their share
         return threading.current_thread().name
 
     def ask():
         with single_threaded_pool(2) as pool:
-            sizes.append(getattr(pool, "_max_workers", 1))
+            sizes.append(getattr(pool, "n_threads", 1))
             both.wait()
             return set(pool.map(names, range(20))) == {threading.current_thread().name}
 
@@ -493,6 +495,53 @@ def test_callers_share_the_threads_of_pools():
         requests = [pool.submit(ask) for _ in range(2)]
     assert sorted(sizes) == [1, 2]  # the second one finds a processor taken
     assert sorted(request.result() for request in requests) == [False, True]
+
+
+def test_a_pool_is_the_calling_thread_and_others_that_last():
+    seen = set()
+
+    def square(i):
+        time.sleep(0.002)
+        seen.add(threading.get_ident())
+        return i * i
+
+    with single_threaded_pool(3) as pool:
+        assert list(pool.map(square, range(30))) == [i * i for i in range(30)]
+        assert threading.get_ident() in seen and 2 <= len(seen) <= 3
+        assert list(pool.map(square, [])) == []
+        assert list(pool.map(pow, range(4), (2, 3))) == [0, 1]  # until the shortest ends
+    before = threading.active_count()
+    for _ in range(20):
+        with single_threaded_pool(3) as pool:
+            list(pool.map(square, range(6)))
+    assert threading.active_count() <= before + 1  # no pool starts threads of its own
+
+
+def test_the_first_error_of_a_pool_is_raised_when_all_have_stopped():
+    running, done = set(), []
+
+    def fail(i):
+        running.add(i)
+        time.sleep(0.01 * (i % 3))
+        running.discard(i)
+        done.append(i)
+        if i in (3, 4):
+            raise ValueError(f"of {i}")
+
+    with single_threaded_pool(3) as pool, pytest.raises(ValueError, match="of 3"):
+        pool.map(fail, range(1000))
+    assert not running and len(done) < 20  # the others were not begun
+    with single_threaded_pool(3) as pool:
+        assert list(pool.map(abs, [-1, 2])) == [1, 2]
+
+
+def test_pools_within_pools_do_not_wait_for_each_other():
+    def inner(i):
+        with single_threaded_pool(4) as pool:
+            return sum(pool.map(abs, range(i)))
+
+    with single_threaded_pool(4) as pool:
+        assert list(pool.map(inner, range(50))) == [i * (i - 1) // 2 for i in range(50)]
 
 
 # --- forked processes ---------------------------------------------------------------------------
@@ -536,6 +585,24 @@ def test_a_lock_that_another_thread_holds_is_free_after_a_fork():
             assert in_fork(take) == (0, b'"taken"')
         finally:
             is_done.set()
+
+
+@can_fork
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_forked_process_has_threads_of_its_own():
+    def squares():
+        def square(i):
+            time.sleep(0.01)
+            return threading.get_ident(), i * i
+
+        with single_threaded_pool(2) as pool:
+            found = list(pool.map(square, range(10)))
+        return [value for _, value in found], len({ident for ident, _ in found})
+
+    expected = [[i * i for i in range(10)], 2]
+    assert list(squares()) == expected
+    status, printed = in_fork(squares)
+    assert status == 0 and json.loads(printed) == expected
 
 
 FORK = """

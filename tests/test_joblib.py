@@ -209,7 +209,7 @@ def test_threads_are_counted_in_this_process(cluster_client):
     ("of_machine", "of_numba", "expected"), [(8, None, 8), (8, "3", 3), (2, "3", 2), (4, "", 4)]
 )
 def test_the_share_is_the_smallest_limit(of_machine, of_numba, expected, monkeypatch):
-    monkeypatch.setattr(threads.joblib, "cpu_count", lambda: of_machine)
+    monkeypatch.setattr(threads, "_counted_by_joblib", lambda: of_machine)
     monkeypatch.delenv("NUMBA_NUM_THREADS", raising=False)
     if of_numba is not None:
         monkeypatch.setenv("NUMBA_NUM_THREADS", of_numba)
@@ -226,15 +226,15 @@ def test_the_share_is_the_smallest_limit(of_machine, of_numba, expected, monkeyp
 @pytest.mark.parametrize("n_threads", [1, 3])
 def test_the_share_reaches_densities_and_metrics(n_threads, monkeypatch):
     sizes = []
+    for module, name in ((threads, "_Pool"), (_sweep, "ThreadPoolExecutor")):
 
-    class Pool(threads.ThreadPoolExecutor):
-        def __init__(self, max_workers, **options):
-            sizes.append(max_workers)
-            super().__init__(max_workers, **options)
+        class Counted(getattr(module, name)):
+            def __init__(self, n_threads):
+                sizes.append(n_threads)
+                super().__init__(n_threads)
 
-    for module in (threads, _sweep):
-        monkeypatch.setattr(module, "ThreadPoolExecutor", Pool)
-    monkeypatch.setattr(threads.joblib, "cpu_count", lambda: n_threads)
+        monkeypatch.setattr(module, name, Counted)
+    monkeypatch.setattr(threads, "_counted_by_joblib", lambda: n_threads)
     monkeypatch.delenv("NUMBA_NUM_THREADS", raising=False)
     _covariances.in_threads(abs, range(5))
     assert sizes == ([] if n_threads == 1 else [n_threads])  # one: the calling thread
@@ -249,16 +249,16 @@ def test_the_share_reaches_densities_and_metrics(n_threads, monkeypatch):
 
 
 def test_detectors_take_as_many_threads_as_they_are_told(monkeypatch):
-    sizes, pool = [], threads.ThreadPoolExecutor
+    sizes, pool = [], threads._Pool
 
-    def counted(n_threads, **options):
+    def counted(n_threads):
         sizes.append(n_threads)
-        return pool(n_threads, **options)
+        return pool(n_threads)
 
     X = np.random.default_rng(0).random((20, 8, 8, 20), dtype=np.float32)
     for detector in (PaDiM(n_components=None), SPADE(n_neighbors=2)):
         expected = detector.fit(X).score_map(X)
-        monkeypatch.setattr(threads, "ThreadPoolExecutor", counted)
+        monkeypatch.setattr(threads, "_Pool", counted)
         for n_jobs in (1, 3):
             sizes.clear()
             found = clone(detector).set_params(n_jobs=n_jobs).fit(X).score_map(X)
@@ -279,7 +279,7 @@ def test_torch_takes_no_more_threads_than_the_share(monkeypatch):
     monkeypatch.delenv("NUMBA_NUM_THREADS", raising=False)
     for n, expected in ((2, [2]), (4, []), (9, [])):
         limits.clear()
-        monkeypatch.setattr(threads.joblib, "cpu_count", lambda n=n: n)
+        monkeypatch.setattr(threads, "_counted_by_joblib", lambda n=n: n)
         with threads.limit_if_shared():
             pass
         assert limits == expected

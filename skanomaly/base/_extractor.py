@@ -361,7 +361,10 @@ class BaseExtractor(
             pieces = self._pieces(images, batch_size)
         else:
             pieces = self._tiled_pieces(images, min(batch_size, usual_batch(self.layer_shapes_)))
-        with tqdm(total=len(images), desc="features", disable=not self.verbose) as bar:
+        if not self.verbose:
+            yield from pieces
+            return
+        with tqdm(total=len(images), desc="features") as bar:
             for piece in pieces:
                 yield piece
                 bar.update(len(piece))

@@ -14,6 +14,7 @@ structure of each kind there is at a place (its energy), at several scales:
 Everything is averaged down to stride 8, standardized per channel on the good images and clipped.
 """
 
+from functools import partial
 from numbers import Integral
 
 import numpy as np
@@ -267,24 +268,22 @@ class FilterBank(BaseExtractor):
         self.mean_ = raw.mean(axis=0, dtype=np.float64).astype(np.float32)
         self.scale_ = np.maximum(raw.std(axis=0, dtype=np.float64), 1e-6).astype(np.float32)
 
-    def _raw(self, image):
-        """(1, C, H, W) in [0, 1] -> (1, channels, H / 8, W / 8), not yet standardized."""
+    def _raw(self, image, run=map):
+        """(1, C, H, W) in [0, 1] -> (1, channels, H / 8, W / 8), not yet standardized.
+
+        ``run`` is map, or that of an executor.
+        """
         first, second = self._tensors()
         gray = image.mean(1, keepdim=True)
         smaller = {level: average(gray, 2**level) for level in FIRST_LEVELS}
-        maps = []
-        for level, filters in zip(FIRST_LEVELS, first, strict=True):
-            stride = 2 if level == 0 else 1
-            response = convolve(smaller[level], filters, stride)
-            contrast = response.square().mean(1, keepdim=True).sqrt_()
-            response /= contrast + CONTRAST_FLOOR
-            pooling = STRIDE // (stride * 2**level)
-            maps += [average(response.abs_().sqrt_(), pooling), average(contrast.sqrt_(), pooling)]
-        maps.append(average(image, STRIDE))
-        for level, (primary, scale, secondary) in zip(SECOND_LEVELS, second, strict=True):
-            energies = _primary_energies(smaller[level], level, primary, scale)
-            maps.append(average(convolve(energies, secondary).abs_().sqrt_(), 2))
-        return torch.cat(maps, 1)
+        tasks = [
+            *(partial(_first_maps, smaller[i], i, one) for i, one in enumerate(first)),
+            lambda: [average(image, STRIDE)],
+            *(partial(_second_maps, smaller[i], i, *some) for i, some in enumerate(second)),
+        ]
+        # The last ones take longest, and begin first.
+        found = list(run(_result_of, reversed(tasks)))
+        return torch.cat([one for maps in reversed(found) for one in maps], 1)
 
     def _features(self, batch):
         """(b, height, width, C) float32 in [0, 1] -> {"energies": (b, h, w, D) float32}."""
@@ -292,18 +291,24 @@ class FilterBank(BaseExtractor):
         grid = height // STRIDE, width // STRIDE
         maps = np.empty((b, *grid, len(self.mean_)), dtype=np.float32)
         self._tensors()
+        n_threads = count_threads(self.n_jobs, torch.get_num_threads())
+        if b == 1 and n_threads > 1:
+            with single_threaded_pool(n_threads) as pool:
+                # The mode is one of each thread.
+                run = partial(_mapped_without_gradients, pool.map)
+                self._write_features(batch[0], maps[0], run)
+            return {"energies": maps}
         # An image per thread: its maps stay in the processor's cache, and they depend neither on
         # the other images of the batch nor on the number of threads.
-        n_threads = count_threads(self.n_jobs, torch.get_num_threads())
         with single_threaded_pool(min(n_threads, len(batch))) as pool:
             list(pool.map(self._write_features, batch, maps))
         return {"energies": maps}
 
     @torch.inference_mode()
-    def _write_features(self, image, out):
+    def _write_features(self, image, out, run=map):
         """One image (height, width, C) -> its standardized features into out (h, w, D)."""
         tensor = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
-        raw = self._raw(tensor[None])[0].permute(1, 2, 0).numpy()  # (h, w, D)
+        raw = self._raw(tensor[None], run)[0].permute(1, 2, 0).numpy()  # (h, w, D)
         np.subtract(raw, self.mean_, out=out)
         out /= self.scale_
         np.clip(out, -CLIP, CLIP, out=out)
@@ -319,6 +324,34 @@ class FilterBank(BaseExtractor):
             return first, [tuple(map(_as_tensor, parts)) for parts in second]
 
         return self._rebuilt("_filters", build)
+
+
+def _result_of(task):
+    return task()
+
+
+def _mapped_without_gradients(run, function, tasks):
+    def call(task):
+        with torch.inference_mode():
+            return function(task)
+
+    return run(call, tasks)
+
+
+def _first_maps(gray, level, filters):
+    """Maps of the filters of one level, and their contrast, of (1, 1, h, w)."""
+    stride = 2 if level == 0 else 1
+    response = convolve(gray, filters, stride)
+    contrast = response.square().mean(1, keepdim=True).sqrt_()
+    response /= contrast + CONTRAST_FLOOR
+    pooling = STRIDE // (stride * 2**level)
+    return [average(response.abs_().sqrt_(), pooling), average(contrast.sqrt_(), pooling)]
+
+
+def _second_maps(gray, level, primary, scale, secondary):
+    """Maps of the filters of filtered energies, of (1, 1, h, w)."""
+    energies = _primary_energies(gray, level, primary, scale)
+    return [average(convolve(energies, secondary).abs_().sqrt_(), 2)]
 
 
 def _deviations(energies, inside):

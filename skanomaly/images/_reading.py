@@ -286,6 +286,9 @@ def computed_ahead(tasks: Sequence[Callable[[], T]], n_threads: int) -> Iterator
     ------
     object
     """
+    if len(tasks) == 1:  # nothing is computed meanwhile
+        yield tasks[0]()
+        return
     with ThreadPoolExecutor(n_threads) as pool:
         waiting: deque = deque()
         try:

@@ -5,12 +5,14 @@ torch's compiled convolutions.
 """
 
 import contextlib
+import functools
 import itertools
 import os
 import sys
 import threading
+from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextvars import ContextVar
 from functools import cache
 from types import SimpleNamespace
@@ -21,6 +23,7 @@ from threadpoolctl import ThreadpoolController
 
 from skanomaly.utils.dask_worker import worker_threads
 
+MOST_HELPERS = 1024  # threads; far more than processors, so that none waits for another's end
 N_READERS = 2  # threads that read images where n_jobs is None
 _ASKED: ContextVar[int | None] = ContextVar("threads asked for", default=None)
 
@@ -120,7 +123,18 @@ def count_processors() -> int:
         return asked
     of_numba = os.environ.get("NUMBA_NUM_THREADS", "")
     limits = [int(of_numba) if of_numba.isdecimal() else None, worker_threads()]
-    return min(joblib.cpu_count(), *(n for n in limits if n), sys.maxsize)
+    return min(_counted_by_joblib(), *(n for n in limits if n), sys.maxsize)
+
+
+def _counted_by_joblib():
+    """What joblib counts; it reads files each time, which takes as long as a small product."""
+    of_process = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else ()
+    return _count_once(frozenset(of_process), os.environ.get("LOKY_MAX_CPU_COUNT"))
+
+
+@functools.lru_cache
+def _count_once(of_process, limit):
+    return joblib.cpu_count()
 
 
 @contextlib.contextmanager
@@ -155,6 +169,9 @@ def limit_blas_threads() -> contextlib.AbstractContextManager[None]:
 def single_threaded_pool(n_threads: int) -> Iterator[Any]:
     """Context that gives a pool of threads whose matrix products use one thread each.
 
+    The calling thread is one of them, and the others last, for all pools of the process: starting a
+    thread takes as long as a small product, and a new one has to set up its convolutions again.
+
     Callers in several threads share the processors: a pool is the smaller, the more of them there
     are at the time. Where a single thread is left, it is the calling one.
 
@@ -168,14 +185,63 @@ def single_threaded_pool(n_threads: int) -> Iterator[Any]:
     object
         Its ``map`` is that of an executor; what it returns is to be read within the context.
     """
-    with limit_blas_threads(), _sharing_processors() as n_callers:
+    with limit_blas_threads(), _sharing_processors() as n_callers, _limit_openmp():
         n_threads //= n_callers
-        if n_threads > 1:
-            with ThreadPoolExecutor(n_threads, initializer=_use_one_thread) as pool:
-                yield pool
-        else:
-            with _limit_openmp():
-                yield _CALLING_THREAD
+        yield _Pool(n_threads) if n_threads > 1 else _CALLING_THREAD
+
+
+class _Pool:
+    """The calling thread and some of those that last."""
+
+    def __init__(self, n_threads):
+        self.n_threads = n_threads
+
+    def map(self, function, *iterables):
+        """Results of a function, in the order of its arguments; the first error is raised."""
+        tasks = list(zip(*iterables, strict=False))  # as map: until the shortest ends
+        numbers, results, errors = iter(range(len(tasks))), [None] * len(tasks), {}
+
+        def work():
+            for i in numbers:  # each is given to one thread
+                try:
+                    results[i] = function(*tasks[i])
+                except BaseException as error:
+                    errors[i] = error
+                    _exhaust(numbers)
+
+        def help_out():
+            with _limit_openmp():  # the calling thread is in such a context
+                work()
+
+        n_helpers = min(self.n_threads, len(tasks)) - 1
+        helpers = [_HELPERS.submit(help_out) for _ in range(n_helpers)]
+        try:
+            work()
+        finally:
+            _exhaust(numbers)  # the calling thread may have been interrupted
+            wait([one for one in helpers if not one.cancel()])
+        if errors:
+            raise errors[min(errors)]
+        return results
+
+
+def _exhaust(numbers):
+    deque(numbers, maxlen=0)
+
+
+class _Helpers:
+    """Threads that are started when all others are busy, and wait for more when they are done."""
+
+    def __init__(self):
+        self._renew()
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._renew)  # which has none of the threads
+
+    def _renew(self):
+        self._executor = ThreadPoolExecutor(MOST_HELPERS, "skanomaly")
+
+    def submit(self, function):
+        return self._executor.submit(function)
 
 
 @contextlib.contextmanager
@@ -192,6 +258,7 @@ def limit_if_shared() -> Iterator[None]:
 
 
 _CALLING_THREAD = SimpleNamespace(map=map)
+_HELPERS = _Helpers()
 _callers: set[int] = set()  # threads that are computing
 
 
@@ -237,11 +304,6 @@ def _setter(library):
 
 
 _ONE_BLAS_THREAD = SharedSetting(_make_one_blas_thread)
-
-
-def _use_one_thread():
-    """Limit OpenMP to one thread for the calling thread, for good."""
-    _limit_openmp()
 
 
 def _limit_openmp(n_threads=1):
