@@ -5,19 +5,21 @@
 scratches: made-up brushed surfaces of 4000 x 3000 pixels, half of them with a scratch 3 pixels
 wide; image AUROC of FilterBank + PatchCore with tiles and with the default input of 224 x 224.
 kolektor: the set of that name below ROOT, its images as they are, by the same two. memory: peak
-memory of a fit and of scores on images of 6000 x 4000 pixels, in a process of its own, above that
-after a small fit. Results are written to benchmarks/results as JSON, each beside the others.
+memory of a fit and of scores on image files of 6000 x 4000 pixels, in a process of its own, and
+that after a small fit. Results are written to benchmarks/results as JSON, each beside the others.
 """
 
 import json
 import multiprocessing
 import resource
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
 from _machine import machine
+from PIL import Image
 from sklearn.metrics import roc_auc_score
 
 N_GOOD, N_TEST, SIZE = 10, 20, (3000, 4000)
@@ -116,12 +118,12 @@ def peak():
     return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
-def fit_and_score(_):
+def fit_and_score(paths):
     make_pipeline(image_size=(512, 512), **TILES).fit(Surfaces(2, (512, 512), 2))
     base, began = peak(), time.perf_counter()
-    pipe = make_pipeline(**TILES).fit(Surfaces(N_LARGE, LARGE, seed=0))
+    pipe = make_pipeline(**TILES).fit(paths[:N_LARGE])
     fitted = peak()
-    pipe.score_samples(Surfaces(2, LARGE, seed=1))
+    pipe.score_samples(paths[N_LARGE:])
     return {
         "base_gb": base / 1e9,
         "fit_gb": fitted / 1e9,
@@ -131,8 +133,12 @@ def fit_and_score(_):
 
 
 def measure_memory():
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.map(fit_and_score, [None])[0]
+    with tempfile.TemporaryDirectory() as folder:
+        paths = [str(Path(folder) / f"{i}.png") for i in range(N_LARGE + 2)]
+        for path, image in zip(paths, Surfaces(len(paths), LARGE, seed=0), strict=False):
+            Image.fromarray(image).save(path)
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            return pool.map(fit_and_score, [paths])[0]
 
 
 def main(what, *arguments):

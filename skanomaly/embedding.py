@@ -3,11 +3,13 @@
 from collections.abc import Mapping
 
 import numpy as np
+from sklearn.utils import gen_batches
 
 from skanomaly.images import upsampling
 
 __all__ = ["balancing_scales", "embed", "finest_grid", "local_mean"]
 
+_BLOCK_BYTES = 1 << 20  # of the rows that are averaged at a time
 Layers = dict[str, np.ndarray]  # maps (b, h, w, C) by layer
 
 
@@ -112,16 +114,25 @@ def local_mean(maps: np.ndarray, size: int) -> np.ndarray:
     """
     if size == 1 or maps.shape[1] == maps.shape[2] == 1:
         return maps
-    for axis in (1, 2):
-        total, before = maps.copy(), (slice(None),) * axis
-        for shift in range(1, min(size // 2, maps.shape[axis] - 1) + 1):
-            ahead = (*before, slice(shift, None))
-            behind = (*before, slice(None, -shift))
-            total[behind] += maps[ahead]
-            total[ahead] += maps[behind]
-        total /= np.float32(size)
-        maps = total
-    return maps
+    means = np.empty_like(maps)
+    _mean_along(maps, size, 1, means)
+    n_rows = max(1, _BLOCK_BYTES // max(means[0, :1].nbytes, 1))
+    for image in means:
+        for rows in gen_batches(len(image), n_rows):  # in place, for maps of large images
+            _mean_along(image[rows].copy(), size, 1, image[rows])
+    return means
+
+
+def _mean_along(maps, size, axis, out):
+    """Mean over size cells along an axis, with zeros beyond the border, into out."""
+    before = (slice(None),) * axis
+    out[...] = maps
+    for shift in range(1, min(size // 2, maps.shape[axis] - 1) + 1):
+        ahead = (*before, slice(shift, None))
+        behind = (*before, slice(None, -shift))
+        out[behind] += maps[ahead]
+        out[ahead] += maps[behind]
+    out /= np.float32(size)
 
 
 def resize_bilinear(maps: np.ndarray, grid: tuple[int, ...]) -> np.ndarray:
