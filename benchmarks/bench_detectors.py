@@ -6,7 +6,8 @@ PaDiM: one ResNet-18 with random weights, the same 100 channels and the same ima
 and scoring end to end, from images to scores and maps. SPADE: K = 50 good images, layers 1 to 3 of
 a ResNet-50 with random weights at 224 x 224; all methods get the same features. Its definition is
 implemented twice: with the differences of all pairs of patches, timed on a few positions of each
-layer and scaled up, and with torch.cdist. Results are written to benchmarks/results as JSON.
+layer and scaled up, and with torch.cdist; once with good images of one data set, and once with
+images of all, so that the galleries hold unlike ones. Results are written to benchmarks/results as JSON.
 """
 
 import argparse
@@ -200,18 +201,19 @@ def all_differences(features, X):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--root", type=Path, required=True, help="folder of data sets")
-    images = real_images(parser.parse_args().root, N_GOOD + N_JUDGED, DATASET)
-    good, judged = images[:N_GOOD], images[N_GOOD:]
+    root = parser.parse_args().root
+    alike, mixed = (real_images(root, N_GOOD + N_JUDGED, one) for one in (DATASET, None))
     record = {
         "benchmark": "detectors",
         "dataset": DATASET,
         "good_images": N_GOOD,
         **machine(),
     }
-    for name, measure in (("padim", padim), ("spade", spade)):
-        record[name] = measure(good, judged)
+    runs = {"padim": (padim, alike), "spade": (spade, alike), "spade, mixed": (spade, mixed)}
+    for name, (measure, images) in runs.items():
+        record[name] = measure(images[:N_GOOD], images[N_GOOD:])
         for what, figure in record[name].items():
-            print(f"{name:<6} {what:<40} {figure}", flush=True)
+            print(f"{name:<12} {what:<40} {figure}", flush=True)
     RESULT.parent.mkdir(exist_ok=True)
     RESULT.write_text(json.dumps(record) + "\n")
     print(f"written to {RESULT}")
