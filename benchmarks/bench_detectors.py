@@ -7,7 +7,8 @@ and scoring end to end, from images to scores and maps. SPADE: K = 50 good image
 a ResNet-50 with random weights at 224 x 224; all methods get the same features. Its definition is
 implemented twice: with the differences of all pairs of patches, timed on a few positions of each
 layer and scaled up, and with torch.cdist; once with good images of one data set, and once with
-images of all, so that the galleries hold unlike ones. Results are written to benchmarks/results as JSON.
+images of all, so that the galleries hold unlike ones. Results are written to benchmarks/results as
+JSON.
 """
 
 import argparse
