@@ -224,9 +224,12 @@ class PatchIndex(BaseEstimator):
 
 def _check_matrix(matrix, name):
     """The matrix as float32 or float64, if it is finite and its squares fit float32."""
-    matrix = check_array(
-        matrix, dtype=[np.float32, np.float64], ensure_all_finite=False, input_name=name
-    )
+    # What is a matrix already is not asked for twice: of one image that takes as long as a product.
+    is_matrix = type(matrix) is np.ndarray and matrix.ndim == 2 and matrix.size > 0
+    if not is_matrix or matrix.dtype not in (np.float32, np.float64):
+        matrix = check_array(
+            matrix, dtype=[np.float32, np.float64], ensure_all_finite=False, input_name=name
+        )
     largest = max(matrix.max(), -matrix.min())  # NaN if there is one
     if not np.isfinite(largest):
         check_array(matrix, input_name=name)  # raises, naming NaN or infinity
