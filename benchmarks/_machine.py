@@ -6,8 +6,6 @@ import platform
 from importlib import metadata
 from pathlib import Path
 
-import torch
-
 LIBRARIES = (
     "numpy", "scipy", "scikit-learn", "numba", "torch", "torchvision", "anomalib", "dask",
     "faiss-cpu", "onnxruntime", "openvino", "pynndescent", "pyod",
@@ -16,6 +14,8 @@ LIBRARIES = (
 
 def machine():
     """Processor, cores, torch's threads, versions of the libraries installed, and the date."""
+    import torch  # here: a benchmark of memory begins without it
+
     return {
         "processor": processor(),
         "cores": len(os.sched_getaffinity(0))

@@ -116,7 +116,7 @@ def local_mean(maps: np.ndarray, size: int) -> np.ndarray:
         return maps
     means = np.empty_like(maps)
     _mean_along(maps, size, 1, means)
-    n_rows = max(1, _BLOCK_BYTES // max(means[0, :1].nbytes, 1))
+    n_rows = max(1, _BLOCK_BYTES // max(means[:1, :1].nbytes, 1))
     for image in means:
         for rows in gen_batches(len(image), n_rows):  # in place, for maps of large images
             _mean_along(image[rows].copy(), size, 1, image[rows])

@@ -204,6 +204,23 @@ def test_losses_and_constants_are_of_places_inside(good):
                 np.testing.assert_allclose(moments[i, kind, layer], expected, rtol=1e-12)
 
 
+def test_a_checkpoint_is_of_one_region(tmp_path):
+    images = make_textures(6, size=64, random_state=0)
+    masks = np.ones((2, 64, 64), dtype=bool)
+    masks[0, :, :32] = masks[1, :, 32:] = False
+    found = []
+    for mask in (None, *masks):
+        maps = FilterBank(image_size=64, n_filters=2, random_state=0).fit(images).transform(images)
+        rois = None if mask is None else [mask] * len(images)
+        X = FeatureMaps(maps.arrays(), maps.frames, maps.image_fit, rois)
+        detector = CFlow(**SMALL, checkpoint=tmp_path / "flow").fit(X)
+        expected = CFlow(**SMALL).fit(X)
+        assert detector.history_ == expected.history_
+        found.append(detector.history_["loss"])
+    assert len(list(tmp_path.iterdir())) == 3
+    assert found[0] != found[1] != found[2]
+
+
 @pytest.mark.parametrize("level", [0.0, 0.3, -1e5])
 def test_a_channel_that_never_changes_keeps_its_scale(level):
     maps = features(5).arrays()["fine"].copy()

@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -219,6 +220,11 @@ def test_names_that_a_spreadsheet_takes_for_formulas(new, detector, tmp_path, mo
             (row,) = csv.DictReader(file)
         assert row["name"] == row["heat_map"] == "'=1+1.png"
         assert sorted(os.listdir("out")) == ["=1+1.png", "scores.csv"]
+    Path("=2.png").write_bytes(b"no image")
+    assert run("inspect", detector, "=2.png", "-o", "out") == 3
+    with open("out/scores.csv", newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert row["name"] == "'=2.png" and row["error"].startswith("'=2.png: ")
     shutil.copy(new[0], "a.png")
     assert run("inspect", detector, "a.png", "-o", "out") in (0, 1)
     assert sorted(os.listdir("out")) == ["a.png", "scores.csv"]

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import json
 import os
 import pickle
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
@@ -36,11 +38,14 @@ from skanomaly.density import PositionwiseGaussian
 from skanomaly.exceptions import TrainingError
 from skanomaly.model_selection import HeldOutThreshold
 from skanomaly.neighbors import GalleryIndex, PatchIndex
+from skanomaly.utils import threads
 from skanomaly.utils.threads import (
     ForkSafeLock,
     SharedSetting,
+    count_processors,
     limit_blas_threads,
     single_threaded_pool,
+    using_threads,
 )
 from skanomaly.utils.unwrapping import decisions_and_maps
 
@@ -502,19 +507,18 @@ def test_a_pool_is_the_calling_thread_and_others_that_last():
 
     def square(i):
         time.sleep(0.002)
-        seen.add(threading.get_ident())
+        seen.add(threading.current_thread().name)
         return i * i
 
     with single_threaded_pool(3) as pool:
         assert list(pool.map(square, range(30))) == [i * i for i in range(30)]
-        assert threading.get_ident() in seen and 2 <= len(seen) <= 3
+        assert threading.current_thread().name in seen and 2 <= len(seen) <= 3
         assert list(pool.map(square, [])) == []
         assert list(pool.map(pow, range(4), (2, 3))) == [0, 1]  # until the shortest ends
-    before = threading.active_count()
     for _ in range(20):
         with single_threaded_pool(3) as pool:
             list(pool.map(square, range(6)))
-    assert threading.active_count() <= before + 1  # no pool starts threads of its own
+    assert len(seen) < 20  # no pool starts threads of its own
 
 
 def test_the_first_error_of_a_pool_is_raised_when_all_have_stopped():
@@ -533,6 +537,58 @@ def test_the_first_error_of_a_pool_is_raised_when_all_have_stopped():
     assert not running and len(done) < 20  # the others were not begun
     with single_threaded_pool(3) as pool:
         assert list(pool.map(abs, [-1, 2])) == [1, 2]
+
+
+def test_what_failed_is_not_held():
+    class Large:
+        pass
+
+    large = Large()
+    held = weakref.ref(large)
+
+    def fail(_):
+        raise MemoryError("too large")
+
+    gc.disable()
+    try:
+        with single_threaded_pool(2) as pool, contextlib.suppress(MemoryError):
+            pool.map(fail, [large, large])
+        del large
+        assert held() is None
+    finally:
+        gc.enable()
+
+
+def test_threads_that_cannot_be_started_leave_nothing_running(monkeypatch):
+    done, submit = [], threads._HELPERS.submit
+
+    def refuse(*arguments):
+        if refuse.n_asked:
+            raise RuntimeError("can't start new thread")
+        refuse.n_asked += 1
+        return submit(*arguments)
+
+    refuse.n_asked = 0
+    monkeypatch.setattr(threads._HELPERS, "submit", refuse)
+
+    def slow(i):
+        time.sleep(0.02)
+        done.append(i)
+
+    with single_threaded_pool(3) as pool, pytest.raises(RuntimeError, match="start new thread"):
+        pool.map(slow, range(20))
+    n_done = len(done)
+    time.sleep(0.1)
+    assert len(done) == n_done < 20
+
+
+def test_the_share_is_that_of_the_caller_in_all_threads_of_a_pool():
+    def share(_):
+        time.sleep(0.005)
+        return count_processors()
+
+    with using_threads(5), single_threaded_pool(3) as pool:
+        assert set(pool.map(share, range(12))) == {5}
 
 
 def test_pools_within_pools_do_not_wait_for_each_other():

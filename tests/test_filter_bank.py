@@ -118,6 +118,7 @@ def test_the_number_of_threads_changes_nothing(bank, good, n_jobs):
     expected = bank.transform(good).arrays()["energies"]
     other = copy.copy(bank).set_params(n_jobs=n_jobs)
     assert np.array_equal(other.transform(good).arrays()["energies"], expected)
+    assert np.array_equal(other.transform(good[:1]).arrays()["energies"], expected[:1])
 
 
 def test_filters_come_from_the_cache(good, tmp_path, monkeypatch):

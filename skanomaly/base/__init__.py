@@ -13,6 +13,7 @@ from skanomaly.base._image_reader import (
     check_roi,
     learn_roi,
     present_roi,
+    region_of,
 )
 from skanomaly.base._threshold_mixin import ThresholdMixin
 from skanomaly.base._tiled_images import PIXELS

@@ -262,7 +262,6 @@ class BaseExtractor(
         rois = None if bits[0] is None else np.concatenate(bits)
         return FeatureMaps(layers, np.concatenate(frames), fit, rois)
 
-    @reading
     def snapshot(self):
         """The extractor as it is now, whatever it is fitted on or set to later.
 

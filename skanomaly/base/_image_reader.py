@@ -7,6 +7,7 @@ import numpy as np
 from sklearn.utils import gen_batches
 from sklearn.utils.validation import check_is_fitted
 
+from skanomaly.exceptions import ImageError
 from skanomaly.images import (
     blank_outside,
     cells_inside,
@@ -21,6 +22,7 @@ from skanomaly.images import (
     read_roi,
     to_channels,
 )
+from skanomaly.utils.state import reading
 
 
 def check_roi(roi, images):
@@ -53,11 +55,20 @@ def present_roi(estimator):
     return one if estimator.roi is None or is_one_mask(estimator.roi) else estimator.roi
 
 
+def region_of(roi, image, name):
+    """What a function ``roi`` returns for an image; an ImageError names the image."""
+    try:
+        return roi(image)
+    except ImageError as error:
+        raise ImageError(f"{name}: {error}") from error
+
+
 class RegionOfInterestMixin:
     """What estimators with a parameter ``roi`` share."""
 
+    @reading
     def regions_of_interest(self, X):
-        """Regions of interest of images, as ``fit`` and scoring find them.
+        """Regions of interest of images, as ``fit`` finds them and ``transform`` or scoring.
 
         Parameters
         ----------
@@ -163,7 +174,7 @@ class ImageReader:
         if self.roi is None:
             return None
         if callable(self.roi):
-            mask = read_roi(np.asarray(self.roi(image)), f"{name}: the function roi")
+            mask = read_roi(np.asarray(region_of(self.roi, image, name)), f"{name}: function roi")
         elif isinstance(self.roi, np.ndarray) and self.roi.ndim == 2:
             mask = self.roi  # read once, in fit
         else:

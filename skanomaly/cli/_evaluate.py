@@ -132,11 +132,12 @@ def _regions(options, test):
             f"--roi {options.roi}: expected masks of the defects in {options.folder}, as the "
             "metrics of pixels need them, got none; leave --roi out"
         )
+    from skanomaly.base import region_of
     from skanomaly.images import read_image
 
     region = read_region(options.roi)
     if callable(region):
-        return [region(read_image(image)) for image in test.images]
+        return [region_of(region, read_image(image), image) for image in test.images]
     return [region] * len(test.images)
 
 

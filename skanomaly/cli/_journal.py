@@ -103,8 +103,7 @@ class Journal:
         """Write one row, to the disk itself."""
         with name_disk_errors(self.folder / f"{self.period}.csv"):
             # A float is written so that reading it gives the same one; None as nothing.
-            name, heat_map = text_cell(row.name), text_cell(row.heat_map)
-            self._write([row._replace(name=name, heat_map=heat_map)])
+            self._write([row._replace(name=text_cell(row.name), error=text_cell(row.error))])
             os.fsync(self.file.fileno())
         self._n_rows += 1
 
@@ -154,7 +153,7 @@ def _parse(cells):
     datetime.fromisoformat(row.time)
     return row._replace(
         name=cell_text(row.name),
-        heat_map=cell_text(row.heat_map),
+        error=cell_text(row.error),
         score=float(row.score) if row.score else None,
         n_bytes=int(row.n_bytes),
         modified_ns=int(row.modified_ns),

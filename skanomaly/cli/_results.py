@@ -54,7 +54,13 @@ class FolderResults(AbstractContextManager):
                 with name_disk_errors(self.folder.parent / heat_map):
                     save_score_map(self.folder / heat_map, one.image, one.score_map, **self.limits)
             with name_disk_errors(self.folder.parent / SCORES_FILE):
-                cells = text_cell(one.image), score, one.verdict, text_cell(heat_map), one.error
+                cells = (
+                    text_cell(one.image),
+                    score,
+                    one.verdict,
+                    text_cell(heat_map),
+                    text_cell(one.error),
+                )
                 self.rows.writerow(cells)
 
     def finish(self):

@@ -70,8 +70,8 @@ class FilterBank(BaseExtractor):
     <roi>
     n_jobs : int or None, default=None
         Images read, and images computed, at a time, as in scikit-learn: -1 for all processors.
-        None: two are read, and as many computed as torch has threads. Features do not depend on
-        it.
+        None: two are read, and as many computed as torch has threads. A single image is shared
+        among the threads. Features do not depend on it.
     <extractor_memory_limit>
     cache : str, Path, joblib.Memory or None, default=None
         Folder in which filters and each image's features are kept, under digests of the images

@@ -344,9 +344,9 @@ def compare(
         chosen = [images[i] for i in shown]
         pairs = zip(models, decisions[shown].T, strict=True)
         heat_maps = [_heat_maps(one, chosen, some) for one, some in pairs]
-        masks = [y[i] if holds_masks(y) else None for i in shown] if y is not None else None
-        rois = [regions_of_interest(model, chosen) for model in models]
-        views = _views(chosen, [found.names[i] for i in shown], masks, rois, *heat_maps)
+        has_masks = y is not None and holds_masks(y)
+        masks = [y[i] if has_masks else None for i in shown]
+        views = _views(chosen, [found.names[i] for i in shown], masks, models, heat_maps)
         found.views.update(zip(shown, views, strict=True))
     return found
 
@@ -369,15 +369,13 @@ def _scale(model, offset, decisions):
     return float(np.median(np.abs(decisions))) or 1.0  # a threshold above most good images
 
 
-def _views(images, names, masks, rois, *heat_maps):
+def _views(images, names, masks, models, heat_maps):
     """A View of each image."""
-    masks = [None] * len(images) if masks is None else masks
-    for image, name, mask, roi_a, roi_b, *maps in zip(
-        images, names, masks, *rois, *heat_maps, strict=True
-    ):
+    for image, name, mask, *maps in zip(images, names, masks, *heat_maps, strict=True):
         rgb = to_rgb(read_image(image))
         truth = outline_of(mask, rgb, f"mask of {name}")
-        regions = tuple(outline_of(one, rgb, f"roi of {name}") for one in (roi_a, roi_b))
+        rois = [regions_of_interest(model, [image])[0] for model in models]
+        regions = tuple(outline_of(one, rgb, f"roi of {name}") for one in rois)
         plain = encode(shrink(rgb, _SIDE), "WEBP")
         views = [encode(under_heat_map(plain, one), "WEBP") for one in maps]
         yield View(plain, *views, rgb.shape[:2], truth, regions)

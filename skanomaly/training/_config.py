@@ -81,10 +81,10 @@ class TrainingConfig:
             raise ValueError(f"dtype must be one of {DTYPES}, got {self.dtype!r}")
         resolve_device(self.device)
 
-    def phase(self, name, n_epochs, **changes):
+    def phase(self, name, n_epochs):
         """The same for one phase of a training, which has a checkpoint of its own."""
         checkpoint = None if self.checkpoint is None else f"{self.checkpoint}.{name}"
-        return replace(self, n_epochs=n_epochs, name=name, checkpoint=checkpoint, **changes)
+        return replace(self, n_epochs=n_epochs, name=name, checkpoint=checkpoint)
 
     @property
     def torch_device(self):

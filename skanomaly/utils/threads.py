@@ -5,7 +5,6 @@ torch's compiled convolutions.
 """
 
 import contextlib
-import functools
 import itertools
 import os
 import sys
@@ -13,7 +12,7 @@ import threading
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextvars import ContextVar
+from contextvars import ContextVar, copy_context
 from functools import cache
 from types import SimpleNamespace
 from typing import Any
@@ -132,8 +131,9 @@ def _counted_by_joblib():
     return _count_once(frozenset(of_process), os.environ.get("LOKY_MAX_CPU_COUNT"))
 
 
-@functools.lru_cache
-def _count_once(of_process, limit):
+@cache
+def _count_once(_of_process, _limit):
+    """What joblib counts; counted anew where what it depends on has changed."""
     return joblib.cpu_count()
 
 
@@ -213,15 +213,22 @@ class _Pool:
             with _limit_openmp():  # the calling thread is in such a context
                 work()
 
-        n_helpers = min(self.n_threads, len(tasks)) - 1
-        helpers = [_HELPERS.submit(help_out) for _ in range(n_helpers)]
+        helpers = []
         try:
+            for _ in range(min(self.n_threads, len(tasks)) - 1):
+                helpers.append(_HELPERS.submit(copy_context().run, help_out))
             work()
         finally:
             _exhaust(numbers)  # the calling thread may have been interrupted
             wait([one for one in helpers if not one.cancel()])
+            tasks.clear()  # which a helper that is about to wait for more may hold
         if errors:
-            raise errors[min(errors)]
+            # An interrupt of the calling thread before what went wrong in a task.
+            first = min(errors, key=lambda i: (isinstance(errors[i], Exception), i))
+            try:
+                raise errors[first]
+            finally:
+                errors.clear()  # whose tracebacks hold this frame, and with it all arguments
         return results
 
 
@@ -238,10 +245,11 @@ class _Helpers:
             os.register_at_fork(after_in_child=self._renew)  # which has none of the threads
 
     def _renew(self):
+        _callers.clear()
         self._executor = ThreadPoolExecutor(MOST_HELPERS, "skanomaly")
 
-    def submit(self, function):
-        return self._executor.submit(function)
+    def submit(self, function, *arguments):
+        return self._executor.submit(function, *arguments)
 
 
 @contextlib.contextmanager
@@ -258,8 +266,8 @@ def limit_if_shared() -> Iterator[None]:
 
 
 _CALLING_THREAD = SimpleNamespace(map=map)
-_HELPERS = _Helpers()
 _callers: set[int] = set()  # threads that are computing
+_HELPERS = _Helpers()
 
 
 @contextlib.contextmanager

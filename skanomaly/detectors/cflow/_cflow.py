@@ -338,7 +338,7 @@ class CFlow(BaseDetector):
             return digest(
                 "CFlow",
                 training_parameters(self, _NOT_OF_TRAINING),
-                [digest(p.arrays()) for p in X.batches()],
+                [digest(p.arrays(), self._inside(p)) for p in X.batches()],
             )
 
         return configured(
