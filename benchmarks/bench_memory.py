@@ -121,6 +121,7 @@ def main():
                 "bytes": n_bytes,
                 "forecast": forecast,
                 "seconds": seconds,
+                **machine(),
             }
         )
         print(
@@ -133,7 +134,6 @@ def main():
         "benchmark": "memory",
         "limit": options.limit,
         "coreset_ratio": CORESET_RATIO,
-        **machine(),
         "results": results,
     }
     RESULT.parent.mkdir(exist_ok=True)

@@ -108,13 +108,12 @@ def main():
         "dataset": DATASET,
         "images": len(X),
         "folds": FOLDS,
-        **machine(),
         "results": json.loads(RESULT.read_text())["results"] if RESULT.exists() else {},
     }
     kind = "filter_bank" if options.weights is None else "squeezenet1_1"
     name = f"{kind}, {' + '.join(options.metrics)}"
     row = measure(options.weights, options.metrics, X, y, not options.no_plain)
-    record["results"][name] = row
+    record["results"][name] = {**row, **machine()}
     cells = [f"{k} {v if isinstance(v, bool) else round(v, 2)}" for k, v in row.items()]
     print(f"{name}: {', '.join(cells)}", flush=True)
     RESULT.parent.mkdir(exist_ok=True)
