@@ -397,7 +397,7 @@ def test_an_index_is_prepared_once(index, monkeypatch):
         start.wait()
         if is_gallery:
             index.distances(queries, [[0, 1], [2, 3]])
-            return index._screen
+            return index._screens
         index.kneighbors(queries[0])
         return index._search
 

@@ -7,7 +7,7 @@ import pytest
 from oracles_neighbors import nearest_rows
 from test_neighbors import ENGINES, clustered
 
-from skanomaly.neighbors import GalleryIndex
+from skanomaly.neighbors import GalleryIndex, _gallery
 from skanomaly.neighbors._plain import PlainSearch
 
 each_engine = pytest.mark.parametrize("engine", ENGINES)
@@ -133,3 +133,26 @@ def test_bad_queries_and_parameters_are_refused():
         GalleryIndex(engine="fast").fit(rows)
     with pytest.raises(ValueError, match="memory_limit"):
         GalleryIndex(memory_limit="much").fit(rows)
+
+
+def test_what_one_screen_leaves_is_given_to_another(monkeypatch):
+    """As in galleries of unlike images, where the 8-bit screen decides little."""
+    from skanomaly.neighbors._int8 import Int8Screen
+
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(6, 400, 24)).astype(np.float32)
+    rows += 4 * rng.normal(size=(6, 1, 24)).astype(np.float32)  # no two images are alike
+    queries = rows[:3] + rng.normal(size=(3, 400, 24)).astype(np.float32) / 4
+    images = [[0, 3, 1, 5], [1, 2, 0, 4], [5, 4, 3, 2]]
+    kinds = {"auto": Int8Screen, "float32": _gallery.screen_type("float32")}
+    monkeypatch.setattr(_gallery, "screen_type", kinds.get)
+    expected = GalleryIndex(engine="plain").fit(rows).distances(queries, images, 3)
+    for useful, n_screens in ((0.0, 1), (1.1, 2)):
+        monkeypatch.setattr(_gallery, "_USEFUL", useful)
+        index = GalleryIndex(n_jobs=2).fit(rows)
+        for _ in range(3):
+            np.testing.assert_allclose(index.distances(queries, images, 3), expected, rtol=1e-6)
+        assert len(index._screens) == n_screens
+        assert isinstance(index._screens[0].screen, Int8Screen)
+        again = pickle.loads(pickle.dumps(index)).distances(queries, images, 3)
+        np.testing.assert_allclose(again, expected, rtol=1e-6)

@@ -21,6 +21,8 @@ from skanomaly.utils.threads import ForkSafeLock, single_threaded_pool
 
 _PREPARING = ForkSafeLock()  # of the threads that prepare a screen
 _SAMPLE_ROWS = 20_000
+_USEFUL = 0.5  # share of the queries that a screen is to decide
+_OTHERS = {"auto": "float32", "float32": "float32", "int8": "int8"}  # the screen after the first
 
 
 class GalleryIndex(BaseEstimator):
@@ -62,8 +64,8 @@ class GalleryIndex(BaseEstimator):
     """
 
     # Prepared from the rows on first use, and left out of pickles.
-    _transient = ("_screen", "_parts")
-    _screen = _parts = None
+    _transient = ("_screens",)
+    _screens = None  # tuple of _ScreenOfAll, the faster one first; None: not prepared yet
 
     def __init__(self, *, memory_limit=None, n_jobs=None, engine="auto"):
         self.memory_limit = memory_limit
@@ -101,7 +103,7 @@ class GalleryIndex(BaseEstimator):
         for image in rows:
             _check_numbers(image, "rows")
         self.rows_ = rows
-        self._screen = self._parts = None
+        self._screens = None
         return self
 
     def distances(self, queries, images, n_neighbors=1):
@@ -173,38 +175,79 @@ class GalleryIndex(BaseEstimator):
         # Writeable, because numba compiles all loops once more for read-only arrays.
         queries = np.require(queries, np.float32, ["C", "W"])
         ids = np.full(nearest.shape, -1, dtype=np.int64)  # within an image; only break ties
-        backoff = Backoff()
-        if self._screen is not None:
-            prepared = self._screen.prepare(queries)
-            table = self._screen.table(self._parts[images[0]], n_bytes)
+        prepared = {}  # of the queries, by screen
         for image in images:
             rows = np.asarray(np.require(self.rows_[image], np.float32, ["C", "W"]))
             left = np.ones(len(queries), dtype=bool)
-            if self._screen is not None and backoff.is_due():
-                left = ~self._screen.search(
-                    self._parts[image], rows, queries, prepared, nearest, ids, table
-                )
-                backoff.record(was_useless=left.all())
+            for one in self._screens:
+                if left.any() and one.backoff.is_due():
+                    if one not in prepared:
+                        prepared[one] = one.prepare(queries, image, n_bytes)
+                    left[left] = one.search(image, rows, left, queries, prepared[one], nearest, ids)
             if left.any():
                 search_some(PlainSearch(rows), left, queries, nearest, ids, n_bytes)
+            if left.mean() > 1 - _USEFUL and len(self._screens) < len(self._screen_types()):
+                self._add_screen()
+
+    def _screen_types(self):
+        """Classes of the screens, the faster one first: what it leaves is given to the other."""
+        if self.engine == "plain":
+            return []
+        return list(dict.fromkeys(screen_type(one) for one in (self.engine, _OTHERS[self.engine])))
 
     def _prepare(self):
-        """What the screen keeps of each image; it is not kept in a pickle."""
-        if self._screen is not None or self.engine == "plain":
-            return
+        """The first screen of all images; it is not kept in a pickle."""
+        if self._screens is None:
+            with _PREPARING:
+                if self._screens is None:
+                    self._screens = tuple(map(self._new_screen, self._screen_types()[:1]))
+
+    def _add_screen(self):
+        """A further one, when the first one leaves too much: galleries of unlike images."""
         with _PREPARING:
-            if self._screen is not None:
-                return
-            # The axes are learned from evenly spaced rows of all images.
-            flat = self.rows_.reshape(-1, self.rows_.shape[2])
-            sample = flat[:: -(-len(flat) // _SAMPLE_ROWS)].astype(np.float32)
-            screen = screen_type(self.engine)(sample, is_lean=True)
-            self._parts = [screen.add(rows.astype(np.float32, copy=False)) for rows in self.rows_]
-            self._screen = screen  # last: other threads then find everything
+            missing = self._screen_types()[len(self._screens) :]
+            self._screens += tuple(map(self._new_screen, missing))
+
+    def _new_screen(self, kind):
+        # The axes are learned from evenly spaced rows of all images.
+        flat = self.rows_.reshape(-1, self.rows_.shape[2])
+        sample = flat[:: -(-len(flat) // _SAMPLE_ROWS)].astype(np.float32)
+        screen = kind(sample, is_lean=True)
+        parts = [screen.add(rows.astype(np.float32, copy=False)) for rows in self.rows_]
+        return _ScreenOfAll(screen, parts)
 
     def __getstate__(self):
         state = dict(super().__getstate__())  # at once: another thread may be preparing
         return {name: value for name, value in state.items() if name not in self._transient}
+
+
+class _ScreenOfAll:
+    """A screen, what it keeps of each image, and when it is used.
+
+    Parameters
+    ----------
+    screen : Screen
+    parts : list
+        From ``screen.add``, of each image.
+    """
+
+    def __init__(self, screen, parts):
+        self.screen, self.parts = screen, parts
+        self.backoff = Backoff()  # of all queries: a gallery's images are alike, or they are not
+
+    def prepare(self, queries, image, n_bytes):
+        """Arrays with an entry per query, and memory, for the search in all images."""
+        return self.screen.prepare(queries), self.screen.table(self.parts[image], n_bytes)
+
+    def search(self, image, rows, some, queries, prepared, nearest, ids):
+        """Search for the queries selected by a mask; which of these are left, a mask."""
+        arrays, table = prepared
+        lists = nearest[some], ids[some]
+        arrays = [array[some] for array in arrays]
+        is_done = self.screen.search(self.parts[image], rows, queries[some], arrays, *lists, table)
+        nearest[some], ids[some] = lists
+        self.backoff.record(was_useless=is_done.mean() < _USEFUL)
+        return ~is_done
 
 
 def _check_numbers(numbers_, name):
