@@ -27,6 +27,7 @@ from PIL import Image
 
 from skanomaly import FilterBank, PatchCore, Pipeline
 from skanomaly.coreset import greedy_coreset
+from skanomaly.datasets import make_textures
 from skanomaly.distributed import Distributed, connect
 
 SIDE = 64  # pixels
@@ -36,7 +37,7 @@ BANK_SIZE = 1_000
 PARTITION_SIZE = 256
 N_THRESHOLD = 1_000  # images
 OVERSAMPLING, MIN_ROWS, FAN_IN = 4, 1_000, 8  # as skanomaly.coreset and the graph have them
-GREEDY = ((20_000, 500), (20_000, 2_000), (60_000, 500))  # rows, chosen: what a and b come from
+GREEDY = ((20_000, 500), (20_000, 4_000), (60_000, 500), (60_000, 4_000))  # patches, chosen
 # The curve: images of 224 pixels, 784 patches, as docs/guide/scale.md has them.
 N_MODELED = np.geomspace(1e2, 1e6, 33)
 WORKERS = (1, 4, 16, 64)
@@ -118,13 +119,15 @@ def measure(paths, folder):
 
 def greedy_constants():
     """a and b of the CPU seconds N (a + b k) of a selection of k among N rows."""
-    rng, seconds = np.random.default_rng(0), []
+    kinds = enumerate(("weave", "brushed", "grid"))
+    images = [make_textures(27, kind=kind, size=224, random_state=seed) for seed, kind in kinds]
+    maps = FilterBank(random_state=0).fit_transform(np.concatenate(images)).arrays()["energies"]
+    rows, seconds = maps.reshape(-1, maps.shape[3]), []
+    rows = rows[np.random.default_rng(0).permutation(len(rows))]
+    greedy_coreset(rows[:1_000], 10, random_state=0)  # compiles
     for n, k in GREEDY:
-        # Of few directions, as features are: many of 128 would spare no comparison.
-        rows = rng.normal(size=(n, 10)) @ rng.normal(size=(10, 128))
-        greedy_coreset(rows[:1_000], 10, n_projections=None, random_state=0)
         began = time.process_time()
-        greedy_coreset(rows, k, n_projections=None, random_state=0)
+        greedy_coreset(rows[:n], k, random_state=0)
         seconds.append(time.process_time() - began)
     terms = np.array([[n, n * k] for n, k in GREEDY], dtype=float)
     a, b = np.linalg.lstsq(terms, np.array(seconds), rcond=None)[0]
