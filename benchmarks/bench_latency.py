@@ -5,7 +5,7 @@
 - Wide ResNet-50-2 with random weights and a memory bank of 16,384 x 1,536, in float32 and bfloat16:
   milliseconds an image from pixels to score and score map, and of the network's forward pass alone,
   as the extractor runs it, on an image that is ready for it.
-- EfficientNet-Lite0 and FilterBank, images in their own size, with PatchCore of 2,000 rows, PaDiM
+- EfficientNet-Lite0 at two sizes and FilterBank, images in their own size, with PatchCore of 2,000 rows, PaDiM
   and SPADE: the same. EfficientNet-Lite0 needs the package of its weights, or is left out.
 
 All calls of a table take turns. Results are written to benchmarks/results as JSON.
@@ -75,8 +75,9 @@ def small(root):
     good, judged = images[:N_GOOD], images[N_GOOD:]
     extractors = {"FilterBank": FilterBank(random_state=0)}
     try:
-        lite = FeatureExtractor("efficientnet_lite0", device="cpu").fit()
-        extractors["EfficientNet-Lite0"] = lite
+        for size in (224, 320):
+            lite = FeatureExtractor("efficientnet_lite0", image_size=size, device="cpu").fit()
+            extractors[f"EfficientNet-Lite0, {size}"] = lite
     except ImportError as error:
         print(f"EfficientNet-Lite0 is left out: {error}")
     detectors = {
