@@ -5,7 +5,8 @@
 - Wide ResNet-50-2 with random weights and a memory bank of 16,384 x 1,536, in float32 and bfloat16:
   milliseconds an image from pixels to score and score map, and of the network's forward pass alone,
   as the extractor runs it, on an image that is ready for it.
-- EfficientNet-Lite0 at two sizes and FilterBank, images in their own size, with PatchCore of 2,000 rows, PaDiM
+- EfficientNet-Lite0 at two sizes and FilterBank, images in their own size, with PatchCore of 2,000
+  rows, PaDiM
   and SPADE: the same. EfficientNet-Lite0 needs the package of its weights, or is left out.
 
 All calls of a table take turns. Results are written to benchmarks/results as JSON.
