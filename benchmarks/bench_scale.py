@@ -43,6 +43,7 @@ N_MODELED = np.geomspace(1e2, 1e6, 33)
 WORKERS = (1, 4, 16, 64)
 MODELED = {"bank": 20_000, "patches": 784, "learn": 0.0137, "score": 0.045, "threshold": 20_000}
 RESULTS = Path(__file__).parent / "results"
+FIGURE = Path(__file__).parents[1] / "docs" / "images" / "scale.png"
 
 
 def make_images(folder, n):
@@ -200,8 +201,8 @@ def main():
     }
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "bench_scale.json").write_text(json.dumps(record) + "\n")
-    draw(RESULTS / "bench_scale.png", a, b)
-    print(f"written to {RESULTS / 'bench_scale.json'} and bench_scale.png")
+    draw(FIGURE, a, b)
+    print(f"written to {RESULTS / 'bench_scale.json'} and {FIGURE}")
 
 
 if __name__ == "__main__":
