@@ -174,7 +174,8 @@ class ImageReader:
         if self.roi is None:
             return None
         if callable(self.roi):
-            mask = read_roi(np.asarray(region_of(self.roi, image, name)), f"{name}: function roi")
+            found = np.asarray(region_of(self.roi, image, name))
+            mask = read_roi(found, f"{name}: the function roi")
         elif isinstance(self.roi, np.ndarray) and self.roi.ndim == 2:
             mask = self.roi  # read once, in fit
         else:
