@@ -23,7 +23,6 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import openvino
-import torch
 from _machine import machine
 
 from skanomaly import FeatureExtractor, FilterBank, PaDiM, PatchCore, Pipeline, export_onnx
@@ -160,7 +159,6 @@ def main():
             "largest_difference": worst,
             "rows": rows,
             **machine(),
-            "versions": {m.__name__: m.__version__ for m in (torch, onnxruntime, openvino)},
         }
         RESULT.write_text(json.dumps(summary) + "\n")
     return int(worst > LARGEST)

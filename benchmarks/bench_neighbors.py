@@ -44,6 +44,7 @@ def main():
     arguments.add_argument("--weights", help="state dict of torchvision's squeezenet1_1")
     arguments.add_argument("--dataset", help="only this data set")
     arguments.add_argument("--rows", type=int, nargs="*", default=BANK_ROWS)
+    arguments.add_argument("--output", type=Path, default=RESULT, help="JSON file")
     options = arguments.parse_args()
     for name in ("faiss", "anomalib"):
         if importlib.util.find_spec(name) is None:
@@ -57,8 +58,8 @@ def main():
                     {"bank": name, "rows": len(rows), "queries": len(queries), **figures}
                 )
                 report(results[-1])
-    RESULT.parent.mkdir(exist_ok=True)
-    RESULT.write_text(json.dumps({**machine(), "results": results}, indent=1) + "\n")
+    options.output.parent.mkdir(exist_ok=True)
+    options.output.write_text(json.dumps({**machine(), "results": results}, indent=1) + "\n")
 
 
 def banks(options):

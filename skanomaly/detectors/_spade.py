@@ -21,7 +21,7 @@ from skanomaly.feature_maps import FeatureMaps, usual_batch
 from skanomaly.neighbors import GalleryIndex, PatchIndex
 from skanomaly.utils.validation import Interval, StrOptions, choose_layers
 
-SCREEN_ROW_BYTES = 220  # estimate: what the search keeps beside each patch
+SCREEN_ROW_BYTES = 400  # estimate: what both screens of the search keep beside each patch
 
 
 class SPADE(HotSpotsMixin, BaseDetector):

@@ -22,7 +22,6 @@ from skanomaly.utils.threads import ForkSafeLock, single_threaded_pool
 _PREPARING = ForkSafeLock()  # of the threads that prepare a screen
 _SAMPLE_ROWS = 20_000
 _USEFUL = 0.5  # share of the queries that a screen is to decide
-_OTHERS = {"auto": "float32", "float32": "float32", "int8": "int8"}  # the screen after the first
 
 
 class GalleryIndex(BaseEstimator):
@@ -186,27 +185,23 @@ class GalleryIndex(BaseEstimator):
                     left[left] = one.search(image, rows, left, queries, prepared[one], nearest, ids)
             if left.any():
                 search_some(PlainSearch(rows), left, queries, nearest, ids, n_bytes)
-            if left.mean() > 1 - _USEFUL and len(self._screens) < len(self._screen_types()):
+            if left.mean() > 1 - _USEFUL and self.engine == "auto":
                 self._add_screen()
-
-    def _screen_types(self):
-        """Classes of the screens, the faster one first: what it leaves is given to the other."""
-        if self.engine == "plain":
-            return []
-        return list(dict.fromkeys(screen_type(one) for one in (self.engine, _OTHERS[self.engine])))
 
     def _prepare(self):
         """The first screen of all images; it is not kept in a pickle."""
         if self._screens is None:
             with _PREPARING:
                 if self._screens is None:
-                    self._screens = tuple(map(self._new_screen, self._screen_types()[:1]))
+                    kinds = [] if self.engine == "plain" else [screen_type(self.engine)]
+                    self._screens = tuple(map(self._new_screen, kinds))
 
     def _add_screen(self):
-        """A further one, when the first one leaves too much: galleries of unlike images."""
+        """That of float32, when the 8-bit one leaves too much: galleries of unlike images."""
+        kind = screen_type("float32")
         with _PREPARING:
-            missing = self._screen_types()[len(self._screens) :]
-            self._screens += tuple(map(self._new_screen, missing))
+            if not any(isinstance(one.screen, kind) for one in self._screens):
+                self._screens += (self._new_screen(kind),)
 
     def _new_screen(self, kind):
         # The axes are learned from evenly spaced rows of all images.
