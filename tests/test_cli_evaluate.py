@@ -157,6 +157,15 @@ def test_a_region_needs_masks_and_a_file(part, detector, tmp_path, capsys, has_m
     assert expected in capsys.readouterr().err
 
 
+def test_a_region_of_another_size_is_found_before_images_are_scored(
+    part, detector, tmp_path, capsys, monkeypatch
+):
+    Image.new("L", (8, 8), 255).save(tmp_path / "region.png")
+    monkeypatch.setattr("skanomaly.cli._predictions.predict", None)  # is not called
+    assert run("evaluate", detector, part, "--roi", tmp_path / "region.png") == 2
+    assert "region of interest of the image's own size" in capsys.readouterr().err
+
+
 def test_images_that_fit_has_seen_are_counted(part, detector, tmp_path, capsys):
     """Under another name, in another folder: the results would be biased."""
     shutil.copytree(part, tmp_path / "part")

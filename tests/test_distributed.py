@@ -23,7 +23,7 @@ import skanomaly
 from skanomaly import SPADE, FilterBank, PaDiM, PatchCore, Pipeline
 from skanomaly.base import BaseDetector
 from skanomaly.datasets import make_defects, make_textures
-from skanomaly.distributed import Distributed, connect, score_files
+from skanomaly.distributed import Distributed, _exact_fit, connect, score_files
 from skanomaly.distributed._distributed import _with_fixed_draws
 from skanomaly.distributed._fit_graph import FAN_IN
 from skanomaly.distributed._partitions import Part
@@ -173,6 +173,103 @@ def test_patchcore_of_one_part_is_that_of_fit(client, paths):
     pipe = pipeline(patchcore())
     model = Distributed(pipe).fit(paths["good"])
     assert_equal_states(state_of(model.estimator_), state_of(clone(pipe).fit(paths["good"])))
+
+
+@pytest.fixture
+def many_rounds(monkeypatch):
+    """Partitions that send a few rows at a time; a list of all rounds."""
+    rounds, order_of_shards = [], _exact_fit.order_of_shards
+
+    def counted(ask, *arguments):
+        def ask_and_count(numbers, rows):
+            rounds.append(len(numbers))
+            return ask(numbers, rows)
+
+        return order_of_shards(ask_and_count, *arguments)
+
+    monkeypatch.setattr(_exact_fit, "members_of_each", lambda n_shards: 4)
+    monkeypatch.setattr(_exact_fit, "order_of_shards", counted)
+    return rounds
+
+
+@pytest.mark.parametrize("size", [3, 7, 100])
+def test_an_exact_coreset_is_that_of_one_process(client, paths, many_rounds, size):
+    y = np.ones(N, int)
+    y[[4, 20]] = -1
+    pipe = pipeline(patchcore())
+    alone = clone(pipe).fit(paths["good"], y)
+    model = Distributed(pipe, coreset="exact", partition_size=size).fit(paths["good"], y)
+    found = model.estimator_
+    assert_equal_states(state_of(found), state_of(alone))
+    assert found[-1].covering_radius_ == alone[-1].covering_radius_
+    np.testing.assert_array_equal(found[-1].memory_frames_, alone[-1].memory_frames_)
+    np.testing.assert_array_equal(found[-1].learned_from_, y == 1)
+    assert len(many_rounds) > 3
+    # The merged one is another, where there are several parts.
+    merged = Distributed(pipe, partition_size=3).fit(paths["good"], y).estimator_
+    assert (merged[-1].memory_origin_ != alone[-1].memory_origin_).any()
+
+
+def test_an_exact_coreset_of_regions_and_candidates(client, paths, tmp_path):
+    """Partitions differ in patches that count; one has none."""
+    roi, _ = corner(tmp_path)
+    detector = PatchCore(n_candidates=9, coreset_ratio=0.05, random_state=0)
+    pipe = pipeline(detector).set_params(features__roi=roi)
+    model = Distributed(pipe, coreset="exact", partition_size=1).fit(paths["good"])
+    alone = clone(pipe).fit(paths["good"])
+    assert_equal_states(state_of(model.estimator_), state_of(alone))
+
+
+def test_an_exact_coreset_of_no_patches_is_refused(client, paths):
+    """The one candidate is of an image that a fold leaves out."""
+    pipe = pipeline(PatchCore(n_candidates=1, random_state=0))
+    model = Distributed(HeldOutThreshold(pipe, cv=2), coreset="exact", partition_size=5)
+    with pytest.raises(ValueError, match=r"at least one patch of these 1\d images"):
+        model.fit(paths["good"])
+
+
+def test_an_exact_fit_that_loses_a_worker_between_rounds_gives_the_same(
+    client, paths, many_rounds, monkeypatch
+):
+    pipe, order_of_shards = pipeline(patchcore()), _exact_fit.order_of_shards
+
+    def killing(ask, *arguments):
+        def ask_and_kill(numbers, rows):
+            if len(many_rounds) == 3:
+                pid = min(client.run(os.getpid).values())
+                os.kill(pid, getattr(signal, "SIGKILL", signal.SIGTERM))
+            return ask(numbers, rows)
+
+        return order_of_shards(ask_and_kill, *arguments)
+
+    monkeypatch.setattr(_exact_fit, "order_of_shards", killing)
+    model = Distributed(pipe, coreset="exact", partition_size=4).fit(paths["good"])
+    assert len(many_rounds) > 4
+    assert_equal_states(state_of(model.estimator_), state_of(clone(pipe).fit(paths["good"])))
+
+
+def test_held_out_images_are_scored_by_exact_coresets_of_the_others(client, paths):
+    pipe = pipeline(patchcore())
+    inner = HeldOutThreshold(pipe, target_fpr=0.2, cv=2)
+    model = Distributed(inner, coreset="exact", partition_size=4).fit(paths["good"])
+    found = model.estimator_
+    half = model.partition_sizes_[:3].sum()
+    features = found.estimator_[0].transform(paths["good"])
+    plan = clone(pipe[-1])
+    plan._plan_parts(features[plan._plan_places(N)], N)
+    plan._fit_from(plan._learn_part(features[:half], 0))  # as one part, but for its first patch
+    origins = found.estimator_[-1].memory_origin_
+    assert len(origins) == len(plan.memory_origin_)
+    assert found.n_independent_ == len(found.oof_scores_) == N
+    assert_equal_states(state_of(found.estimator_), state_of(clone(pipe).fit(paths["good"])))
+
+
+def test_padim_has_no_coreset_to_be_exact_about(client, paths):
+    fits = [
+        Distributed(pipeline(padim()), coreset=kind, partition_size=5).fit(paths["good"])
+        for kind in ("merged", "exact")
+    ]
+    assert_equal_states(*(state_of(model.estimator_) for model in fits))
 
 
 def corner(tmp_path):
@@ -749,7 +846,7 @@ def test_fit_and_inspect_on_a_cluster(client, paths, damaged, tmp_path, capsys):
     good = Path(paths["good"][0]).parent
     options = ["--features", "filter_bank", "--image-size", 64, "--bank-size", 30, "--no-trial"]
     options += ["--target-fpr", 0.2, "--folds", 2, "-q"]
-    assert run("fit", good, "-o", file, *options, *cluster) == 0
+    assert run("fit", good, "-o", file, *options, *cluster, "--coreset", "exact") == 0
     model = skanomaly.load(file)
     assert isinstance(model, HeldOutThreshold) and model.method_ == "folds"
     assert len(model.estimator_[-1].memory_bank_) == 30
@@ -779,6 +876,11 @@ def test_fit_and_inspect_on_a_cluster(client, paths, damaged, tmp_path, capsys):
     assert run("inspect", file, root, tmp_path / "none", "-o", out, *cluster) == 2
     assert "none: no such image file" in capsys.readouterr().err
     assert run("inspect", file, root, "-o", out, "--restart") == 2
+    (out / "scores.csv").write_text("of an inspection in one process")
+    assert run("inspect", file, root, "-o", out, *cluster) == 2
+    assert "got one with scores.csv" in capsys.readouterr().err
+    assert run("fit", good, "-o", file, "--coreset", "exact", *options) == 2
+    assert "--coreset needs --cluster" in capsys.readouterr().err
     assert run("fit", good, "-o", file, "--groups", "0", *cluster) == 2
     assert "--groups with a pattern" in capsys.readouterr().err
     assert run("fit", good, "-o", file, "--detector", "spade", *options[:4], *cluster) == 2

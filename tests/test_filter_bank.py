@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 import torch
 from oracles_features import filter_bank_energies
+from sklearn.base import clone
 
 from skanomaly import FilterBank
 from skanomaly.datasets import make_textures
 from skanomaly.feature_extraction._filter_bank import CLIP
 from skanomaly.feature_extraction._filters import learn_filters
+from skanomaly.io import digest
 
 
 @pytest.fixture(scope="module")
@@ -111,6 +113,12 @@ def test_sizes_that_do_not_divide_are_refused(good, size):
 def test_bad_parameters_are_refused(good, parameters):
     with pytest.raises(ValueError, match=next(iter(parameters))):
         FilterBank(**parameters).fit(good)
+
+
+@pytest.mark.parametrize("n_jobs", [1, 3, -1])
+def test_filters_do_not_depend_on_the_number_of_threads(bank, good, n_jobs):
+    other = clone(bank).set_params(n_jobs=n_jobs).fit(good)
+    assert digest(other._state()) == digest(bank._state())
 
 
 @pytest.mark.parametrize("n_jobs", [1, 3, -1])

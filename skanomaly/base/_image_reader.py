@@ -12,6 +12,7 @@ from skanomaly.images import (
     blank_outside,
     cells_inside,
     check_images,
+    check_own_size,
     computed_ahead,
     is_one_mask,
     load_batches,
@@ -182,12 +183,7 @@ class ImageReader:
             place, n_images = place_in(images, index)
             check_roi(self.roi, range(n_images))
             mask = read_roi(self.roi[place], f"roi[{place}]")
-        if mask.shape != image.shape[:2]:
-            raise ValueError(
-                f"{name}: expected a region of interest of the image's own size, "
-                f"{image.shape[0]} x {image.shape[1]} pixels, got one of {mask.shape[0]} x "
-                f"{mask.shape[1]}; a mask is neither resized nor cropped"
-            )
+        check_own_size(mask, image.shape[:2], name)
         is_cropped = self.image_fit.resize == "crop"
         if (
             is_cropped

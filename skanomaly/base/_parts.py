@@ -12,6 +12,9 @@ class PartsMixin:
 
     # A plan is best made from so many images, evenly spaced among all.
     _n_plan_images = 2
+    # Whether it selects rows, which it can also do among those of all parts at once: it then has
+    # _project_part, _selection, _gather_part and _put_together.
+    _selects_rows = False
     # What a detector without the hooks is, in a message.
     _why_not_in_parts = "it learns from all images at once; use PatchCore or PaDiM"
 

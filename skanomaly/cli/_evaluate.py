@@ -133,11 +133,13 @@ def _regions(options, test):
             "metrics of pixels need them, got none; leave --roi out"
         )
     from skanomaly.base import region_of
-    from skanomaly.images import read_image
+    from skanomaly.images import check_own_size, image_frame, read_image
 
     region = read_region(options.roi)
     if callable(region):
         return [region_of(region, read_image(image), image) for image in test.images]
+    for image in test.images:  # before they are scored
+        check_own_size(region, image_frame(image), f"--roi {options.roi}, {image}")
     return [region] * len(test.images)
 
 

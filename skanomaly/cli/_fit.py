@@ -80,6 +80,12 @@ def add_arguments(parser):
     )
     parser.add_argument("--random-state", type=int, default=0, help="seed (default: 0)")
     add_cluster(parser)
+    parser.add_argument(
+        "--coreset",
+        choices=("merged", "exact"),
+        help="with --cluster, for patchcore: a bank of the coresets of parts of the images "
+        "(default), or that of all images at once, which takes longer and more memory",
+    )
 
 
 def _add_threshold_arguments(parser):
@@ -123,6 +129,8 @@ def run(options):
                 f"--few-shot fits regad, got --detector {options.detector}; leave one of them out"
             )
         options.detector = "regad"
+    if options.coreset and not options.cluster:
+        raise ValueError("--coreset needs --cluster; without it the coreset is exact")
     with atomic_file(options.output) as unfinished:
         images = load_data(options.folder).train.images
         _note_sizes(options, images)

@@ -34,12 +34,14 @@ def fit_on_cluster(options, pipe, images):
         )
     folds = N_FOLDS if options.folds is None else options.folds
     model = with_threshold(without_threshold(pipe), options.target_fpr, folds, options.random_state)
+    settings = {"coreset": options.coreset or "merged", "verbose": int(shows_progress(options))}
     with connect(options.cluster):
-        return Distributed(model, verbose=int(shows_progress(options))).fit(images).estimator_
+        return Distributed(model, **settings).fit(images).estimator_
 
 
 def inspect_on_cluster(options, model):
     """Numbers of images, defects and errors; the rows are in Parquet files."""
+    from skanomaly.cli._results import SCORES_FILE
     from skanomaly.distributed import connect, score_files
 
     for name in ("json", "report", "good"):
@@ -51,6 +53,11 @@ def inspect_on_cluster(options, model):
     for path in options.images:
         if not path.exists():
             raise MissingImageError(f"{path}: no such image file")
+    if (options.output / SCORES_FILE).exists():
+        raise ValueError(
+            f"{options.output}: expected a folder without results of an inspection in one process, "
+            f"got one with {SCORES_FILE}; choose another one with -o, or delete that file"
+        )
     with connect(options.cluster):
         return score_files(
             model,

@@ -6,6 +6,8 @@ takes the rows with the largest bounds, the members, and updates them; then it s
 for as long as the farthest member is farther than the bound of any other row.
 """
 
+import copy
+
 import numpy as np
 from sklearn.utils import gen_even_slices
 
@@ -25,42 +27,67 @@ class BoundedSelection:
     rows : ndarray of shape (n, d), float32
     n_samples : int
         How many rows are selected at most.
-    start : int
-        Index of the first row selected.
+    first : ndarray of shape (d,), float32
+        The row selected first, which need not be one of ``rows``.
 
     Attributes
     ----------
     picks : ndarray of shape (n_samples,), int64
-        Indices of the rows selected, of which the first ``n_picks`` are set.
+        Indices of the rows that ``select`` selected, of which the first ``n_picks`` are set.
     reached : ndarray of shape (n_samples + 1,), float32
         Squared distance of each to the nearest of those before, infinite for the first: when it was
         selected no row was farther. ``cover`` sets the one after the last.
     """
 
-    def __init__(self, rows, n_samples, start):
+    def __init__(self, rows, n_samples, first):
         n_tiles = -(-n_samples // _kernels.BLOCK) * _kernels.TILES
         tiles = _aligned((n_tiles, _kernels.N_SHORT + 1, _kernels.LANES))
         tiles[:, _kernels.N_SHORT] = _kernels.EMPTY
         self.picks = np.empty(n_samples, dtype=np.int64)
         self.reached = np.full(n_samples + 1, np.inf, dtype=np.float32)
-        self.rows, self.short = rows, _bound_vectors(rows)
+        self.axes = bound_axes(rows)
+        self.rows, self.short = rows, bound_vectors(rows, *self.axes)
         # The rows selected once more: contiguous, and as the columns of tiles.
         self.picked = _aligned((n_samples, rows.shape[1])), tiles
         self.d = np.empty(len(rows), dtype=np.float32)  # (n,) squared distances, upper bounds
         self.seen = np.ones(len(rows), dtype=np.int64)  # (n,) how many picks d takes into account
-        self.n_picks = 1
-        _kernels.start_distances(rows, start, self.d)
-        _kernels.append_pick(start, 0, rows, self.short, self.picks, *self.picked)
+        self.n_picks = 0
+        _kernels.start_distances(rows, first, self.d)
+        self.append(first[None])
 
-    def candidates(self, floor):
-        """Members of the next round, ascending, and the threshold that bounds all other rows."""
+    def copy(self):
+        """The same selection, which goes on alone; the rows are shared."""
+        other = copy.copy(self)
+        for name in ("d", "seen", "picks", "reached"):
+            setattr(other, name, getattr(self, name).copy())
+        other.picked = tuple(_copied(array) for array in self.picked)
+        return other
+
+    def append(self, rows):
+        """Take note of rows (m, d) selected; of those among its own, see ``leave_out``."""
+        short = bound_vectors(rows, *self.axes)
+        for i in range(len(rows)):
+            _kernels.append_pick(i, self.n_picks, rows, short, self.picks, *self.picked)
+            self.n_picks += 1
+
+    def leave_out(self, indices):
+        """Its own rows that have been selected: never the farthest again."""
+        self.d[indices] = _kernels.PICKED
+
+    def candidates(self, floor, n_rows=None):
+        """Members of the next round, ascending, and the threshold that bounds all other rows.
+
+        Of more than n_rows rows that tie as the farthest, the first ones are members, and only they
+        exceed the threshold.
+        """
+        n_rows = _ROUND_ROWS if n_rows is None else n_rows
         d, threshold = self.d, floor
-        if len(d) > _ROUND_ROWS:
-            threshold = max(floor, np.partition(d, -_ROUND_ROWS)[-_ROUND_ROWS])
+        if len(d) > n_rows:
+            threshold = max(floor, np.partition(d, -n_rows)[-n_rows])
         members = np.flatnonzero(d > threshold)
         if len(members) == 0 and threshold > floor:
             # All of them tie. The lowest indices win, so the first ones are enough for a round.
-            members = np.flatnonzero(d == threshold)[:_ROUND_ROWS]
+            members = np.flatnonzero(d == threshold)[:n_rows]
             threshold = np.nextafter(threshold, np.float32(-np.inf))
         return members, threshold
 
@@ -112,15 +139,25 @@ class BoundedSelection:
         self.reached[self.n_picks] = farthest
 
 
-def _bound_vectors(rows):
+def bound_axes(rows):
+    """Mean and axes of the short vectors of rows."""
+    return principal_axes(rows, min(_kernels.N_SHORT - 1, rows.shape[1]))
+
+
+def bound_vectors(rows, mean, axes):
     """Short vectors of rows, each followed by its squared length: (n, N_SHORT + 1)."""
     n_short = _kernels.N_SHORT
-    mean, axes = principal_axes(rows, min(n_short - 1, rows.shape[1]))
     vectors = np.zeros((len(rows), n_short + 1), dtype=np.float32)
     vectors[:, : axes.shape[1] + 1] = short_vectors(rows, mean, axes)
     # Squared lengths made a little smaller keep the bound below the distance despite rounding.
     vectors[:, n_short] = np.einsum("ij,ij->i", vectors, vectors) * np.float32(1 - _ROUNDING)
     return vectors
+
+
+def _copied(array):
+    other = _aligned(array.shape)
+    other[:] = array
+    return other
 
 
 def _aligned(shape):

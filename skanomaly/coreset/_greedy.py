@@ -212,7 +212,7 @@ def _select(
 ):
     """Indices of rows in greedy order, and covering radii, the last one if it is measured."""
     rows = check_array(Z, dtype=np.float32, order="C", input_name="Z")
-    _check_range(rows)
+    check_range(rows)
     n_samples = _check_n_samples(n_samples, len(rows))
     start = _check_start(start, len(rows), random_state)
     floor = _check_radius(radius)
@@ -232,7 +232,7 @@ def _select(
     return _with_duplicates(picks, n_samples, len(rows)), radii
 
 
-def _check_range(rows):
+def check_range(rows):
     largest = max(abs(float(rows.max())), abs(float(rows.min())))
     if largest > _LARGEST or 0 < largest < 1 / _LARGEST:
         raise ValueError(
@@ -297,7 +297,9 @@ def _progress(n_samples, verbose):
 def _greedy_order_compiled(rows, n_samples, start, floor, n_threads, is_measured, progress):
     """Rounds until enough rows are selected or none exceeds the floor."""
     n_tasks = _TASKS_PER_THREAD * n_threads
-    selection = BoundedSelection(rows, n_samples, start)
+    selection = BoundedSelection(rows, n_samples, rows[start])
+    selection.picks[0] = start
+    selection.leave_out(start)
     # Not numba's threads, which cannot be nested in threads of the caller.
     with ThreadPoolExecutor(n_threads) as pool:
         while selection.n_picks < n_samples:

@@ -91,11 +91,10 @@ def _lowest_bit(typingctx, bits):
 
 
 @compiled(nogil=True)
-def start_distances(rows, start, d):
+def start_distances(rows, first, d):
     """Set d to the squared distances of all rows to the first pick."""
     for p in range(rows.shape[0]):
-        d[p] = squared_distance(rows[p], rows[start])
-    d[start] = PICKED
+        d[p] = squared_distance(rows[p], first)
 
 
 @compiled(nogil=True)

@@ -79,6 +79,11 @@ class RandomProjection:
             self.components_ = rng.normal(scale=1 / np.sqrt(self.n_projections), size=shape).T
         return self
 
+    @property
+    def n_features_out_(self):
+        """Number of columns that ``transform`` returns."""
+        return self.n_features_in_ if self.components_ is None else self.n_projections
+
     def transform(self, X):
         """Project a batch of rows.
 
@@ -102,8 +107,7 @@ class RandomProjection:
                 f"The projection was fitted for rows of {self.n_features_in_} columns, "
                 f"got {X.shape[1]}."
             )
-        n_columns = X.shape[1] if self.components_ is None else self.n_projections
-        projected = np.empty((len(X), n_columns), dtype=np.float32)
+        projected = np.empty((len(X), self.n_features_out_), dtype=np.float32)
         for part in gen_batches(len(X), _BATCH_ROWS):
             # In float64: the last digits of a product depend on the position of the row in its
             # batch and on the number of threads. Rounding to float32 removes the difference.

@@ -14,8 +14,11 @@ from skanomaly.detectors._memory_bank import (
     Candidates,
     among_all,
     bank_size,
+    check_any,
     choose_bank,
     first_rows,
+    gather,
+    project_patches,
     scales_of,
     stored,
 )
@@ -46,6 +49,7 @@ class BankPartsMixin:
     """
 
     _n_plan_images = SCALE_IMAGES
+    _selects_rows = True
 
     def _fit(self, X):
         self._fit_as_one_part(X)
@@ -91,10 +95,7 @@ class BankPartsMixin:
         }
 
     def _join_parts(self, states):
-        joined = {
-            name: np.concatenate([state[name] for state in states])
-            for name in ("rows", "origin", "images", "frames")
-        }
+        joined = _concatenated(states)
         joined["radius"] = max(state["radius"] for state in states)
         joined["digest"] = None
         joined["n_parts"] = sum(state["n_parts"] for state in states)
@@ -113,6 +114,40 @@ class BankPartsMixin:
         origins = among_all(self.learned_from_, state["origin"], frames)
         self.memory_origin_, self.memory_frames_ = origins
         del self._plan
+
+    def _project_part(self, X, first):
+        """The patches of some of the images that the bank is chosen from, as Projected."""
+        plan = self._plan
+        return project_patches(X, first, self._patches, plan.projection, plan.candidates)
+
+    def _selection(self, n_patches, n_images):
+        """How many of the patches that count are selected, and the number of the first one."""
+        start = self._plan.start % check_any(n_patches, n_images)
+        return min(self._n_rows(n_images), n_patches), start
+
+    def _gather_part(self, X, first, projected, places):
+        """A part's state, of which the patches at some places of its Projected are selected.
+
+        X is None if there are none.
+        """
+        n_images, n_features = len(projected.frames), self._plan.projection.n_features_in_
+        rows, origin = np.empty((0, n_features), np.float32), np.empty((0, 2), np.int32)
+        if len(places) > 0:
+            rows, origin = gather(X, projected.numbers[places], self._patches, n_features)
+        return {
+            "rows": rows,
+            "origin": origin + np.array([first, 0], dtype=np.int32),
+            "images": np.arange(first, first + n_images),
+            "frames": projected.frames,
+        }
+
+    def _put_together(self, chosen, radius):
+        """One state of those of all parts, each with the places (m,) of its rows in the order."""
+        places, states = zip(*chosen, strict=True)
+        order = np.argsort(np.concatenate(places))
+        joined = _concatenated(states)
+        joined["rows"], joined["origin"] = joined["rows"][order], joined["origin"][order]
+        return {**joined, "radius": radius, "digest": None, "n_parts": 1}
 
     def _n_rows(self, n_images):
         """Rows of the bank of so many images."""
@@ -137,3 +172,11 @@ class BankPartsMixin:
             return 0
         is_ratio = self.bank_size is None and self.coreset_ratio != "auto"
         return bank_size(AHEAD_RATIO if is_ratio else "auto", n_patches)
+
+
+def _concatenated(states):
+    """What the states of several parts have for each row or image, one part after the other."""
+    return {
+        name: np.concatenate([state[name] for state in states])
+        for name in ("rows", "origin", "images", "frames")
+    }

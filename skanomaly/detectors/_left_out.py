@@ -86,7 +86,7 @@ class LeftOutBanks:
         if inside[0] is not None:
             counts = np.concatenate(inside).reshape(counts.shape)
         gaps, numbers = self._candidates(counts)
-        stand_ins = gather(X, numbers, patches_of, bank.shape[1])["rows"]
+        stand_ins, _ = gather(X, numbers, patches_of, bank.shape[1])
         is_missed = self._are_missed(gaps, stand_ins, index)
         self.gaps, self.stand_ins = gaps[is_missed], stand_ins[is_missed]
 

@@ -1,6 +1,7 @@
 """PatchCore's memory bank: rows chosen from all patches, and where each comes from."""
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 from scipy.special import logsumexp
@@ -125,37 +126,68 @@ def choose_bank(X, first, patches_of, projection, start, n_rows, candidates=None
     Returns
     -------
     dict
-        As from :func:`gather`; and ``radii``, (m,) float32, the covering radii, after the
-        projection, of the first 1, 2, ... rows: of the patches that they are chosen from.
+        ``rows`` and ``origin`` as from :func:`gather`; ``frames``, (n, 2) int32, of all images; and
+        ``radii``, (m,) float32, the covering radii, after the projection, of the first 1, 2, ...
+        rows: of the patches that they are chosen from.
     """
+    found = project_patches(X, first, patches_of, projection, candidates)
+    n_found = check_any(len(found.rows), len(X))
+    options["start"] = start % n_found
+    order, radii = greedy_order_and_radii(found.rows, min(n_rows, n_found), **options)
+    order, frames = found.numbers[order], found.frames
+    del found  # the bank's rows need its memory
+    rows, origin = gather(X, order, patches_of, projection.n_features_in_)
+    return {"rows": rows, "origin": origin, "frames": frames, "radii": radii}
+
+
+class Projected(NamedTuple):
+    """Patches of n images that a bank is chosen from, in the dimensions in which it is chosen.
+
+    Parameters
+    ----------
+    rows : ndarray of shape (m, k), float32
+    numbers : ndarray of shape (m,), int
+        Their numbers among all patches, counted over images, then rows, then columns.
+    frames : ndarray of shape (n, 2), int32
+        Height and width of the images, which streamed features tell only now.
+    """
+
+    rows: np.ndarray
+    numbers: np.ndarray
+    frames: np.ndarray
+
+
+def project_patches(X, first, patches_of, projection, candidates=None):
+    """The patches of FeatureMaps that count, as :class:`Projected`; parameters of choose_bank."""
     n_each = math.prod(finest_grid(X.layer_shapes))
     n_most = len(X) * n_each
     if candidates is not None:
         n_most = min(n_most, candidates.count(first, first + len(X)))
-    projected, numbers = None, []
+    projected = np.empty((n_most, projection.n_features_out_), dtype=np.float32)
+    numbers, frames = [], []
     done = seen = 0  # patches that count, and images
     for batch in X.batches():
         patches = patches_of(batch)  # (b * h * w, D)
         places = those_that_count(batch, first + seen, candidates)
         patches = patches if len(places) == len(patches) else patches[places]
         if len(patches) > 0:
-            rows = projection.transform(patches)
-            if projected is None:
-                projected = np.empty((n_most, rows.shape[1]), dtype=np.float32)
-            projected[done : done + len(rows)] = rows
+            projected[done : done + len(patches)] = projection.transform(patches)
         numbers.append(seen * n_each + places)
+        frames.append(batch.frames)
         done, seen = done + len(places), seen + len(batch)
         del patches  # those of large images take as much as their features
-    if done == 0:
+    frames = np.concatenate(frames).astype(np.int32)
+    return Projected(projected[:done], np.concatenate(numbers), frames)
+
+
+def check_any(n_patches, n_images):
+    """The number of patches to choose from; ValueError where it is 0."""
+    if n_patches == 0:
         raise ValueError(
-            f"expected at least one patch of these {len(X)} images to choose from, got none; take "
-            "a larger region of interest, or more n_candidates"
+            f"expected at least one patch of these {n_images} images to choose from, got none; "
+            "take a larger region of interest, or more n_candidates"
         )
-    projected = projected[:done]
-    order, radii = greedy_order_and_radii(projected, min(n_rows, done), start % done, **options)
-    del projected  # the bank's rows need its memory
-    order = np.concatenate(numbers)[order]
-    return {**gather(X, order, patches_of, projection.n_features_in_), "radii": radii}
+    return n_patches
 
 
 def those_that_count(batch, first=0, candidates=None):
@@ -189,23 +221,20 @@ def gather(X, order, patches_of, n_features):
 
     Returns
     -------
-    dict
-        ``rows``, (m, n_features) float32; ``origin``, (m, 2) int32, image and cell; and
-        ``frames``, (n, 2) int32, of all images, which streamed features tell only here.
+    rows : ndarray of shape (m, n_features), float32
+    origin : ndarray of shape (m, 2), int32
+        Image and cell.
     """
     rows = np.empty((len(order), n_features), dtype=np.float32)
-    by_number, frames = np.argsort(order), []
+    by_number = np.argsort(order)
     first = done = 0
     for batch in X.batches():
         patches = patches_of(batch)
         end = np.searchsorted(order, first + len(patches), sorter=by_number)
         rows[by_number[done:end]] = patches[order[by_number[done:end]] - first]
-        frames.append(batch.frames)
         first, done = first + len(patches), end
         del patches
-    origin = np.column_stack(np.divmod(order, first // len(X)))
-    frames = np.concatenate(frames)
-    return {"rows": rows, "origin": origin.astype(np.int32), "frames": frames.astype(np.int32)}
+    return rows, np.column_stack(np.divmod(order, first // len(X))).astype(np.int32)
 
 
 def among_all(learned_from, origin, frames):

@@ -17,6 +17,7 @@ from skanomaly.distributed._clusters import (
     current_client,
     losses_named,
 )
+from skanomaly.distributed._exact_fit import ExactFitGraph
 from skanomaly.distributed._fit_graph import FitGraph, fit_all, fit_in_folds, spread
 from skanomaly.distributed._partitions import (
     Part,
@@ -31,7 +32,7 @@ from skanomaly.images import read_roi
 from skanomaly.model_selection import HeldOutThreshold
 from skanomaly.utils.targets import good_images
 from skanomaly.utils.unwrapping import image_threshold
-from skanomaly.utils.validation import Interval, fitting
+from skanomaly.utils.validation import Interval, StrOptions, fitting
 
 _AGAIN = "nothing was changed; call it again"
 
@@ -41,9 +42,9 @@ class Distributed(ThresholdMixin, MetaEstimatorMixin, BaseEstimator):
 
     The images' paths go out to the workers, and sums (PaDiM) or a coreset (PatchCore) of each
     partition come back. The result, ``estimator_``, is an ordinary estimator: it needs no cluster
-    and no Dask. PaDiM learns what it learns in one process, up to rounding. PatchCore selects its
-    bank among the rows that the partitions select: it covers the patches up to a quarter less
-    closely, and is the same whatever the number of workers and whoever is done first.
+    and no Dask. PaDiM learns what it learns in one process, up to rounding; PatchCore selects its
+    bank among the rows that the partitions select, or among all (``coreset``). The result is the
+    same whatever the number of workers and whoever is done first.
 
     The cluster is that of the current client: ``dask.distributed.Client("scheduler:8786")``, or
     :func:`connect`.
@@ -53,9 +54,15 @@ class Distributed(ThresholdMixin, MetaEstimatorMixin, BaseEstimator):
     estimator : Pipeline or HeldOutThreshold
         A Pipeline of an extractor and PatchCore or PaDiM, or a HeldOutThreshold of one. It is
         cloned.
+    coreset : {"merged", "exact"}, default="merged"
+        How PatchCore's bank is selected. "merged": among the rows that each partition selects, in
+        one pass over the images; it covers the patches up to a quarter less closely. "exact": the
+        rows that one process selects, to the last one. The workers then hold all patches,
+        projected, about 0.7 kB each; they exchange some of them in up to hundreds of rounds; and
+        images are read twice. Of PaDiM there is nothing to select.
     partition_size : int, default=256
-        Images in a partition, at most; all of them are alike in size. PatchCore's bank depends on
-        it, and suffers below 32.
+        Images in a partition, at most; all of them are alike in size. A "merged" bank depends on
+        it, and suffers below 32; an "exact" one does not.
     n_threshold : int, default=20_000
         Images from whose scores the threshold is taken, evenly spread over the paths. Of 20,000
         the quantile of 1 % is known to 0.07 points.
@@ -112,6 +119,7 @@ class Distributed(ThresholdMixin, MetaEstimatorMixin, BaseEstimator):
 
     _parameter_constraints = {
         "estimator": "no_validation",
+        "coreset": [StrOptions({"merged", "exact"})],
         "partition_size": [Interval(Integral, 1, None, closed="left")],
         "n_threshold": [Interval(Integral, 2, None, closed="left")],
         "verbose": ["verbose"],
@@ -119,8 +127,17 @@ class Distributed(ThresholdMixin, MetaEstimatorMixin, BaseEstimator):
 
     _asks_a_cluster = True  # for each score: score_files takes what is fitted instead
 
-    def __init__(self, estimator, *, partition_size=256, n_threshold=20_000, verbose=0):
+    def __init__(
+        self,
+        estimator,
+        *,
+        coreset="merged",
+        partition_size=256,
+        n_threshold=20_000,
+        verbose=0,
+    ):
         self.estimator = estimator
+        self.coreset = coreset
         self.partition_size = partition_size
         self.n_threshold = n_threshold
         self.verbose = verbose
@@ -190,7 +207,9 @@ class Distributed(ThresholdMixin, MetaEstimatorMixin, BaseEstimator):
         ):
             check_workers(client, Part(paths[:N_CHECKED], 0).paths)
             learning = Part([paths[i] for i in good], 0).paths, learned_from, self.partition_size
-            graph = FitGraph(client, extractor, detector, *learning, topic)
+            is_exact = self.coreset == "exact" and detector._selects_rows
+            graph_type = ExactFitGraph if is_exact else FitGraph
+            graph = graph_type(client, extractor, detector, *learning, topic)
             if held_out is None:
                 fitted = compute(client, fit_all(graph, folds[0], chosen))
             else:

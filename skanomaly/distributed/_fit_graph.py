@@ -17,7 +17,7 @@ from sklearn.utils import gen_batches
 from skanomaly.base import BaseDetector, BaseExtractor
 from skanomaly.distributed._clusters import require_dask
 from skanomaly.distributed._partitions import Part, tell
-from skanomaly.distributed._running import compute
+from skanomaly.distributed._running import compute, persist
 from skanomaly.feature_maps import BATCH_SIZE
 from skanomaly.pipeline import Pipeline
 from skanomaly.utils.threads import limit_blas_threads
@@ -45,34 +45,34 @@ class FitGraph:
     """
 
     def __init__(self, client, extractor, detector, paths, learned_from, partition_size, topic):
-        self.paths, self.partition_size, self.topic = paths, partition_size, topic
+        self.client, self.topic = client, topic
+        self.paths, self.partition_size = paths, partition_size
         self.share = detector._share_below()
         n = len(paths)
-        extractor = _task(_fit_extractor, extractor, self._at(_looked_at(extractor, n)))
+        extractor = task(_fit_extractor, extractor, self._at(_looked_at(extractor, n)))
         few = self._at(detector._plan_places(n))
-        plan = _task(_plan, detector, extractor, few, learned_from, n)
-        # Held by the cluster, which makes them again if they are lost.
-        self.extractor, self.plan, kept = client.persist([extractor, plan, _task(_kept, plan, n)])
+        plan = task(_plan, detector, extractor, few, learned_from, n)
+        self.extractor, self.plan, kept = persist(client, [extractor, plan, task(_kept, plan, n)])
         kept = compute(client, kept)
         self.fan_in = 2 if kept is None else int(np.clip(JOINED_BYTES // max(kept, 1), 2, FAN_IN))
 
     def learn(self, part):
         """The state of a partition, a slice of the paths."""
         part = Part(self.paths[part], part.start)
-        return _task(_learn, self.plan, self.extractor, part, self.topic)
+        return task(_learn, self.plan, self.extractor, part, self.topic)
 
     def join(self, states):
         """One state of several, joined as a tree."""
         while len(states) > 1:
             states = [
-                _task(_join, self.plan, states[few]) if few.stop - few.start > 1 else states[-1]
+                task(_join, self.plan, states[few]) if few.stop - few.start > 1 else states[-1]
                 for few in gen_batches(len(states), self.fan_in)
             ]
         return states[0]
 
     def fit(self, state):
-        """The detector that has learned a state; it has no threshold."""
-        return _task(_fit, self.plan, state)
+        """A task for the detector that has learned a state; it has no threshold."""
+        return task(_fit, self.plan, state)
 
     def with_offset(self, detector, places):
         """The detector with its threshold from the scores of the images at some places."""
@@ -80,14 +80,14 @@ class FitGraph:
             return detector
         parts = self._chosen(places)
         scores = [
-            _task(_training_scores, detector, self.extractor, part, self.topic) for part in parts
+            task(_training_scores, detector, self.extractor, part, self.topic) for part in parts
         ]
-        return _task(_with_offset, detector, scores, self.share)
+        return task(_with_offset, detector, scores, self.share)
 
     def held_out_scores(self, detector, places):
         """A task for each partition of the images at some places: (2, b), see HeldOutThreshold."""
         return [
-            _task(_held_out_scores, detector, self.extractor, part, self.topic)
+            task(_held_out_scores, detector, self.extractor, part, self.topic)
             for part in self._chosen(places)
         ]
 
@@ -116,7 +116,7 @@ def fit_all(graph, parts, places):
     parts : list of slices of the paths; places : (m,) places of the images that are scored.
     """
     detector = graph.fit(graph.join([graph.learn(part) for part in parts]))
-    return _task(_tuple, [graph.extractor, graph.with_offset(detector, places)])
+    return task(gathered, [graph.extractor, graph.with_offset(detector, places)])
 
 
 def fit_in_folds(graph, folds, places):
@@ -131,15 +131,17 @@ def fit_in_folds(graph, folds, places):
         inside = (places >= fold[0].start) & (places < fold[-1].stop)
         model = graph.fit(graph.join(states[:k] + states[k + 1 :]))
         found += graph.held_out_scores(model, places[inside])
-    return _task(_tuple, [graph.extractor, detector, found])
+    return task(gathered, [graph.extractor, detector, found])
 
 
-def _task(function, *arguments):
+def task(function, *arguments):
+    """A function and its arguments as a Delayed with a key of its own."""
     dask, _ = require_dask()
     return dask.delayed(function, pure=False)(*arguments)
 
 
-def _tuple(parts):
+def gathered(parts):
+    """What several tasks return, as one result."""
     return tuple(parts)
 
 

@@ -22,6 +22,13 @@ def compute(client, outcome):
         future.cancel()  # what is left of the graph after an error or an interrupt
 
 
+def persist(client, outcomes):
+    """The same Delayed objects, whose results the cluster holds; what it loses it makes again."""
+    dask, _ = require_dask()
+    with dask.config.set(_LARGE):
+        return client.persist(outcomes, optimize_graph=False)
+
+
 def each_part(client, function, model, parts, *arguments):
     """Yield (number, function(model, part, ...)) of each partition, as they are done.
 

@@ -179,9 +179,12 @@ class FilterBank(BaseExtractor):
             batch, inside = self._learning_samples(images, chosen, rng)
         self.n_channels_in_ = batch.shape[3]  # (n, H, W, C)
         batch = torch.from_numpy(np.ascontiguousarray(batch.transpose(0, 3, 1, 2)))
-        with torch.inference_mode():
-            self._learn_filters(batch.mean(1, keepdim=True), rng, inside)
-            self._standardize(batch, inside)
+        # An image per thread: torch's own threads wait for each other after every small product,
+        # which takes long where another process runs.
+        with torch.inference_mode(), single_threaded_pool(self._n_threads()) as pool:
+            run = partial(_mapped_without_gradients, pool.map)
+            self._learn_filters(batch.mean(1, keepdim=True), rng, inside, run)
+            self._standardize(batch, inside, run)
         return self
 
     def _learning_samples(self, images, chosen, rng):
@@ -234,7 +237,7 @@ class FilterBank(BaseExtractor):
     def _input_size(self):
         return DEFAULT_SIZE if self.image_size is None else self.image_size
 
-    def _learn_filters(self, gray, rng, inside):
+    def _learn_filters(self, gray, rng, inside, run):
         """Set all filters from gray images (n, 1, H, W), where they are inside, (n, h, w)."""
         self.first_filters_ = [
             learn_filters(average(gray, 2**level), FIRST_SIZE, self.n_filters, rng, inside)
@@ -245,12 +248,9 @@ class FilterBank(BaseExtractor):
             primary = learn_filters(
                 average(gray, 2**level), PRIMARY_SIZE, max(1, self.n_filters // 2), rng, inside
             )
-            energies = torch.cat(
-                [
-                    _primary_energies(average(g[None], 2**level), level, torch.from_numpy(primary))
-                    for g in gray
-                ]
-            )
+            smaller = average(gray, 2**level)[:, None]
+            of_image = partial(_primary_energies, level=level, filters=torch.from_numpy(primary))
+            energies = torch.cat(list(run(of_image, smaller)))
             scale = _deviations(energies, inside) + np.float32(1e-6)
             energies /= torch.from_numpy(scale)[:, None, None]
             self.primary_filters_.append(primary)
@@ -259,11 +259,11 @@ class FilterBank(BaseExtractor):
                 learn_filters(energies, SECONDARY_SIZE, 2 * self.n_filters, rng, inside)
             )
 
-    def _standardize(self, batch, inside):
+    def _standardize(self, batch, inside, run):
         """Set mean_ and scale_ from images (n, C, H, W), where they are inside, (n, h, w)."""
-        raw = np.concatenate(
-            [self._raw(image[None])[0].flatten(1).T.numpy() for image in batch]
-        )  # (positions of all images, channels)
+        self._tensors()
+        maps = list(run(self._raw, batch[:, None]))  # (1, channels, h, w) of each
+        raw = torch.cat(maps).permute(0, 2, 3, 1).flatten(0, 2).numpy()  # (all positions, channels)
         raw = raw if inside is None else raw[inside.ravel()]
         self.mean_ = raw.mean(axis=0, dtype=np.float64).astype(np.float32)
         self.scale_ = np.maximum(raw.std(axis=0, dtype=np.float64), 1e-6).astype(np.float32)
@@ -291,7 +291,7 @@ class FilterBank(BaseExtractor):
         grid = height // STRIDE, width // STRIDE
         maps = np.empty((b, *grid, len(self.mean_)), dtype=np.float32)
         self._tensors()
-        n_threads = count_threads(self.n_jobs, torch.get_num_threads())
+        n_threads = self._n_threads()
         if b == 1 and n_threads > 1:
             with single_threaded_pool(n_threads) as pool:
                 # The mode is one of each thread.
@@ -312,6 +312,9 @@ class FilterBank(BaseExtractor):
         np.subtract(raw, self.mean_, out=out)
         out /= self.scale_
         np.clip(out, -CLIP, CLIP, out=out)
+
+    def _n_threads(self):
+        return count_threads(self.n_jobs, torch.get_num_threads())
 
     def _tensors(self):
         """The filters as tensors, made once."""

@@ -44,6 +44,7 @@ from skanomaly.images._reading import (
 from skanomaly.images._regions_of_interest import (
     blank_outside,
     cells_inside,
+    check_own_size,
     foreground,
     is_one_mask,
     pack_mask,

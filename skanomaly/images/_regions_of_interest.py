@@ -58,6 +58,16 @@ def read_roi(item: Any, name: str = "roi") -> np.ndarray:
     return mask
 
 
+def check_own_size(mask: np.ndarray, frame: tuple[int, int], name: str) -> None:
+    """ValueError unless a region of interest (H, W) has the height and width of an image."""
+    if mask.shape != tuple(frame):
+        raise ValueError(
+            f"{name}: expected a region of interest of the image's own size, {frame[0]} x "
+            f"{frame[1]} pixels, got one of {mask.shape[0]} x {mask.shape[1]}; a mask is neither "
+            "resized nor cropped"
+        )
+
+
 def read_rois(roi: Any, n_images: int) -> list:
     """The region of interest of each image, (H, W) bool or None for the whole of it.
 
