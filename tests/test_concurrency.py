@@ -560,16 +560,16 @@ def test_what_failed_is_not_held():
 
 
 def test_threads_that_cannot_be_started_leave_nothing_running(monkeypatch):
-    done, submit = [], threads._HELPERS.submit
+    done, begin = [], threads._HELPERS.begin
 
     def refuse(*arguments):
         if refuse.n_asked:
             raise RuntimeError("can't start new thread")
         refuse.n_asked += 1
-        return submit(*arguments)
+        return begin(*arguments)
 
     refuse.n_asked = 0
-    monkeypatch.setattr(threads._HELPERS, "submit", refuse)
+    monkeypatch.setattr(threads._HELPERS, "begin", refuse)
 
     def slow(i):
         time.sleep(0.02)
@@ -580,6 +580,29 @@ def test_threads_that_cannot_be_started_leave_nothing_running(monkeypatch):
     n_done = len(done)
     time.sleep(0.1)
     assert len(done) == n_done < 20
+
+
+def test_many_pools_take_turns_with_few_threads():
+    before = threading.active_count()
+    for _ in range(2000):
+        with single_threaded_pool(3) as pool:
+            pool.map(abs, range(6))
+    assert threading.active_count() <= before + 2
+
+
+def test_a_thread_that_fails_says_so_and_goes_on():
+    def fail():
+        raise MemoryError("too large")
+
+    job = threads._HELPERS.begin(fail)
+    while not job.future.running() and not job.future.done():
+        time.sleep(0.001)
+    with pytest.raises(MemoryError, match="too large"):
+        job.end()
+    done = threading.Event()
+    job = threads._HELPERS.begin(done.set)
+    assert done.wait(10)
+    job.end()
 
 
 def test_the_share_is_that_of_the_caller_in_all_threads_of_a_pool():

@@ -222,9 +222,10 @@ def test_interrupted_between_rounds(rng, monkeypatch, short_rounds):
 
     with monkeypatch.context() as patch:
         patch.setattr(_bounds.BoundedSelection, "candidates", press_ctrl_c)
-        with pytest.raises(KeyboardInterrupt):
-            greedy_coreset(X, 200, random_state=0, n_jobs=2)
-    assert threading.active_count() == threads
+        for _ in range(10):
+            with pytest.raises(KeyboardInterrupt):
+                greedy_coreset(X, 200, random_state=0, n_jobs=2)
+    assert threading.active_count() <= threads + 1  # one that helps lasts
     np.testing.assert_array_equal(greedy_coreset(X, 200, random_state=0, n_jobs=2), expected)
 
 

@@ -9,13 +9,14 @@ for as long as the farthest member is farther than the bound of any other row.
 import copy
 
 import numpy as np
-from sklearn.utils import gen_even_slices
+from sklearn.utils import gen_batches, gen_even_slices
 
 from skanomaly.coreset import _greedy_kernels as _kernels
 from skanomaly.utils.distances import principal_axes, short_vectors
 
 _ROUND_ROWS = 8_000  # members of a round; 4,000 to 16,000 are equally fast
 _ROUND_PICKS = 1_000  # at most, so that a round stays short whatever the data
+_BATCH_ROWS = 8_192  # whose short vectors a thread computes at a time
 _ROUNDING = 4e-6  # float32 rounding error of a bound, relative to the squared lengths in it
 
 
@@ -29,6 +30,8 @@ class BoundedSelection:
         How many rows are selected at most.
     first : ndarray of shape (d,), float32
         The row selected first, which need not be one of ``rows``.
+    run : callable, default=map
+        map, or that of a pool of threads, which share the work.
 
     Attributes
     ----------
@@ -39,14 +42,14 @@ class BoundedSelection:
         selected no row was farther. ``cover`` sets the one after the last.
     """
 
-    def __init__(self, rows, n_samples, first):
+    def __init__(self, rows, n_samples, first, run=map):
         n_tiles = -(-n_samples // _kernels.BLOCK) * _kernels.TILES
         tiles = _aligned((n_tiles, _kernels.N_SHORT + 1, _kernels.LANES))
         tiles[:, _kernels.N_SHORT] = _kernels.EMPTY
         self.picks = np.empty(n_samples, dtype=np.int64)
         self.reached = np.full(n_samples + 1, np.inf, dtype=np.float32)
         self.axes = bound_axes(rows)
-        self.rows, self.short = rows, bound_vectors(rows, *self.axes)
+        self.rows, self.short = rows, bound_vectors(rows, *self.axes, run)
         # The rows selected once more: contiguous, and as the columns of tiles.
         self.picked = _aligned((n_samples, rows.shape[1])), tiles
         self.d = np.empty(len(rows), dtype=np.float32)  # (n,) squared distances, upper bounds
@@ -91,24 +94,16 @@ class BoundedSelection:
             threshold = np.nextafter(threshold, np.float32(-np.inf))
         return members, threshold
 
-    def update(self, members, threshold, pool, n_tasks):
+    def update(self, members, threshold, run, n_tasks):
         """Compare members with the picks they have not seen, while they exceed the threshold."""
-        tasks = [
-            pool.submit(
-                _kernels.update_distances,
-                members[part],
-                self.d,
-                self.seen,
-                threshold,
-                self.n_picks,
-                self.rows,
-                self.short,
+
+        def update_part(part):
+            _kernels.update_distances(
+                members[part], self.d, self.seen, threshold, self.n_picks, self.rows, self.short,
                 *self.picked,
-            )
-            for part in gen_even_slices(len(members), min(len(members), n_tasks))
-        ]
-        for task in tasks:
-            task.result()
+            )  # fmt: skip
+
+        list(run(update_part, gen_even_slices(len(members), min(len(members), n_tasks))))
 
     def select(self, members, threshold):
         """Select among updated members while one exceeds the threshold."""
@@ -126,7 +121,7 @@ class BoundedSelection:
             *self.picked,
         )
 
-    def cover(self, pool, n_tasks):
+    def cover(self, run, n_tasks):
         """Find the squared distance of the row that is farthest from all rows selected."""
         farthest, threshold = np.float32(0), np.float32(0)
         while farthest <= threshold:  # it may not be up to date, or that of another row be larger
@@ -134,7 +129,7 @@ class BoundedSelection:
             if len(members) == 0:
                 farthest = np.float32(0)
                 break
-            self.update(members, threshold, pool, n_tasks)
+            self.update(members, threshold, run, n_tasks)
             farthest = self.d[members].max()
         self.reached[self.n_picks] = farthest
 
@@ -144,13 +139,18 @@ def bound_axes(rows):
     return principal_axes(rows, min(_kernels.N_SHORT - 1, rows.shape[1]))
 
 
-def bound_vectors(rows, mean, axes):
+def bound_vectors(rows, mean, axes, run=map):
     """Short vectors of rows, each followed by its squared length: (n, N_SHORT + 1)."""
     n_short = _kernels.N_SHORT
     vectors = np.zeros((len(rows), n_short + 1), dtype=np.float32)
-    vectors[:, : axes.shape[1] + 1] = short_vectors(rows, mean, axes)
-    # Squared lengths made a little smaller keep the bound below the distance despite rounding.
-    vectors[:, n_short] = np.einsum("ij,ij->i", vectors, vectors) * np.float32(1 - _ROUNDING)
+
+    def fill(part):
+        some = vectors[part]
+        some[:, : axes.shape[1] + 1] = short_vectors(rows[part], mean, axes)
+        # Squared lengths made a little smaller keep the bound below the distance despite rounding.
+        some[:, n_short] = np.einsum("ij,ij->i", some, some) * np.float32(1 - _ROUNDING)
+
+    list(run(fill, gen_batches(len(rows), _BATCH_ROWS)))
     return vectors
 
 

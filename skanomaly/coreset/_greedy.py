@@ -5,7 +5,6 @@ The plain loop computes the distances of every row to every row selected. The ro
 """
 
 import numbers
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import numba
@@ -17,7 +16,7 @@ from skanomaly.coreset._bounds import BoundedSelection
 from skanomaly.coreset._greedy_torch import greedy_order_torch
 from skanomaly.coreset._projection import RandomProjection
 from skanomaly.utils.device import resolve_device
-from skanomaly.utils.threads import count_threads
+from skanomaly.utils.threads import count_threads, single_threaded_pool
 
 _TASKS_PER_THREAD = 4  # rows take unequal time: small tasks balance the threads
 _LARGEST = 1e15  # squares of larger numbers, summed over columns, may overflow float32
@@ -297,25 +296,28 @@ def _progress(n_samples, verbose):
 def _greedy_order_compiled(rows, n_samples, start, floor, n_threads, is_measured, progress):
     """Rounds until enough rows are selected or none exceeds the floor."""
     n_tasks = _TASKS_PER_THREAD * n_threads
-    selection = BoundedSelection(rows, n_samples, rows[start])
-    selection.picks[0] = start
-    selection.leave_out(start)
     # Not numba's threads, which cannot be nested in threads of the caller.
-    with ThreadPoolExecutor(n_threads) as pool:
+    with single_threaded_pool(n_threads) as pool:
+        selection = BoundedSelection(rows, n_samples, rows[start], pool.map)
+        selection.picks[0] = start
+        selection.leave_out(start)
         while selection.n_picks < n_samples:
             members, threshold = selection.candidates(floor)
             if len(members) == 0:
                 break
-            selection.update(members, threshold, pool, n_tasks)
+            selection.update(members, threshold, pool.map, n_tasks)
             selection.select(members, threshold)
             progress(selection.n_picks)
         if is_measured:
-            selection.cover(pool, n_tasks)
+            selection.cover(pool.map, n_tasks)
     n_picks = selection.n_picks
     return selection.picks[:n_picks], selection.reached[: n_picks + 1]
 
 
 def _with_duplicates(picks, n_samples, n_rows):
     """The picks, followed by the remaining rows by index."""
-    remaining = np.setdiff1d(np.arange(n_rows), picks)[: n_samples - len(picks)]
-    return np.concatenate([picks, remaining])
+    if len(picks) == n_samples:
+        return picks
+    is_left = np.ones(n_rows, dtype=bool)
+    is_left[picks] = False
+    return np.concatenate([picks, np.flatnonzero(is_left)[: n_samples - len(picks)]])

@@ -8,7 +8,6 @@ rows travel, in few rounds, and the order is that of all rows in one place.
 """
 
 import copy
-from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
@@ -16,7 +15,7 @@ import numpy as np
 from skanomaly.coreset import _greedy_kernels as _kernels
 from skanomaly.coreset._bounds import BoundedSelection, bound_axes, bound_vectors
 from skanomaly.coreset._greedy import check_range
-from skanomaly.utils.threads import count_threads
+from skanomaly.utils.threads import count_threads, single_threaded_pool
 
 ROUND_ROWS = 32_000  # that all shards send in a round: few rounds, of which each costs a journey
 LEAST_ROWS = 64  # that one shard looks at
@@ -103,8 +102,8 @@ class Shard:
         is_cut = bool(np.count_nonzero(selection.d > threshold) > len(members))
         if len(members) > 0:
             n_threads = count_threads(n_jobs, 1)
-            with ThreadPoolExecutor(n_threads) as pool:
-                selection.update(members, threshold, pool, n_threads)
+            with single_threaded_pool(n_threads) as pool:
+                selection.update(members, threshold, pool.map, n_threads)
         members = members[selection.d[members] > threshold]
         is_new = ~after.sent[members]
         after.sent[members] = True

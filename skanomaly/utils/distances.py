@@ -17,7 +17,7 @@ from skanomaly.utils.compiling import compiled
 _SAMPLE_ROWS = 20_000
 _BATCH_ROWS = 16_384
 # With this many times as many columns as axes, approximate principal axes are faster to compute.
-_WIDE = 6
+_WIDE = 12
 
 
 @compiled(fastmath=True)
@@ -33,7 +33,7 @@ def squared_distance(a, b):
 def principal_axes(
     rows: np.ndarray, n_axes: int, random_state: int | np.random.RandomState | None = 0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and first principal axes of rows.
+    """Mean and first principal axes of rows, or of a sample of them.
 
     Parameters
     ----------
@@ -50,11 +50,11 @@ def principal_axes(
         Orthonormal columns, largest variance first. If d is much larger than ``n_axes`` they are
         approximations of the principal axes.
     """
-    mean = rows.mean(axis=0, dtype=np.float64).astype(np.float32)
     sample = rows
     if len(rows) > _SAMPLE_ROWS:
         chosen = check_random_state(random_state).choice(len(rows), _SAMPLE_ROWS, replace=False)
         sample = rows[np.sort(chosen)]
+    mean = sample.mean(axis=0, dtype=np.float64).astype(np.float32)
     centered = sample - mean
     if n_axes * _WIDE <= rows.shape[1]:
         _, _, axes = randomized_svd(centered, n_axes, n_iter=1, flip_sign=False, random_state=0)

@@ -11,9 +11,10 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future
 from contextvars import ContextVar, copy_context
-from functools import cache
+from functools import cache, partial
+from queue import SimpleQueue
 from types import SimpleNamespace
 from typing import Any
 
@@ -22,7 +23,6 @@ from threadpoolctl import ThreadpoolController
 
 from skanomaly.utils.dask_worker import worker_threads
 
-MOST_HELPERS = 1024  # threads; far more than processors, so that none waits for another's end
 N_READERS = 2  # threads that read images where n_jobs is None
 _ASKED: ContextVar[int | None] = ContextVar("threads asked for", default=None)
 
@@ -216,11 +216,12 @@ class _Pool:
         helpers = []
         try:
             for _ in range(min(self.n_threads, len(tasks)) - 1):
-                helpers.append(_HELPERS.submit(copy_context().run, help_out))
+                helpers.append(_HELPERS.begin(partial(copy_context().run, help_out)))
             work()
         finally:
             _exhaust(numbers)  # the calling thread may have been interrupted
-            wait([one for one in helpers if not one.cancel()])
+            for helper in helpers:
+                helper.end()
             tasks.clear()  # which a helper that is about to wait for more may hold
         if errors:
             # An interrupt of the calling thread before what went wrong in a task.
@@ -237,7 +238,11 @@ def _exhaust(numbers):
 
 
 class _Helpers:
-    """Threads that are started when all others are busy, and wait for more when they are done."""
+    """Threads that are started when all others are busy, and wait for more when they are done.
+
+    Those of concurrent.futures do not do: they count as busy for a while after they are done, and
+    new ones are started meanwhile, a hundred in ten thousand calls.
+    """
 
     def __init__(self):
         self._renew()
@@ -246,10 +251,52 @@ class _Helpers:
 
     def _renew(self):
         _callers.clear()
-        self._executor = ThreadPoolExecutor(MOST_HELPERS, "skanomaly")
+        self._idle = []  # the last one to be done is taken first: its convolutions are set up
 
-    def submit(self, function, *arguments):
-        return self._executor.submit(function, *arguments)
+    def begin(self, function):
+        """Have a thread call a function; an object whose ``end()`` waits for it."""
+        try:
+            tasks = self._idle.pop()
+        except IndexError:
+            tasks = SimpleQueue()
+            threading.Thread(target=_help, args=(tasks, self._idle), daemon=True).start()
+        job = _Job(tasks, self._idle)
+        tasks.put((job.future, function))
+        return job
+
+
+class _Job:
+    """What a thread was asked to do; the thread is known by the queue that it reads."""
+
+    def __init__(self, tasks, idle):
+        self.future, self._tasks, self._idle = Future(), tasks, idle
+
+    def end(self):
+        """Withdraw it if it has not begun, or else wait until it is done; raises what it raised."""
+        if self.future.cancel():
+            self._idle.append(self._tasks)  # where it is passed over
+        else:
+            self.future.result()
+
+
+def _help(tasks, idle):
+    """Do what comes in a queue, forever."""
+    while True:
+        future, function = tasks.get()
+        if not future.set_running_or_notify_cancel():
+            continue
+        failed = None
+        try:
+            function()
+        except BaseException as error:
+            failed = error
+        del function  # and all that it holds
+        idle.append(tasks)  # before anybody knows that it is done
+        if failed is None:
+            future.set_result(None)
+        else:
+            future.set_exception(failed)
+        del future, failed
 
 
 @contextlib.contextmanager
