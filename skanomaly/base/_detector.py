@@ -17,7 +17,11 @@ from skanomaly.feature_maps import FeatureMaps, masks_of
 from skanomaly.utils.memory_budget import check_memory
 from skanomaly.utils.state import reading, snapshot
 from skanomaly.utils.targets import good_images
-from skanomaly.utils.threads import limit_blas_threads
+from skanomaly.utils.threads import (
+    count_processors,
+    limit_blas_threads,
+    single_threaded_pool,
+)
 from skanomaly.utils.validation import (
     Interval,
     StrOptions,
@@ -248,12 +252,15 @@ class BaseDetector(TransientStateMixin, UpdatesMixin, PartsMixin, ThresholdMixin
         """
         check_is_fitted(self)
         X = self._check_X(X, reset=False)
-        scores, maps = [], []
+        scores, maps, stack = [], [], None
         for frames, raw in self._raw_scores(X):
             scores.append(self._final_scores(X, **raw))
-            maps += self._in_frames(X.image_fit, frames, **raw)
+            if stack is None:  # of as many as there are, if all are of the first one's size
+                stack = np.empty((len(X), *frames[0]), dtype=np.float32)
+            out = stack[len(maps) : len(maps) + len(frames)]
+            maps += self._in_frames(X.image_fit, frames, **raw, out=out)
         alike = len({one.shape for one in maps}) == 1
-        return np.concatenate(scores), np.stack(maps) if alike else maps
+        return np.concatenate(scores), stack if alike else maps
 
     @reading
     def score_samples(self, X):
@@ -307,15 +314,19 @@ class BaseDetector(TransientStateMixin, UpdatesMixin, PartsMixin, ThresholdMixin
             maps = self._in_frames(batch.image_fit, batch.frames, **raw, roi=batch.roi_bits)
             yield self._final_scores(batch, **raw), maps
 
-    def _in_frames(self, image_fit, frames, score_maps, image_scores=None, roi=None):
-        """Smoothed score maps of a few images, each (H, W) in its frame, 0 outside of its roi."""
-        with limit_blas_threads():
-            return [
-                image_fit.to_frame(one, frame, self.sigma, inside)
-                for one, frame, inside in zip(
-                    score_maps, frames, masks_of(roi, frames), strict=True
-                )
-            ]
+    def _in_frames(self, image_fit, frames, score_maps, image_scores=None, roi=None, out=None):
+        """Smoothed score maps of a few images, each (H, W) in its frame, 0 outside of its roi.
+
+        ``out``, (b, H, W) float32: where those of the size (H, W) are written, if given.
+        """
+
+        def in_frame(i, score_map, frame, inside):
+            place = out[i] if out is not None and out.shape[1:] == tuple(frame) else None
+            return image_fit.to_frame(score_map, frame, self.sigma, inside, place)
+
+        some = range(len(frames)), score_maps, frames, masks_of(roi, frames)
+        with single_threaded_pool(count_processors()) as pool:
+            return list(pool.map(in_frame, *some))
 
     def _raw_scores(self, X, with_maps=True):
         """Frames (b, 2) and the hooks' scores of a few images at a time, from X's cache if any.

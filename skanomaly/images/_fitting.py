@@ -104,14 +104,13 @@ class ImageFit:
         matrix per axis. Pixels outside a crop get the value of the nearest pixel inside.
         """
         sizes = (self.height, self.width)
-        smoothing = [_smoothing(n, size, float(sigma)) for n, size in zip(grid, sizes, strict=True)]
         if tuple(frame) == sizes:  # nothing to resize; the matrices of large images would be large
-            return tuple(smoothing)
-        return tuple(
-            _interpolation(n_frame, size, *line) @ one
-            for one, size, n_frame, line in zip(
-                smoothing, sizes, frame, self.axes(frame), strict=True
+            return tuple(
+                _smoothing(n, size, float(sigma)) for n, size in zip(grid, sizes, strict=True)
             )
+        return tuple(
+            _smoothed_interpolation(n, size, float(sigma), n_frame, *line)
+            for n, size, n_frame, line in zip(grid, sizes, frame, self.axes(frame), strict=True)
         )
 
     def cell_edges(self, grid, frame):
@@ -169,28 +168,30 @@ class ImageFit:
             smooth[is_left_out[:, cells[0]][:, :, cells[1]]] = -np.inf
         return smooth
 
-    def to_frame(self, patch_scores, frame, sigma, inside=None):
+    def to_frame(self, patch_scores, frame, sigma, inside=None, out=None):
         """Score map (H, W) float32 in the frame of the image, from patch scores (h, w).
 
         Patches of -inf do not count. ``inside``, (H, W) bool: the pixels of a region of interest;
-        outside of it the map is 0.
+        outside of it the map is 0. ``out``, (H, W) float32: where the map is written, if given.
         """
         rows, columns = self.way_back(patch_scores.shape, tuple(frame), sigma)
-        score_map = _product(rows, patch_scores.astype(np.float32, copy=False), columns)
+        score_map = _product(rows, patch_scores.astype(np.float32, copy=False), columns, out)
         if inside is not None:
             score_map[~inside] = 0
         return score_map
 
 
-def _product(rows, patch_scores, columns):
+def _product(rows, patch_scores, columns, out=None):
     """``rows @ patch_scores @ columns.T``; means of those that are not -inf, where some are."""
     is_left_out = np.isneginf(patch_scores)
     if not is_left_out.any():
-        return rows @ patch_scores @ columns.T
+        return np.matmul(rows @ patch_scores, columns.T, out=out)
     total = rows @ np.where(is_left_out, np.float32(0), patch_scores) @ columns.T
     weight = rows @ (~is_left_out).astype(np.float32) @ columns.T
     is_reached = weight > LEAST_WEIGHT
-    return np.divide(total, weight, out=np.zeros_like(total), where=is_reached)
+    out = np.empty_like(total) if out is None else out
+    out[:] = 0
+    return np.divide(total, weight, out=out, where=is_reached)
 
 
 def _resample(image, size, box):
@@ -257,6 +258,14 @@ def _smoothing(n_grid, n_input, sigma):
     """Matrix (n_input, n_grid): upsampling, then a Gaussian filter."""
     to_input = upsampling(n_grid, n_input)
     return gaussian_filter1d(to_input, sigma, axis=0) if sigma > 0 else to_input
+
+
+@lru_cache(maxsize=64)
+def _smoothed_interpolation(n_grid, n_input, sigma, n_frame, scale, first, last):
+    """Matrix (n_frame, n_grid): smoothing and then interpolation."""
+    both = _interpolation(n_frame, n_input, scale, first, last) @ _smoothing(n_grid, n_input, sigma)
+    both.setflags(write=False)
+    return both
 
 
 @lru_cache(maxsize=256)

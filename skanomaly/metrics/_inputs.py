@@ -3,9 +3,13 @@
 from typing import NamedTuple
 
 import numpy as np
+from sklearn.utils import gen_batches
 
 from skanomaly.images import read_rois
 from skanomaly.utils.targets import check_mask, is_defect
+from skanomaly.utils.threads import count_processors, single_threaded_pool
+
+_AT_ONCE = 16  # images whose pixels are gathered
 
 
 class Truth(NamedTuple):
@@ -98,23 +102,44 @@ def _check_map(i, scores):
 
 def split_pixels(pairs):
     """Scores of all good pixels and of all defect pixels; ValueError unless there are both."""
-    dtype = np.result_type(*{one.scores.dtype for one in pairs})
-    n_defect = sum(int(one.mask.sum()) for one in pairs if one.mask is not None)
-    n_inside = sum(one.scores.size if one.inside is None else one.inside.sum() for one in pairs)
+    n_good, _ = count_pixels(pairs)
+    return good_pixels(pairs, n_good), defect_pixels(pairs)
+
+
+def count_pixels(pairs):
+    """Numbers of good pixels and of defect pixels that count; ValueError unless there are both."""
+    n_defect = sum(np.count_nonzero(one.mask) for one in pairs if one.mask is not None)
+    n_inside = sum(
+        one.scores.size if one.inside is None else np.count_nonzero(one.inside) for one in pairs
+    )
     n_good = int(n_inside) - n_defect
     check_both_classes(n_good, n_defect)
-    good, defect = np.empty(n_good, dtype), np.empty(n_defect, dtype)
-    g = d = 0
-    for one in pairs:
-        mask, scores, counted = one.mask, one.scores, one.good()
-        here = scores.ravel() if counted is None else scores[counted]
-        good[g : g + here.size] = here
-        g += here.size
-        if mask is not None:
-            here = scores[mask]
-            defect[d : d + here.size] = here
-            d += here.size
-    return good, defect
+    return n_good, n_defect
+
+
+def defect_pixels(pairs):
+    """Scores (n,) of all defect pixels, image by image."""
+    return np.concatenate([one.scores[one.mask] for one in pairs if one.mask is not None])
+
+
+def good_pixels(pairs, n_good, lowest=None):
+    """Scores (n,) of the n_good good pixels, or of those from the lowest score on."""
+
+    def of_image(one):
+        counted = one.good()
+        if lowest is not None:
+            high = one.scores >= lowest
+            counted = high if counted is None else counted & high
+        return one.scores.ravel() if counted is None else one.scores[counted]
+
+    good = np.empty(n_good, np.result_type(*{one.scores.dtype for one in pairs}))
+    n = 0
+    with single_threaded_pool(count_processors()) as pool:
+        for some in gen_batches(len(pairs), _AT_ONCE):  # those of all are as large again
+            for here in pool.map(of_image, pairs[some]):
+                good[n : n + here.size] = here
+                n += here.size
+    return good[:n]
 
 
 def check_both_classes(n_good, n_defect):

@@ -10,10 +10,13 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
-from skanomaly.metrics._inputs import check_pairs, split_pixels
+from skanomaly.metrics._inputs import check_pairs, count_pixels, defect_pixels, good_pixels
 from skanomaly.metrics._sweep import sweep
+from skanomaly.utils.threads import count_processors, single_threaded_pool
 from skanomaly.utils.validation import check_max_fpr
 
+_SAMPLE = 100_000  # good pixels, about, that say which scores are too low to count
+_MARGIN = 1.1  # times as many as needed are gathered
 _TOUCH = np.ones((3, 3), dtype=bool)  # 8 neighbors
 
 
@@ -71,9 +74,12 @@ def pro_curve(
     """
     max_fpr = check_max_fpr(max_fpr)
     pairs = check_pairs(masks, maps, roi)
-    good, defect = split_pixels(pairs)
-    weights = np.concatenate([pixel_weights(one.mask) for one in pairs if one.mask is not None])
-    fpr, pro, thresholds = _corners(sweep(_highest(good, max_fpr), defect, weights), good.size)
+    n_good, _ = count_pixels(pairs)
+    with single_threaded_pool(count_processors()) as pool:
+        masks = [one.mask for one in pairs if one.mask is not None]
+        weights = np.concatenate(list(pool.map(pixel_weights, masks)))
+    swept = sweep(_highest(pairs, n_good, max_fpr), defect_pixels(pairs), weights)
+    fpr, pro, thresholds = _corners(swept, n_good)
     return _cut(fpr, pro, thresholds, max_fpr)
 
 
@@ -133,17 +139,35 @@ def _bounding_box(mask):
     return mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
 
 
-def _highest(good, max_fpr):
-    """The scores of good pixels on which the curve up to `max_fpr` depends; reorders all in place.
+def _highest(pairs, n_good, max_fpr):
+    """The scores of good pixels on which the curve up to `max_fpr` depends.
 
-    Selecting them is several times faster than sorting them all.
+    Selecting them is several times faster than sorting them all, and most of the others need not
+    even be gathered: a sample says which are surely too low.
     """
-    rest = max(good.size - int(max_fpr * good.size) - 2, 0)  # two more: max_fpr may be rounded
+    n = min(int(max_fpr * n_good) + 2, n_good)  # two more: max_fpr may be rounded
+    good = good_pixels(pairs, n_good, _surely_below(pairs, n_good, n))
+    if good.size < n:  # the sample was not like all of them
+        good = good_pixels(pairs, n_good)
+    rest = good.size - n
     good.partition(rest)
     lowest = good[rest]
     n_ties = np.count_nonzero(good[:rest] == lowest)  # these count at the same threshold
     good[rest - n_ties : rest] = lowest
     return good[rest - n_ties :]
+
+
+def _surely_below(pairs, n_good, n):
+    """A score that the n highest of the good pixels most likely reach; None if there is none."""
+    step = max(n_good // _SAMPLE, 1)
+    sample = [
+        one.scores.ravel()[::step] if counted is None else one.scores.ravel()[::step][counted]
+        for one in pairs
+        for counted in [None if one.good() is None else one.good().ravel()[::step]]
+    ]
+    sample = np.concatenate(sample)
+    place = int(len(sample) * (1 - _MARGIN * n / n_good))
+    return np.partition(sample, place)[place] if 0 < place < len(sample) else None
 
 
 def _corners(s, n_good):

@@ -5,13 +5,12 @@ constant there. All corners of a curve lie at the distinct scores of defect pixe
 The scores of good pixels are only sorted, which is many times faster than an argsort of all scores.
 """
 
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 
-from skanomaly.utils.threads import count_processors
+from skanomaly.utils.threads import count_processors, single_threaded_pool
 
 # The good scores are sorted in pieces by threads: one piece per this many, up to a maximum.
 _PIECE_SIZE = 1_000_000
@@ -43,7 +42,7 @@ def sweep(good, defect, weights=None):
     thresholds, gains = thresholds[::-1], gains[::-1]
     # Each piece is sorted separately, as counts are summed over the pieces.
     n_pieces = min(_MAX_PIECES, count_processors(), -(-good.size // _PIECE_SIZE))
-    with ThreadPoolExecutor(n_pieces) as pool:
+    with single_threaded_pool(n_pieces) as pool:
         counts = list(
             pool.map(partial(_count, thresholds=thresholds), np.array_split(good, n_pieces))
         )
