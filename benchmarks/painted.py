@@ -4,8 +4,8 @@
 
 Trains on train/good, then scores the test images, and the good ones of them with and without a
 painted defect (``make_defects``). Printed are the image AUROC of both scores on real and on painted
-defects and the pixel AUROC on the painted ones; with --untrained "n_iter=0" the same of the
-detector with that parameter.
+defects, of the second also by kind, and the pixel AUROC on the painted ones; with --untrained
+"n_iter=0" the same of the detector with that parameter.
 """
 
 import argparse
@@ -33,7 +33,7 @@ def measure(detector, data):
     detector.fit(data.train.images)
     fitted = time.perf_counter()
     good = [read_image(data.test.images[i]) for i in np.flatnonzero(data.test.target == 1)]
-    painted, masks, _ = make_defects(good, random_state=0)
+    painted, masks, kinds = make_defects(good, random_state=0)
     both, target = [*good, *painted], np.repeat([1, -1], len(good))
     every_mask = [*(np.zeros(one.shape, dtype=bool) for one in masks), *masks]
     row = {}
@@ -46,9 +46,20 @@ def measure(detector, data):
         scores, maps = detector.score_samples_and_map(both)
         row["ms_an_image"] = 1000 * (time.perf_counter() - scored) / len(both)
         row[f"painted{suffix}"] = 100 * image_roc_auc_score(target, -scores)
+        row[f"by_kind{suffix}"] = by_kind(np.array(kinds), -scores)
     row["painted_pixel"] = 100 * pixel_roc_auc_score(every_mask, maps)
     row["fit_s"] = fitted - began
     return row
+
+
+def by_kind(kinds, scores):
+    """{kind: image AUROC in %} of painted defects, whose scores follow those of as many good."""
+    n, found = len(kinds), {}
+    for kind in np.unique(kinds).tolist():
+        some = np.concatenate([scores[:n], scores[n:][kinds == kind]])
+        target = np.repeat([1, -1], [n, len(some) - n])
+        found[kind] = 100 * image_roc_auc_score(target, some)
+    return found
 
 
 def main():
@@ -67,7 +78,10 @@ def main():
     for name, changes in trainings.items():
         detector = getattr(skanomaly, options.detector)(**dict(options.set), **changes)
         table[name] = measure(detector, data)
-        cells = "  ".join(f"{column} {value:.1f}" for column, value in table[name].items())
+        row = table[name]
+        kinds = {f"of {kind}": value for kind, value in row["by_kind_map_max"].items()}
+        cells = {column: row[column] for column in COLUMNS} | kinds
+        cells = "  ".join(f"{column} {value:.1f}" for column, value in cells.items())
         print(f"{options.set_folder.name}, {options.detector} {name}: {cells}", flush=True)
     record = {
         "benchmark": "painted",

@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 import torch
 from torchvision import models
+from torchvision.ops import Conv2dNormActivation, SqueezeExcitation
 
 from skanomaly import FeatureExtractor
 from skanomaly.feature_extraction import _inference
 from skanomaly.feature_extraction._packing import SlicedMaxPool, can_pack, pack
+from skanomaly.feature_extraction._tracing import trim
 
 needs_packing = pytest.mark.skipif(
     not can_pack(), reason="this processor or torch has no packed convolutions"
@@ -125,3 +127,21 @@ def test_automatic_precision_is_the_fast_one(monkeypatch):
         monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
         network = extractor.fit()._network
         assert (network.device, network.dtype) == (torch.device("cpu"), dtype)
+
+
+@pytest.mark.parametrize("backbone", ["efficientnet_b0", "mobilenet_v2", "mobilenet_v3_small"])
+def test_blocks_of_torchvision_are_looked_into(backbone):
+    """So that their normalization is folded, and their convolutions can be packed."""
+    network = getattr(models, backbone)(weights=None).eval()
+    trimmed = trim(network, ["features.3"])
+    kinds = {type(module) for module in trimmed.modules()}
+    assert torch.nn.Conv2d in kinds
+    assert not kinds & {torch.nn.BatchNorm2d, Conv2dNormActivation, SqueezeExcitation}
+    x = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        expected = network.features[:4](x)
+        torch.testing.assert_close(trimmed(x)["features.3"], expected, rtol=1e-4, atol=1e-5)
+        if can_pack():
+            packed = pack(trimmed)
+            torch.testing.assert_close(packed(x)["features.3"], expected, rtol=1e-4, atol=1e-5)
+            assert torch.nn.Conv2d not in {type(module) for module in packed.modules()}

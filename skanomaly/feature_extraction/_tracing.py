@@ -14,11 +14,15 @@ from skanomaly.utils.threads import ForkSafeLock
 # torch.fx replaces methods of torch.nn.Module while it traces. Two traces at a time would put them
 # back in the wrong order, after which no module of the process can be called.
 _ONE_TRACE = ForkSafeLock()
-# As torchvision's own create_feature_extractor traces: its operators are not looked into.
+# As torchvision's own create_feature_extractor traces, its operators are not looked into; but its
+# blocks of a convolution, normalization and activation are, so that these can be fused.
+_BLOCKS = torch.nn.Sequential, torchvision.ops.SqueezeExcitation
 _LEAVES = tuple(
     kind
     for kind in vars(torchvision.ops).values()
-    if isinstance(kind, type) and issubclass(kind, torch.nn.Module)
+    if isinstance(kind, type)
+    and issubclass(kind, torch.nn.Module)
+    and not issubclass(kind, _BLOCKS)
 )
 
 
