@@ -3,12 +3,12 @@
     python benchmarks/bench_busy.py --root DATA [--set casting] [--busy 2]
 
 `skanomaly fit` runs in a process of its own, once to warm up, then in turn alone and beside so many
-processes that compute without pause. Reported are the CPU time and the wall time of each, and their
-ratios. A fit that keeps u processors busy, beside b others on p processors, takes (u + b) / p times
-as long where they are shared fairly: `fair_wall`. Threads that spin while they wait for each other
-show as CPU time. And in Python: the seconds of a fit of PatchCore, with its features, and the
-milliseconds of one image, alone and beside one busy process; with threads that spin as skanomaly
-has them, and as OpenMP has them by default. Results are written to benchmarks/results as JSON.
+processes that compute without pause, each in a session of its own, as other programs are. Reported
+are the CPU time and the wall time of each, and their ratios. Threads that spin while they wait for
+each other show as CPU time. And in Python: the seconds of a fit of PatchCore, with its features,
+and the milliseconds of one image, alone and beside one busy process; with threads that spin as
+skanomaly has them, and as OpenMP has them by default. Results are written to benchmarks/results as
+JSON.
 """
 
 import argparse
@@ -99,13 +99,11 @@ def main():
             times["alone"].append(fit(*arguments))
             times["busy"].append(beside(options.busy, lambda: fit(*arguments)))
     (wall, cpu), (busy_wall, busy_cpu) = (np.median(times[name], axis=0) for name in times)
-    n_processors = os.cpu_count()
-    fair_wall = wall * max(1, (cpu / wall + options.busy) / n_processors)
     result = {
-        "set": options.set, "busy": options.busy, "processors": n_processors,
+        "set": options.set, "busy": options.busy, "processors": os.cpu_count(),
         "wall": wall, "cpu": cpu, "busy_wall": busy_wall, "busy_cpu": busy_cpu,
         "cpu_ratio": busy_cpu / cpu, "wall_ratio": busy_wall / wall,
-        "fair_wall": fair_wall, **machine(),
+        **machine(),
     }  # fmt: skip
     result["in_python"] = {
         name: {"alone": in_python(values), "busy": beside(1, lambda v=values: in_python(v))}

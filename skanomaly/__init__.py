@@ -12,11 +12,11 @@ from skanomaly.registry import DETECTORS, EXTRACTORS
 
 __version__ = "0.1.0"
 
-# Before torch is loaded: threads of OpenMP that wait for each other spin for microseconds, and then
-# sleep. By default they spin for milliseconds after each layer of a network, which beside a single
-# busy process makes it tens of times slower.
+# Before torch is loaded: threads of GNU's OpenMP, which torch has on Linux, spin for microseconds
+# while they wait for each other, and then sleep. By default they spin for milliseconds after each
+# layer of a network, which beside a single busy process makes it tens of times slower.
 if "OMP_WAIT_POLICY" not in os.environ:
-    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 
 # public name -> module that defines it
 _PUBLIC = {entry.name: entry.package for entry in (*DETECTORS, *EXTRACTORS)} | {

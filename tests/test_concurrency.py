@@ -13,6 +13,7 @@ import time
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from queue import SimpleQueue
 
 import joblib
 import numpy as np
@@ -588,6 +589,68 @@ def test_many_pools_take_turns_with_few_threads():
         with single_threaded_pool(3) as pool:
             pool.map(abs, range(6))
     assert threading.active_count() <= before + 2
+
+
+def test_what_is_withdrawn_is_not_held():
+    class Large:
+        def __call__(self):
+            pass
+
+    large = Large()
+    held = weakref.ref(large)
+    tasks, idle = SimpleQueue(), []
+    job = threads._Job(tasks, idle)
+    job.end()  # before any thread has seen it
+    assert idle == [tasks]
+    tasks.put((job.future, large))
+    del large
+    threading.Thread(target=threads._help, args=(tasks, idle), daemon=True).start()
+    done = threading.Event()
+    later = threads._Job(tasks, idle)
+    tasks.put((later.future, done.set))  # so that the thread has passed the first one
+    assert done.wait(10)
+    gc.collect()
+    assert held() is None
+
+
+def test_all_helpers_are_waited_for_if_one_fails(monkeypatch):
+    ended = []
+
+    class Failing:
+        def __init__(self, function):
+            self.number = len(ended)
+
+        def end(self):
+            ended.append(self)
+            raise MemoryError("too large")
+
+    monkeypatch.setattr(threads._HELPERS, "begin", Failing)
+    with single_threaded_pool(4) as pool, pytest.raises(MemoryError, match="too large"):
+        pool.map(abs, range(8))
+    assert len(ended) == 3
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, "3000"),
+        ({"GOMP_SPINCOUNT": "7"}, "7"),
+        ({"OMP_WAIT_POLICY": "ACTIVE"}, None),
+    ],
+    ids=str,
+)
+def test_waiting_threads_sleep_soon_unless_told_otherwise(given, expected):
+    code = (
+        "import os, sys; import skanomaly; assert 'torch' not in sys.modules; "
+        "print(os.environ.get('GOMP_SPINCOUNT'))"
+    )
+    names = "GOMP_SPINCOUNT", "OMP_WAIT_POLICY"
+    environment = {name: value for name, value in os.environ.items() if name not in names}
+    said = subprocess.run(
+        [sys.executable, "-c", code], env=environment | given, capture_output=True, text=True,
+        check=True,
+    )  # fmt: skip
+    assert said.stdout.strip() == str(expected)
 
 
 def test_a_thread_that_fails_says_so_and_goes_on():

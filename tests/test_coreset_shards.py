@@ -18,7 +18,7 @@ KINDS = {
 
 
 class Shards:
-    """Rows that are split at some edges; each answer goes through a pickle, as on a cluster."""
+    """Rows that are split at some edges; each reply goes through a pickle, as on a cluster."""
 
     def __init__(self, rows, edges, n_samples, start, n_members):
         self.shards = [
@@ -27,8 +27,8 @@ class Shards:
         self.n_members, self.n_rounds, self.n_sent = n_members, 0, 0
 
     def ask(self, numbers, rows):
-        answers = [shard.advance(numbers, rows, self.n_members) for shard in self.shards]
-        self.shards, farthest = (list(some) for some in zip(*answers, strict=True))
+        replies = [shard.advance(numbers, rows, self.n_members) for shard in self.shards]
+        self.shards, farthest = (list(some) for some in zip(*replies, strict=True))
         self.n_rounds += 1
         self.n_sent += sum(len(one.rows) for one in farthest)
         return pickle.loads(pickle.dumps(farthest))

@@ -22,6 +22,7 @@ from sklearn.exceptions import NotFittedError
 import skanomaly
 from skanomaly import SPADE, FilterBank, PaDiM, PatchCore, Pipeline
 from skanomaly.base import BaseDetector
+from skanomaly.coreset import greedy_order_and_radii
 from skanomaly.datasets import make_defects, make_textures
 from skanomaly.distributed import Distributed, _exact_fit, connect, score_files
 from skanomaly.distributed._distributed import _with_fixed_draws
@@ -255,11 +256,18 @@ def test_held_out_images_are_scored_by_exact_coresets_of_the_others(client, path
     found = model.estimator_
     half = model.partition_sizes_[:3].sum()
     features = found.estimator_[0].transform(paths["good"])
-    plan = clone(pipe[-1])
-    plan._plan_parts(features[plan._plan_places(N)], N)
-    plan._fit_from(plan._learn_part(features[:half], 0))  # as one part, but for its first patch
-    origins = found.estimator_[-1].memory_origin_
-    assert len(origins) == len(plan.memory_origin_)
+    for fold, others in ((slice(half), slice(half, N)), (slice(half, N), slice(half))):
+        plan = clone(pipe[-1])
+        plan._plan_parts(features[plan._plan_places(N)], N)
+        part, first = features[others], others.start or 0
+        projected = plan._project_part(part, first)
+        n, start = plan._n_selected_and_start(len(projected.rows), len(part))
+        order, radii = greedy_order_and_radii(projected.rows, n, start)
+        images = plan._images_of(projected, order)
+        state = plan._gather_part(part[images], images, first, projected, order)
+        plan._fit_from(plan._put_together([(np.arange(n), state)], radii[-1]))
+        scores = plan.score_samples(features[fold])
+        np.testing.assert_allclose(found.oof_scores_[fold], scores, rtol=1e-6)
     assert found.n_independent_ == len(found.oof_scores_) == N
     assert_equal_states(state_of(found.estimator_), state_of(clone(pipe).fit(paths["good"])))
 
@@ -881,6 +889,9 @@ def test_fit_and_inspect_on_a_cluster(client, paths, damaged, tmp_path, capsys):
     assert "got one with scores.csv" in capsys.readouterr().err
     assert run("fit", good, "-o", file, "--coreset", "exact", *options) == 2
     assert "--coreset needs --cluster" in capsys.readouterr().err
+    exact = "--coreset", "exact", "--detector", "padim"
+    assert run("fit", good, "-o", file, *exact, *options[:4], *cluster) == 2
+    assert "--coreset is for patchcore, got --detector padim" in capsys.readouterr().err
     assert run("fit", good, "-o", file, "--groups", "0", *cluster) == 2
     assert "--groups with a pattern" in capsys.readouterr().err
     assert run("fit", good, "-o", file, "--detector", "spade", *options[:4], *cluster) == 2

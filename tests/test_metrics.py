@@ -9,6 +9,7 @@ import pytest
 from sklearn import metrics as sk
 
 from skanomaly import metrics
+from skanomaly.metrics import _pro
 
 MASK = np.array([[0, 0], [1, 1]])
 MAP = np.array([[0.1, 0.4], [0.3, 0.8]])
@@ -174,6 +175,32 @@ def test_a_cut_pro_curve_is_the_beginning_of_the_whole(levels, max_fpr):
     np.testing.assert_array_equal(cut[2][:n], thresholds[:n])
     assert cut[0][-1] == max_fpr
     assert cut[1][-1] == pytest.approx(np.interp(max_fpr, fpr[n - 1 :], pro[n - 1 :]), abs=1e-12)
+
+
+@pytest.mark.parametrize("margin", [1.1, 0.2])  # the second gathers too few, and then all
+@pytest.mark.parametrize("levels", [3, 1000, None])
+def test_what_a_sample_leaves_out_does_not_count(levels, margin, monkeypatch):
+    masks, maps = make_set(5, levels=levels)
+    roi = [np.random.default_rng(5).random(one.shape) < 0.7 for one in maps]
+    expected = [
+        metrics.aupro_score(masks, maps, max_fpr=0.1),
+        metrics.aupro_score(masks, maps, max_fpr=0.3, roi=roi),
+    ]
+    gathered, good_pixels = [], _pro.good_pixels
+
+    def counted(pairs, n_good, lowest=None):
+        found = good_pixels(pairs, n_good, lowest)
+        gathered.append((lowest is not None, len(found) / n_good))
+        return found
+
+    monkeypatch.setattr(_pro, "good_pixels", counted)
+    monkeypatch.setattr(_pro, "_SAMPLE", 60)
+    monkeypatch.setattr(_pro, "_MARGIN", margin)
+    assert metrics.aupro_score(masks, maps, max_fpr=0.1) == expected[0]
+    assert metrics.aupro_score(masks, maps, max_fpr=0.3, roi=roi) == expected[1]
+    assert gathered[0][0]  # a bound was used
+    if margin < 1 and levels is None:
+        assert gathered[0][1] < 0.1 and gathered[1] == (False, 1.0)
 
 
 def test_pro_curve_cut_at_max_fpr():

@@ -7,9 +7,11 @@ from torchvision import models
 from torchvision.ops import Conv2dNormActivation, SqueezeExcitation
 
 from skanomaly import FeatureExtractor
-from skanomaly.feature_extraction import _inference
+from skanomaly.feature_extraction import _inference, _tracing
 from skanomaly.feature_extraction._packing import SlicedMaxPool, can_pack, pack
 from skanomaly.feature_extraction._tracing import trim
+from skanomaly.feature_extraction.backbones import rebuild
+from skanomaly.utils.networks import to_arrays
 
 needs_packing = pytest.mark.skipif(
     not can_pack(), reason="this processor or torch has no packed convolutions"
@@ -127,6 +129,23 @@ def test_automatic_precision_is_the_fast_one(monkeypatch):
         monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
         network = extractor.fit()._network
         assert (network.device, network.dtype) == (torch.device("cpu"), dtype)
+
+
+def test_a_network_of_an_earlier_file_is_rebuilt():
+    """Of a version that did not look into blocks: its names and its results."""
+    torch.manual_seed(0)
+    network = models.mobilenet_v2(weights=None).eval()
+    earlier = _tracing.trim(network, ["features.3"], opens_blocks=False)
+    arrays = to_arrays(earlier)
+    assert arrays.keys() != to_arrays(trim(network, ["features.3"])).keys()
+    other = models.mobilenet_v2(weights=None).eval()
+    x = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        found = rebuild(other, ["features.3"], arrays)(x)["features.3"]
+        assert torch.equal(found, earlier(x)["features.3"])
+        arrays = to_arrays(trim(network, ["features.3"]))
+        found = rebuild(other, ["features.3"], arrays)(x)["features.3"]
+        torch.testing.assert_close(found, earlier(x)["features.3"], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("backbone", ["efficientnet_b0", "mobilenet_v2", "mobilenet_v3_small"])

@@ -19,6 +19,7 @@ from skanomaly.utils.state import reading, snapshot
 from skanomaly.utils.targets import good_images
 from skanomaly.utils.threads import (
     count_processors,
+    count_threads,
     limit_blas_threads,
     single_threaded_pool,
 )
@@ -255,12 +256,17 @@ class BaseDetector(TransientStateMixin, UpdatesMixin, PartsMixin, ThresholdMixin
         scores, maps, stack = [], [], None
         for frames, raw in self._raw_scores(X):
             scores.append(self._final_scores(X, **raw))
-            if stack is None:  # of as many as there are, if all are of the first one's size
+            first, end = len(maps), len(maps) + len(frames)
+            alike = (frames == frames[0]).all() and (
+                stack is None or stack.shape[1:] == tuple(frames[0])
+            )
+            if first == 0 and alike:  # as many as there are, if all are of the first one's size
                 stack = np.empty((len(X), *frames[0]), dtype=np.float32)
-            out = stack[len(maps) : len(maps) + len(frames)]
+            elif stack is not None and not alike:
+                maps, stack = [one.copy() for one in maps], None
+            out = None if stack is None else stack[first:end]
             maps += self._in_frames(X.image_fit, frames, **raw, out=out)
-        alike = len({one.shape for one in maps}) == 1
-        return np.concatenate(scores), stack if alike else maps
+        return np.concatenate(scores), maps if stack is None else stack
 
     @reading
     def score_samples(self, X):
@@ -317,16 +323,17 @@ class BaseDetector(TransientStateMixin, UpdatesMixin, PartsMixin, ThresholdMixin
     def _in_frames(self, image_fit, frames, score_maps, image_scores=None, roi=None, out=None):
         """Smoothed score maps of a few images, each (H, W) in its frame, 0 outside of its roi.
 
-        ``out``, (b, H, W) float32: where those of the size (H, W) are written, if given.
+        ``out``, (b, H, W) float32: where they are written, if given.
         """
 
-        def in_frame(i, score_map, frame, inside):
-            place = out[i] if out is not None and out.shape[1:] == tuple(frame) else None
+        def in_frame(score_map, frame, inside, place):
             return image_fit.to_frame(score_map, frame, self.sigma, inside, place)
 
-        some = range(len(frames)), score_maps, frames, masks_of(roi, frames)
-        with single_threaded_pool(count_processors()) as pool:
-            return list(pool.map(in_frame, *some))
+        places = [None] * len(frames) if out is None else out
+        n_threads = count_threads(getattr(self, "n_jobs", None), count_processors())
+        with single_threaded_pool(n_threads) as pool:
+            found = pool.map(in_frame, score_maps, frames, masks_of(roi, frames), places)
+            return list(found)
 
     def _raw_scores(self, X, with_maps=True):
         """Frames (b, 2) and the hooks' scores of a few images at a time, from X's cache if any.

@@ -12,8 +12,8 @@ class PartsMixin:
 
     # A plan is best made from so many images, evenly spaced among all.
     _n_plan_images = 2
-    # Whether it selects rows, which it can also do among those of all parts at once: it then has
-    # _project_part, _selection, _gather_part and _put_together.
+    # Whether it selects rows, which it can also do among those of all parts at once, by the hooks
+    # from _project_part on.
     _selects_rows = False
     # What a detector without the hooks is, in a message.
     _why_not_in_parts = "it learns from all images at once; use PatchCore or PaDiM"
@@ -52,6 +52,40 @@ class PartsMixin:
 
     def _fit_from(self, state):
         """Set the fitted attributes, from the state of all images, which stays as it is."""
+        raise self._not_in_parts()
+
+    def _project_part(self, X, first):
+        """The rows of some consecutive images that may be selected.
+
+        Returns
+        -------
+        Projected
+            With ``rows`` (m, k), float32, by whose distances they are selected, and ``frames``
+            (b, 2) of the images.
+        """
+        raise self._not_in_parts()
+
+    def _n_selected_and_start(self, n_rows, n_images):
+        """How many of n_rows rows of all parts, of n_images images, are selected; the first one."""
+        raise self._not_in_parts()
+
+    def _images_of(self, projected, places):
+        """Places (n,) in a part, ascending, of the images of the rows at some places (m,)."""
+        raise self._not_in_parts()
+
+    def _gather_part(self, X, images, first, projected, places):
+        """State of a part of which the rows at some places (m,) of its Projected are selected.
+
+        ``X`` are FeatureMaps of the images at the places ``images`` (n,) in the part, which begins
+        with number ``first`` among all; None where no row is selected.
+        """
+        raise self._not_in_parts()
+
+    def _put_together(self, chosen, radius):
+        """One state, from [places in the order of selection (m,), state] of each part.
+
+        Every row lies within the ``radius`` of a selected one.
+        """
         raise self._not_in_parts()
 
     def _plan_places(self, n_images):

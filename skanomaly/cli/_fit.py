@@ -131,6 +131,10 @@ def run(options):
         options.detector = "regad"
     if options.coreset and not options.cluster:
         raise ValueError("--coreset needs --cluster; without it the coreset is exact")
+    if options.coreset and options.detector != "patchcore":
+        raise ValueError(
+            f"--coreset is for patchcore, got --detector {options.detector}; leave one of them out"
+        )
     with atomic_file(options.output) as unfinished:
         images = load_data(options.folder).train.images
         _note_sizes(options, images)

@@ -43,9 +43,7 @@ class BoundedSelection:
     """
 
     def __init__(self, rows, n_samples, first, run=map):
-        n_tiles = -(-n_samples // _kernels.BLOCK) * _kernels.TILES
-        tiles = _aligned((n_tiles, _kernels.N_SHORT + 1, _kernels.LANES))
-        tiles[:, _kernels.N_SHORT] = _kernels.EMPTY
+        tiles = _empty_tiles(-(-n_samples // _kernels.BLOCK) * _kernels.TILES)
         self.picks = np.empty(n_samples, dtype=np.int64)
         self.reached = np.full(n_samples + 1, np.inf, dtype=np.float32)
         self.axes = bound_axes(rows)
@@ -63,11 +61,15 @@ class BoundedSelection:
         other = copy.copy(self)
         for name in ("d", "seen", "picks", "reached"):
             setattr(other, name, getattr(self, name).copy())
-        other.picked = tuple(_copied(array) for array in self.picked)
+        rows, tiles = self.picked
+        n_tiles = -(-self.n_picks // _kernels.LANES)
+        other.picked = _aligned(rows.shape), _empty_tiles(len(tiles))
+        other.picked[0][: self.n_picks] = rows[: self.n_picks]
+        other.picked[1][:n_tiles] = tiles[:n_tiles]
         return other
 
     def append(self, rows):
-        """Take note of rows (m, d) selected; of those among its own, see ``leave_out``."""
+        """Add rows (m, d) to those selected; of those among its own, see ``leave_out``."""
         short = bound_vectors(rows, *self.axes)
         for i in range(len(rows)):
             _kernels.append_pick(i, self.n_picks, rows, short, self.picks, *self.picked)
@@ -154,10 +156,11 @@ def bound_vectors(rows, mean, axes, run=map):
     return vectors
 
 
-def _copied(array):
-    other = _aligned(array.shape)
-    other[:] = array
-    return other
+def _empty_tiles(n_tiles):
+    """Tiles of no rows; the system gives them memory when they are written to."""
+    tiles = _aligned((n_tiles, _kernels.N_SHORT + 1, _kernels.LANES))
+    tiles[:, _kernels.N_SHORT] = _kernels.EMPTY
+    return tiles
 
 
 def _aligned(shape):

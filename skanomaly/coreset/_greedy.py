@@ -231,9 +231,10 @@ def _select(
     return _with_duplicates(picks, n_samples, len(rows)), radii
 
 
-def check_range(rows):
+def check_range(rows, least=1 / _LARGEST):
+    """ValueError if squared distances of rows overflow float32, or all numbers are too small."""
     largest = max(abs(float(rows.max())), abs(float(rows.min())))
-    if largest > _LARGEST or 0 < largest < 1 / _LARGEST:
+    if largest > _LARGEST or 0 < largest < least:
         raise ValueError(
             f"Squared distances of rows must fit float32: expected a largest absolute value "
             f"between {1 / _LARGEST:g} and {_LARGEST:g}, got {largest:g}. Scale the rows."

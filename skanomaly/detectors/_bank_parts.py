@@ -116,24 +116,24 @@ class BankPartsMixin:
         del self._plan
 
     def _project_part(self, X, first):
-        """The patches of some of the images that the bank is chosen from, as Projected."""
         plan = self._plan
         return project_patches(X, first, self._patches, plan.projection, plan.candidates)
 
-    def _selection(self, n_patches, n_images):
-        """How many of the patches that count are selected, and the number of the first one."""
+    def _n_selected_and_start(self, n_patches, n_images):
         start = self._plan.start % check_any(n_patches, n_images)
         return min(self._n_rows(n_images), n_patches), start
 
-    def _gather_part(self, X, first, projected, places):
-        """A part's state, of which the patches at some places of its Projected are selected.
+    def _images_of(self, projected, places):
+        return np.unique(projected.numbers[places] // math.prod(self._patch_grid()))
 
-        X is None if there are none.
-        """
+    def _gather_part(self, X, images, first, projected, places):
         n_images, n_features = len(projected.frames), self._plan.projection.n_features_in_
         rows, origin = np.empty((0, n_features), np.float32), np.empty((0, 2), np.int32)
         if len(places) > 0:
-            rows, origin = gather(X, projected.numbers[places], self._patches, n_features)
+            which, cells = np.divmod(projected.numbers[places], math.prod(self._patch_grid()))
+            numbers = np.searchsorted(images, which) * math.prod(self._patch_grid()) + cells
+            rows, origin = gather(X, numbers, self._patches, n_features)
+            origin[:, 0] = images[origin[:, 0]]
         return {
             "rows": rows,
             "origin": origin + np.array([first, 0], dtype=np.int32),
@@ -142,7 +142,6 @@ class BankPartsMixin:
         }
 
     def _put_together(self, chosen, radius):
-        """One state of those of all parts, each with the places (m,) of its rows in the order."""
         places, states = zip(*chosen, strict=True)
         order = np.argsort(np.concatenate(places))
         joined = _concatenated(states)

@@ -58,8 +58,9 @@ class Distributed(ThresholdMixin, MetaEstimatorMixin, BaseEstimator):
         How PatchCore's bank is selected. "merged": among the rows that each partition selects, in
         one pass over the images; it covers the patches up to a quarter less closely. "exact": the
         rows that one process selects, to the last one. The workers then hold all patches,
-        projected, about 0.7 kB each; they exchange some of them in up to hundreds of rounds; and
-        images are read twice. Of PaDiM there is nothing to select.
+        projected, about 0.7 kB each, and the rows selected once for each partition, until the end;
+        this process selects in rounds among the farthest of them; and images of selected patches
+        are read again. Of PaDiM there is nothing to select.
     partition_size : int, default=256
         Images in a partition, at most; all of them are alike in size. A "merged" bank depends on
         it, and suffers below 32; an "exact" one does not.

@@ -4,7 +4,9 @@
 
 The patches stay with the workers, projected to few dimensions. In a round each partition learns
 what was selected and sends its farthest patches; the selection among them is made here. In the end
-the images of the patches that were selected are read again for their features.
+the images of the patches that were selected are read again for their features. The cluster keeps
+how all of it was computed: if a worker is lost, its partitions are projected again and go through
+the rounds again.
 """
 
 import copy
@@ -62,8 +64,8 @@ class ExactFitGraph(FitGraph):
 
     def _select(self, state, firsts, ends, n_samples, start):
         """Numbers (m,) of patches of all Pieces in greedy order, and their covering radius."""
-        home = int(np.searchsorted(ends, start, side="right"))
-        first = compute(self.client, task(_row, state[home].projected, start - firsts[home]))
+        which = int(np.searchsorted(ends, start, side="right"))
+        first = compute(self.client, task(_row, state[which].projected, start - firsts[which]))
         shards = [
             task(_begin, piece.projected, offset, n_samples, first)
             for piece, offset, end in zip(state, firsts, ends, strict=True)
@@ -97,7 +99,7 @@ def _count(projected):
 
 def _request(plan, counts, n_images):
     """Patches of each partition, how many are to be selected, and the number of the first one."""
-    return np.array(counts), *plan._selection(sum(counts), n_images)
+    return np.array(counts), *plan._n_selected_and_start(sum(counts), n_images)
 
 
 def _row(projected, place):
@@ -118,9 +120,10 @@ def _farthest(shard):
 
 def _gather(plan, extractor, part, projected, places):
     """State of a partition of which the patches at some places of its Projected are selected."""
+    images = plan._images_of(projected, places)  # others need not be read again
     with limit_blas_threads():
-        X = extractor.transform(part.paths) if len(places) > 0 else None
-        return plan._gather_part(X, part.first, projected, places)
+        X = extractor.transform([part.paths[i] for i in images]) if len(images) > 0 else None
+        return plan._gather_part(X, images, part.first, projected, places)
 
 
 def _fit(plan, chosen, radius):

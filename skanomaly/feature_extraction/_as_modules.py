@@ -5,7 +5,6 @@ import torch
 from skanomaly.feature_extraction import backbones
 from skanomaly.feature_extraction._filter_bank import CLIP, FilterBank
 from skanomaly.feature_extraction._pretrained import FeatureExtractor
-from skanomaly.utils.networks import from_arrays
 
 
 def as_module(extractor: FilterBank | FeatureExtractor) -> torch.nn.Module:
@@ -46,8 +45,8 @@ class _NetworkModule(torch.nn.Module):
         size = extractor.image_fit.height, extractor.image_fit.width
         # As it was before the convolutions were packed, for which there is no operator elsewhere.
         whole = backbones.load_network(extractor.backbone, None, 0, size, extractor.configuration_)
-        trimmed = backbones.trim(whole, extractor.layers_)
-        self.network = from_arrays(trimmed, extractor.weights_).float().eval()
+        trimmed = backbones.rebuild(whole, extractor.layers_, extractor.weights_)
+        self.network = trimmed.float().eval()
         self.layouts, self.layer_shapes = extractor.layouts_, extractor.layer_shapes_
         self.normalizes = extractor.n_channels_in_ == 3
         self.register_buffer("mean", torch.tensor(extractor.mean_)[:, None, None])

@@ -245,12 +245,10 @@ class FilterBank(BaseExtractor):
         ]
         self.primary_filters_, self.primary_scale_, self.secondary_filters_ = [], [], []
         for level in SECOND_LEVELS:
-            primary = learn_filters(
-                average(gray, 2**level), PRIMARY_SIZE, max(1, self.n_filters // 2), rng, inside
-            )
-            smaller = average(gray, 2**level)[:, None]
+            smaller = average(gray, 2**level)
+            primary = learn_filters(smaller, PRIMARY_SIZE, max(1, self.n_filters // 2), rng, inside)
             of_image = partial(_primary_energies, level=level, filters=torch.from_numpy(primary))
-            energies = torch.cat(list(run(of_image, smaller)))
+            energies = torch.cat(list(run(of_image, smaller[:, None])))
             scale = _deviations(energies, inside) + np.float32(1e-6)
             energies /= torch.from_numpy(scale)[:, None, None]
             self.primary_filters_.append(primary)
@@ -262,8 +260,8 @@ class FilterBank(BaseExtractor):
     def _standardize(self, batch, inside, run):
         """Set mean_ and scale_ from images (n, C, H, W), where they are inside, (n, h, w)."""
         self._tensors()
-        maps = list(run(self._raw, batch[:, None]))  # (1, channels, h, w) of each
-        raw = torch.cat(maps).permute(0, 2, 3, 1).flatten(0, 2).numpy()  # (all positions, channels)
+        rows = [maps[0].flatten(1).T.numpy() for maps in run(self._raw, batch[:, None])]
+        raw = np.concatenate(rows)  # (positions of all images, channels)
         raw = raw if inside is None else raw[inside.ravel()]
         self.mean_ = raw.mean(axis=0, dtype=np.float64).astype(np.float32)
         self.scale_ = np.maximum(raw.std(axis=0, dtype=np.float64), 1e-6).astype(np.float32)

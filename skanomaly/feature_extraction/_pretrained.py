@@ -14,7 +14,7 @@ from skanomaly.feature_extraction._inference import InferenceNetwork
 from skanomaly.images import warn_of_unused_bits
 from skanomaly.io import digest
 from skanomaly.utils.device import resolve_device
-from skanomaly.utils.networks import from_arrays, to_arrays
+from skanomaly.utils.networks import to_arrays
 from skanomaly.utils.validation import IMAGE_SIZE, Interval, StrOptions
 
 
@@ -274,7 +274,7 @@ class FeatureExtractor(BaseExtractor):
     def _build(self):
         # The weights that it is loaded with are random, or a module's present ones: weights_ count.
         whole = backbones.load_network(self.backbone, None, 0, self._size(), self.configuration_)
-        trimmed = from_arrays(backbones.trim(whole, self.layers_), self.weights_)
+        trimmed = backbones.rebuild(whole, self.layers_, self.weights_)
         return self._ready(trimmed, resolve_device(self.device))
 
     def _ready(self, trimmed, device):

@@ -16,14 +16,12 @@ from skanomaly.utils.threads import ForkSafeLock
 _ONE_TRACE = ForkSafeLock()
 # As torchvision's own create_feature_extractor traces, its operators are not looked into; but its
 # blocks of a convolution, normalization and activation are, so that these can be fused.
-_BLOCKS = torch.nn.Sequential, torchvision.ops.SqueezeExcitation
-_LEAVES = tuple(
+_OPERATORS = tuple(
     kind
     for kind in vars(torchvision.ops).values()
-    if isinstance(kind, type)
-    and issubclass(kind, torch.nn.Module)
-    and not issubclass(kind, _BLOCKS)
+    if isinstance(kind, type) and issubclass(kind, torch.nn.Module)
 )
+_BLOCKS = torch.nn.Sequential, torchvision.ops.SqueezeExcitation
 
 
 class NotTraceableError(Exception):
@@ -33,8 +31,11 @@ class NotTraceableError(Exception):
 class ThreadTracer(NodePathTracer):
     """A tracer that leaves alone what other threads do with their modules meanwhile."""
 
-    def __init__(self):
-        super().__init__(autowrap_modules=(math, torchvision.ops), leaf_modules=_LEAVES)
+    def __init__(self, opens_blocks):
+        leaves = _OPERATORS
+        if opens_blocks:
+            leaves = tuple(kind for kind in leaves if not issubclass(kind, _BLOCKS))
+        super().__init__(autowrap_modules=(math, torchvision.ops), leaf_modules=leaves)
         self.thread = threading.get_ident()
 
     def call_module(self, m, forward, args, kwargs):
@@ -48,7 +49,7 @@ class ThreadTracer(NodePathTracer):
         return super().getattr(attr, attr_val, parameter_proxy_cache)
 
 
-def trim(network, layers):
+def trim(network, layers, *, opens_blocks=True):
     """Network that returns the outputs of some layers and holds nothing after the last of them.
 
     Batch normalization is folded into the convolution before it. May be called by several threads
@@ -60,6 +61,8 @@ def trim(network, layers):
         In evaluation mode. It is left as it is.
     layers : sequence of str
         Names as torchvision's ``get_graph_node_names`` has them, or of a module that holds several.
+    opens_blocks : bool, default=True
+        Whether torchvision's blocks of a convolution and its normalization are looked into.
 
     Returns
     -------
@@ -74,7 +77,7 @@ def trim(network, layers):
         The network cannot be traced.
     """
     with _ONE_TRACE:
-        tracer = ThreadTracer()
+        tracer = ThreadTracer(opens_blocks)
         try:
             graph = tracer.trace(network)
         except Exception as error:  # whatever a network of any make raises

@@ -76,8 +76,8 @@ def pro_curve(
     pairs = check_pairs(masks, maps, roi)
     n_good, _ = count_pixels(pairs)
     with single_threaded_pool(count_processors()) as pool:
-        masks = [one.mask for one in pairs if one.mask is not None]
-        weights = np.concatenate(list(pool.map(pixel_weights, masks)))
+        with_defects = [one.mask for one in pairs if one.mask is not None]
+        weights = np.concatenate(list(pool.map(pixel_weights, with_defects)))
     swept = sweep(_highest(pairs, n_good, max_fpr), defect_pixels(pairs), weights)
     fpr, pro, thresholds = _corners(swept, n_good)
     return _cut(fpr, pro, thresholds, max_fpr)
@@ -143,10 +143,10 @@ def _highest(pairs, n_good, max_fpr):
     """The scores of good pixels on which the curve up to `max_fpr` depends.
 
     Selecting them is several times faster than sorting them all, and most of the others need not
-    even be gathered: a sample says which are surely too low.
+    even be gathered: a sample says which are most likely too low.
     """
     n = min(int(max_fpr * n_good) + 2, n_good)  # two more: max_fpr may be rounded
-    good = good_pixels(pairs, n_good, _surely_below(pairs, n_good, n))
+    good = good_pixels(pairs, n_good, _likely_reached(pairs, n_good, n))
     if good.size < n:  # the sample was not like all of them
         good = good_pixels(pairs, n_good)
     rest = good.size - n
@@ -157,14 +157,13 @@ def _highest(pairs, n_good, max_fpr):
     return good[rest - n_ties :]
 
 
-def _surely_below(pairs, n_good, n):
+def _likely_reached(pairs, n_good, n):
     """A score that the n highest of the good pixels most likely reach; None if there is none."""
     step = max(n_good // _SAMPLE, 1)
-    sample = [
-        one.scores.ravel()[::step] if counted is None else one.scores.ravel()[::step][counted]
-        for one in pairs
-        for counted in [None if one.good() is None else one.good().ravel()[::step]]
-    ]
+    sample = []
+    for one in pairs:
+        scores, counted = one.scores.ravel()[::step], one.good()
+        sample.append(scores if counted is None else scores[counted.ravel()[::step]])
     sample = np.concatenate(sample)
     place = int(len(sample) * (1 - _MARGIN * n / n_good))
     return np.partition(sample, place)[place] if 0 < place < len(sample) else None

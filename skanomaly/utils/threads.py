@@ -220,8 +220,9 @@ class _Pool:
             work()
         finally:
             _exhaust(numbers)  # the calling thread may have been interrupted
-            for helper in helpers:
-                helper.end()
+            with contextlib.ExitStack() as stack:
+                for helper in helpers:
+                    stack.callback(helper.end)  # of all, if one raises
             tasks.clear()  # which a helper that is about to wait for more may hold
         if errors:
             # An interrupt of the calling thread before what went wrong in a task.
@@ -241,7 +242,7 @@ class _Helpers:
     """Threads that are started when all others are busy, and wait for more when they are done.
 
     Those of concurrent.futures do not do: they count as busy for a while after they are done, and
-    new ones are started meanwhile, a hundred in ten thousand calls.
+    new ones are started meanwhile, more and more of them.
     """
 
     def __init__(self):
@@ -284,6 +285,7 @@ def _help(tasks, idle):
     while True:
         future, function = tasks.get()
         if not future.set_running_or_notify_cancel():
+            del future, function
             continue
         failed = None
         try:

@@ -14,8 +14,7 @@ from torch import nn
 from skanomaly.detectors._prefitted import check_fitted
 from skanomaly.exceptions import WeightsError
 from skanomaly.feature_extraction import FeatureExtractor
-from skanomaly.feature_extraction.backbones import has_weights, load_network, trim
-from skanomaly.utils.networks import from_arrays
+from skanomaly.feature_extraction.backbones import has_weights, load_network, rebuild
 
 BATCH_SIZE = 16  # images
 N_CHANNELS = 3  # of the images of a default source
@@ -183,7 +182,7 @@ class DifferentiableSource(nn.Module):
         super().__init__()
         size = source.image_fit.height, source.image_fit.width
         whole = load_network(source.backbone, None, 0, size, source.configuration_)
-        network = from_arrays(trim(whole, source.layers_), source.weights_)
+        network = rebuild(whole, source.layers_, source.weights_)
         self.network = network.eval().requires_grad_(False)
         self.layers = tuple(layers)
         is_normalized = source.n_channels_in_ == len(source.mean_)

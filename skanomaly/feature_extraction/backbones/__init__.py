@@ -21,6 +21,7 @@ from skanomaly.feature_extraction.backbones._loading import (
 from skanomaly.feature_extraction.backbones._sources import (
     describe_code,
     describe_network,
+    rebuild,
     trim,
 )
 
@@ -38,5 +39,6 @@ __all__ = [
     "has_weights",
     "input_channels",
     "load_network",
+    "rebuild",
     "trim",
 ]

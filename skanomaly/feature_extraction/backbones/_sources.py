@@ -14,7 +14,7 @@ from skanomaly.feature_extraction._hooks import HookedNetwork
 from skanomaly.feature_extraction.backbones._families import describe_backbone
 from skanomaly.feature_extraction.backbones._loading import SOURCES
 from skanomaly.io import digest
-from skanomaly.utils.networks import shared_copy
+from skanomaly.utils.networks import from_arrays, shared_copy
 
 
 def describe_network(backbone, network, image_size, layers=None):
@@ -76,6 +76,28 @@ def trim(network, layers):
         return _tracing.trim(network, layers)
     except _tracing.NotTraceableError:
         return HookedNetwork(shared_copy(network), layers).eval()
+
+
+def rebuild(network, layers, arrays):
+    """A trimmed network as it was when its tensors were taken.
+
+    Parameters
+    ----------
+    network : torch.nn.Module
+        The whole one, of any weights.
+    layers : sequence of str
+    arrays : dict of str to ndarray
+        As from :func:`skanomaly.utils.networks.to_arrays`, of this or an earlier version, which did
+        not look into all blocks.
+
+    Returns
+    -------
+    torch.fx.GraphModule or torch.nn.Module
+    """
+    trimmed = trim(network, layers)
+    if isinstance(trimmed, GraphModule) and trimmed.state_dict().keys() != arrays.keys():
+        trimmed = _tracing.trim(network, layers, opens_blocks=False)
+    return from_arrays(trimmed, arrays)
 
 
 def describe_code(trimmed):

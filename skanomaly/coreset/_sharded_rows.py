@@ -8,6 +8,7 @@ rows travel, in few rounds, and the order is that of all rows in one place.
 """
 
 import copy
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -17,7 +18,7 @@ from skanomaly.coreset._bounds import BoundedSelection, bound_axes, bound_vector
 from skanomaly.coreset._greedy import check_range
 from skanomaly.utils.threads import count_threads, single_threaded_pool
 
-ROUND_ROWS = 32_000  # that all shards send in a round: few rounds, of which each costs a journey
+ROUND_ROWS = 32_000  # that all shards send in a round: few rounds, of which each costs a round trip
 LEAST_ROWS = 64  # that one shard looks at
 
 
@@ -40,9 +41,10 @@ class Farthest(NamedTuple):
     is_new : ndarray of shape (m,), bool
         Which these are.
     threshold : float32
-        No other row of the shard is farther; but if ``is_cut``, others that are as far as the
-        farthest of these, all with higher numbers.
+        No other row of the shard is farther, unless ``is_cut``.
     is_cut : bool
+        Whether other rows, with higher numbers, may be as far as the next float32 above the
+        threshold: more rows tie than the shard looks at.
     """
 
     numbers: np.ndarray
@@ -65,10 +67,15 @@ class Shard:
         How many rows are selected at most, of all shards.
     first : ndarray of shape (d,), float32
         The row selected first, of whichever shard.
+
+    Raises
+    ------
+    ValueError
+        Squared distances of the rows overflow float32.
     """
 
     def __init__(self, rows, offset, n_samples, first):
-        check_range(rows)
+        check_range(rows, least=0)
         self.offset, self.sent = offset, np.zeros(len(rows), dtype=bool)
         self.selection = BoundedSelection(rows, n_samples, first)
 
@@ -110,6 +117,12 @@ class Shard:
         distances, new = selection.d[members], selection.rows[members[is_new]]
         return after, Farthest(members + after.offset, distances, new, is_new, threshold, is_cut)
 
+    def __sizeof__(self):
+        """Bytes, by which Dask decides where it goes."""
+        selection = self.selection
+        arrays = selection.rows, selection.short, selection.d, selection.seen, *selection.picked
+        return object.__sizeof__(self) + sum(array.nbytes for array in arrays)
+
     def _copy(self):
         """The same, so that changes of its bounds change nothing here; rows are shared."""
         other = copy.copy(self)
@@ -118,7 +131,13 @@ class Shard:
         return other
 
 
-def order_of_shards(ask, n_samples, start, first, n_rows):
+def order_of_shards(
+    ask: Callable[[np.ndarray, np.ndarray], Sequence[Farthest]],
+    n_samples: int,
+    start: int,
+    first: np.ndarray,
+    n_rows: int,
+) -> tuple[np.ndarray, float]:
     """Select rows of several shards in greedy k-center order, as of all rows in one place.
 
     Parameters
@@ -145,10 +164,10 @@ def order_of_shards(ask, n_samples, start, first, n_rows):
     order, known = [start], _KnownRows(len(first))
     numbers, rows = np.array([start]), np.empty((0, len(first)), dtype=np.float32)
     while True:
-        answers = ask(numbers, rows)
-        for one in answers:
+        replies = ask(numbers, rows)
+        for one in replies:
             known.add(one.numbers[one.is_new], one.rows)
-        threshold, some = _comparable(answers)
+        threshold, some = _comparable(replies)
         found = np.concatenate([one.numbers for one in some])
         distances = np.concatenate([one.distances for one in some])
         if len(order) == n_samples or (len(found) == 0 and threshold == 0):
@@ -187,17 +206,17 @@ class _KnownRows:
         return self.rows[[self.places[number] for number in numbers.tolist()]]
 
 
-def _comparable(answers):
+def _comparable(replies):
     """Those shards among whose rows the farthest of all is, and the bound above which it is so."""
-    threshold = max(one.threshold for one in answers)
-    for i, one in enumerate(answers):
+    threshold = max(one.threshold for one in replies)
+    for i, one in enumerate(replies):
         if one.is_cut and one.threshold == threshold:
             # Rows that this shard has not sent are as far as this, and come before later shards'.
             tie = np.nextafter(threshold, np.float32(np.inf))
-            if any((other.distances > tie).any() for other in answers):
-                return tie, answers
-            return threshold, answers[: i + 1]
-    return threshold, answers
+            if any((other.distances > tie).any() for other in replies):
+                return tie, replies
+            return threshold, replies[: i + 1]
+    return threshold, replies
 
 
 def _select(rows, distances, threshold, n_most):
