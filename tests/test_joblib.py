@@ -226,18 +226,18 @@ def test_the_share_is_the_smallest_limit(of_machine, of_numba, expected, monkeyp
 @pytest.mark.parametrize("n_threads", [1, 3])
 def test_the_share_reaches_densities_and_metrics(n_threads, monkeypatch):
     sizes = []
-    for module, name in ((threads, "_Pool"), (_sweep, "ThreadPoolExecutor")):
 
-        class Counted(getattr(module, name)):
-            def __init__(self, n_threads):
-                sizes.append(n_threads)
-                super().__init__(n_threads)
+    class Counted(threads._Pool):
+        def __init__(self, n_threads):
+            sizes.append(n_threads)
+            super().__init__(n_threads)
 
-        monkeypatch.setattr(module, name, Counted)
+    monkeypatch.setattr(threads, "_Pool", Counted)
     monkeypatch.setattr(threads, "_counted_by_joblib", lambda: n_threads)
     monkeypatch.delenv("NUMBA_NUM_THREADS", raising=False)
     _covariances.in_threads(abs, range(5))
-    assert sizes == ([] if n_threads == 1 else [n_threads])  # one: the calling thread
+    expected = [] if n_threads == 1 else [n_threads]  # one: the calling thread
+    assert sizes == expected
     sizes.clear()
     monkeypatch.setattr(_sweep, "_PIECE_SIZE", 10)
     scores = np.random.default_rng(0).random(100)
@@ -245,7 +245,7 @@ def test_the_share_reaches_densities_and_metrics(n_threads, monkeypatch):
     labels = np.where(is_defect, -1, 1)
     wins = scores[is_defect][:, None] > scores[~is_defect]
     assert image_roc_auc_score(labels, scores) == pytest.approx(wins.mean())
-    assert sizes == [n_threads]
+    assert sizes == expected
 
 
 def test_detectors_take_as_many_threads_as_they_are_told(monkeypatch):
