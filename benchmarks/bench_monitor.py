@@ -1,6 +1,6 @@
 """ScoreMonitor: false alarms against the stated rate, and how soon a change of light is found.
 
-    python benchmarks/bench_monitor.py [--runs 20000] [--sets 10] [--images 500]
+    python benchmarks/bench_monitor.py [--runs 20000] [--sets 3] [--images 500]
 
 - `simulated`: false alarms within 1,000 scores over many sets of held-out scores, drawn anew, with
   no defects and with the share of defects that is allowed for; beside the stated rate, and the
@@ -36,7 +36,7 @@ RATES = (0.01, 0.05)
 N_HELD_OUT = (20, 60, 200)
 KINDS = ("brushed", "weave", "grid")
 DEFECTS = 0.05  # the monitor's own default
-COUNTS = {"runs": 20_000, "sets": 10, "images": 500}
+COUNTS = {"runs": 20_000, "sets": 3, "images": 500}
 RESULT = Path(__file__).parent / "results" / "bench_monitor.json"
 
 CHANGES = {
