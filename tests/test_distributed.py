@@ -247,6 +247,7 @@ def test_an_exact_fit_that_loses_a_worker_between_rounds_gives_the_same(
     model = Distributed(pipe, coreset="exact", partition_size=4).fit(paths["good"])
     assert len(many_rounds) > 4
     assert_equal_states(state_of(model.estimator_), state_of(clone(pipe).fit(paths["good"])))
+    client.wait_for_workers(2, timeout=60)  # the lost one is started again, for the other tests
 
 
 def test_held_out_images_are_scored_by_exact_coresets_of_the_others(client, paths):
@@ -371,6 +372,7 @@ def test_a_fit_that_loses_a_worker_gives_the_same(kind, client, paths, tmp_path)
     assert flag.exists()
     # The ints that were drawn for random_state=None are parameters now.
     assert isinstance(lost[0].random_state, int) and isinstance(lost[-1].random_state, int)
+    client.wait_for_workers(2, timeout=60)  # the lost one is started again
     again = Distributed(clone(lost), partition_size=3).fit(paths["good"]).estimator_
     assert_equal_states(state_of(lost), state_of(again))
 
