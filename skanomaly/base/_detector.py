@@ -326,14 +326,15 @@ class BaseDetector(TransientStateMixin, UpdatesMixin, PartsMixin, ThresholdMixin
         ``out``, (b, H, W) float32: where they are written, if given.
         """
 
-        def in_frame(score_map, frame, inside, place):
+        def in_frame(one):
+            score_map, frame, inside, place = one
             return image_fit.to_frame(score_map, frame, self.sigma, inside, place)
 
         places = [None] * len(frames) if out is None else out
+        some = zip(score_maps, frames, masks_of(roi, frames), places, strict=True)
         n_threads = count_threads(getattr(self, "n_jobs", None), count_processors())
         with single_threaded_pool(n_threads) as pool:
-            found = pool.map(in_frame, score_maps, frames, masks_of(roi, frames), places)
-            return list(found)
+            return list(pool.map(in_frame, some))
 
     def _raw_scores(self, X, with_maps=True):
         """Frames (b, 2) and the hooks' scores of a few images at a time, from X's cache if any.
