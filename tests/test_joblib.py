@@ -17,7 +17,7 @@ from skanomaly import SPADE, FeatureMaps, FilterBank, PaDiM, PatchCore, Pipeline
 from skanomaly.datasets import make_defects, make_textures
 from skanomaly.density import _covariances
 from skanomaly.io import digest
-from skanomaly.metrics import _sweep, image_roc_auc_score
+from skanomaly.metrics import _inputs, pixel_roc_auc_score
 from skanomaly.model_selection import DetectorSearchCV, GoodOnlyKFold, HeldOutThreshold, scorers
 from skanomaly.neighbors import PatchIndex
 from skanomaly.utils import threads
@@ -239,13 +239,12 @@ def test_the_share_reaches_densities_and_metrics(n_threads, monkeypatch):
     expected = [] if n_threads == 1 else [n_threads]  # one: the calling thread
     assert sizes == expected
     sizes.clear()
-    monkeypatch.setattr(_sweep, "_PIECE_SIZE", 10)
-    scores = np.random.default_rng(0).random(100)
-    is_defect = np.arange(100) % 4 == 0
-    labels = np.where(is_defect, -1, 1)
-    wins = scores[is_defect][:, None] > scores[~is_defect]
-    assert image_roc_auc_score(labels, scores) == pytest.approx(wins.mean())
-    assert sizes == expected
+    monkeypatch.setattr(_inputs, "_PIECE_SIZE", 10)
+    maps = np.random.default_rng(0).random((10, 5, 2))
+    is_defect = np.arange(100).reshape(maps.shape) % 4 == 0
+    wins = maps[is_defect][:, None] > maps[~is_defect]
+    assert pixel_roc_auc_score(is_defect, maps) == pytest.approx(wins.mean())
+    assert sizes == 2 * expected  # to check the images, and to sort their pixels
 
 
 def test_detectors_take_as_many_threads_as_they_are_told(monkeypatch):

@@ -9,7 +9,7 @@ import pytest
 from sklearn import metrics as sk
 
 from skanomaly import metrics
-from skanomaly.metrics import _pro
+from skanomaly.metrics import _pro, _sorting
 
 MASK = np.array([[0, 0], [1, 1]])
 MAP = np.array([[0.1, 0.4], [0.3, 0.8]])
@@ -186,21 +186,51 @@ def test_what_a_sample_leaves_out_does_not_count(levels, margin, monkeypatch):
         metrics.aupro_score(masks, maps, max_fpr=0.1),
         metrics.aupro_score(masks, maps, max_fpr=0.3, roi=roi),
     ]
-    gathered, good_pixels = [], _pro.good_pixels
+    bounds, n_sorted = [], []
+    good_pixels, sweep = _pro.good_pixels, _pro.sweep
 
-    def counted(pairs, n_good, lowest=None):
-        found = good_pixels(pairs, n_good, lowest)
-        gathered.append((lowest is not None, len(found) / n_good))
+    def bounded(pairs, lowest):
+        bounds.append(lowest)
+        return good_pixels(pairs, lowest)
+
+    def counted(*arguments):
+        found = sweep(*arguments)
+        n_sorted.append(found.n_good)
         return found
 
-    monkeypatch.setattr(_pro, "good_pixels", counted)
+    monkeypatch.setattr(_pro, "good_pixels", bounded)
+    monkeypatch.setattr(_pro, "sweep", counted)
     monkeypatch.setattr(_pro, "_SAMPLE", 60)
     monkeypatch.setattr(_pro, "_MARGIN", margin)
     assert metrics.aupro_score(masks, maps, max_fpr=0.1) == expected[0]
     assert metrics.aupro_score(masks, maps, max_fpr=0.3, roi=roi) == expected[1]
-    assert gathered[0][0]  # a bound was used
+    assert bounds[0] > -np.inf
+    n_defect = sum(np.count_nonzero(one) for one in masks if one is not None)
+    n_good = sum(one.size for one in maps) - n_defect
     if margin < 1 and levels is None:
-        assert gathered[0][1] < 0.1 and gathered[1] == (False, 1.0)
+        assert n_sorted[0] < 0.1 * n_good and n_sorted[1] == n_good
+        assert bounds[1] == -np.inf
+
+
+_SCORES = {
+    "normal": lambda rng, n: rng.standard_normal(n),
+    "few values": lambda rng, n: rng.integers(-3, 4, n),
+    "all the same": lambda rng, n: np.full(n, -2.5),
+    "of all sizes": lambda rng, n: rng.standard_normal(n) * 10.0 ** rng.integers(-45, 38, n),
+    "close together": lambda rng, n: 1e30 * (1 + 1e-6 * rng.random(n)),
+}
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("kind", _SCORES)
+@pytest.mark.parametrize("n", [1, 2_000, _sorting._FEW, 30_001])
+def test_scores_are_sorted_as_numpy_sorts_them(n, kind, dtype):
+    scores = _SCORES[kind](np.random.default_rng(3), n).astype(dtype)
+    scores[: n // 2 : 7] *= -1  # and with it zeros
+    scores[1:2] = 0
+    order = np.argsort(scores, kind="stable")
+    np.testing.assert_array_equal(_sorting.sorting_order(scores), order)
+    np.testing.assert_array_equal(_sorting.sorted_scores(scores.copy()), scores[order])
 
 
 def test_pro_curve_cut_at_max_fpr():

@@ -41,7 +41,7 @@ def image_roc_auc_score(y: Any, scores: ArrayLike) -> float:
     >>> image_roc_auc_score([1, 1, -1, -1], [0.1, 0.4, 0.3, 0.8])
     0.75
     """
-    return roc_auc(sweep(*split_images(y, scores)))
+    return roc_auc(_sweep_images(y, scores))
 
 
 def image_average_precision_score(y: Any, scores: ArrayLike) -> float:
@@ -69,7 +69,7 @@ def image_average_precision_score(y: Any, scores: ArrayLike) -> float:
     >>> round(image_average_precision_score([1, 1, -1, -1], [0.1, 0.4, 0.3, 0.8]), 4)
     0.8333
     """
-    return average_precision(sweep(*split_images(y, scores)))
+    return average_precision(_sweep_images(y, scores))
 
 
 def image_f1_max_score(
@@ -105,5 +105,10 @@ def image_f1_max_score(
     >>> image_f1_max_score([1, 1, -1, -1], [0.1, 0.4, 0.3, 0.8], return_threshold=True)
     (0.8, 0.3)
     """
-    f1, threshold = f1_max(sweep(*split_images(y, scores)))
+    f1, threshold = f1_max(_sweep_images(y, scores))
     return (f1, threshold) if return_threshold else f1
+
+
+def _sweep_images(y, scores):
+    good, defect = split_images(y, scores)
+    return sweep([lambda: good], defect)

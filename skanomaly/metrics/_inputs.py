@@ -1,15 +1,20 @@
 """Validation of the truth and the scores that are passed to metrics."""
 
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
-from sklearn.utils import gen_batches
 
 from skanomaly.images import read_rois
+from skanomaly.utils.compiling import compiled
 from skanomaly.utils.targets import check_mask, is_defect
 from skanomaly.utils.threads import count_processors, single_threaded_pool
 
-_AT_ONCE = 16  # images whose pixels are gathered
+# The good pixels are gathered and sorted in pieces by threads: one piece per this many pixels, up to
+# a maximum.
+_PIECE_SIZE = 1_000_000
+_MAX_PIECES = 4
+_ALL = np.empty(0, dtype=bool)  # in place of a mask in which all pixels are True
 
 
 class Truth(NamedTuple):
@@ -40,8 +45,9 @@ def check_pairs(masks, maps, roi=None):
     if len(maps) == 0:
         raise ValueError("Expected at least one mask and its map, got none.")
     regions = read_rois(roi, len(maps))
-    images = zip(masks, maps, regions, strict=True)
-    return [_check_pair(i, mask, scores, inside) for i, (mask, scores, inside) in enumerate(images)]
+    with single_threaded_pool(count_processors()) as pool:
+        numbers = range(len(maps))
+        return list(pool.map(lambda i: _check_pair(i, masks[i], maps[i], regions[i]), numbers))
 
 
 def _as_sequence(images, name):
@@ -100,12 +106,6 @@ def _check_map(i, scores):
     return scores
 
 
-def split_pixels(pairs):
-    """Scores of all good pixels and of all defect pixels; ValueError unless there are both."""
-    n_good, _ = count_pixels(pairs)
-    return good_pixels(pairs, n_good), defect_pixels(pairs)
-
-
 def count_pixels(pairs):
     """Numbers of good pixels and of defect pixels that count; ValueError unless there are both."""
     n_defect = sum(np.count_nonzero(one.mask) for one in pairs if one.mask is not None)
@@ -122,24 +122,38 @@ def defect_pixels(pairs):
     return np.concatenate([one.scores[one.mask] for one in pairs if one.mask is not None])
 
 
-def good_pixels(pairs, n_good, lowest=None):
-    """Scores (n,) of the n_good good pixels, or of those from the lowest score on."""
+def good_pixels(pairs, lowest=-np.inf):
+    """Scores of the good pixels from the lowest one on, as a list of functions for as many threads.
 
-    def of_image(one):
-        counted = one.good()
-        if lowest is not None:
-            high = one.scores >= lowest
-            counted = high if counted is None else counted & high
-        return one.scores.ravel() if counted is None else one.scores[counted]
+    Each returns those of some of the images, an array (n,).
+    """
+    n_most = sum(one.scores.size for one in pairs)
+    n_pieces = min(_MAX_PIECES, count_processors(), -(-n_most // _PIECE_SIZE), len(pairs))
+    return [partial(_gather, pairs[i::n_pieces], lowest) for i in range(n_pieces)]
 
-    good = np.empty(n_good, np.result_type(*{one.scores.dtype for one in pairs}))
-    n = 0
-    with single_threaded_pool(count_processors()) as pool:
-        for some in gen_batches(len(pairs), _AT_ONCE):  # those of all are as large again
-            for here in pool.map(of_image, pairs[some]):
-                good[n : n + here.size] = here
-                n += here.size
-    return good[:n]
+
+def _gather(pairs, lowest):
+    """Scores (n,) of the good pixels of some images from the lowest one on."""
+    dtype = np.result_type(*{one.scores.dtype for one in pairs})
+    gathered = np.empty(sum(one.scores.size for one in pairs) + 1, dtype)
+    n, lowest = 0, dtype.type(lowest)
+    for one in pairs:
+        good = one.good()
+        good = _ALL if good is None else good.ravel()
+        n = _append(one.scores.ravel(), good, lowest, gathered, n)
+    return gathered[:n]
+
+
+@compiled(nogil=True)
+def _append(scores, counted, lowest, gathered, n):
+    """Append the scores that count, from the lowest on; returns how many are gathered then.
+
+    The array has room for one more than all scores: each is written, and kept if it counts.
+    """
+    for i in range(scores.shape[0]):
+        gathered[n] = scores[i]
+        n += scores[i] >= lowest and (counted.shape[0] == 0 or counted[i])
+    return n
 
 
 def check_both_classes(n_good, n_defect):

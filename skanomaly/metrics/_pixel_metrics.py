@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from skanomaly.metrics._inputs import check_pairs, split_pixels
+from skanomaly.metrics._inputs import check_pairs, count_pixels, defect_pixels, good_pixels
 from skanomaly.metrics._sweep import average_precision, f1_max, roc_auc, sweep
 
 
@@ -136,4 +136,6 @@ def f1_max_score(
 
 def _sweep_pixels(masks, maps, roi):
     """The sweep in which every defect pixel has weight 1."""
-    return sweep(*split_pixels(check_pairs(masks, maps, roi)))
+    pairs = check_pairs(masks, maps, roi)
+    count_pixels(pairs)  # raises unless there are good and defect pixels
+    return sweep(good_pixels(pairs), defect_pixels(pairs))

@@ -73,12 +73,7 @@ def pro_curve(
     [inf, 9.0, 5.0, 3.0, 1.0]
     """
     max_fpr = check_max_fpr(max_fpr)
-    pairs = check_pairs(masks, maps, roi)
-    n_good, _ = count_pixels(pairs)
-    with single_threaded_pool(count_processors()) as pool:
-        with_defects = [one.mask for one in pairs if one.mask is not None]
-        weights = np.concatenate(list(pool.map(pixel_weights, with_defects)))
-    swept = sweep(_highest(pairs, n_good, max_fpr), defect_pixels(pairs), weights)
+    swept, n_good = _sweep_regions(masks, maps, max_fpr, roi)
     fpr, pro, thresholds = _corners(swept, n_good)
     return _cut(fpr, pro, thresholds, max_fpr)
 
@@ -120,9 +115,17 @@ def aupro_score(masks: Any, maps: Any, *, max_fpr: float = 0.3, roi: Any = None)
     >>> round(aupro_score([mask], [scores], max_fpr=1.0), 6)  # 1 - 1/4 * 1/6
     0.958333
     """
-    fpr, pro, _ = pro_curve(masks, maps, max_fpr=max_fpr, roi=roi)
-    area = np.sum(np.diff(fpr) * (pro[1:] + pro[:-1])) / 2
-    return min(float(area / max_fpr), 1.0)  # rounding may exceed 1 in the last bit
+    max_fpr = check_max_fpr(max_fpr)
+    swept, n_good = _sweep_regions(masks, maps, max_fpr, roi)
+    limit = max_fpr * n_good  # in false positives
+    # At each score of defect pixels the curve rises from one number of false positives to another,
+    # in a line. The area misses the gain to the left of the rise, and half of it along the rise.
+    left, right = swept.n_good - swept.n_up_to, swept.n_good - swept.n_below
+    missed = (left + right) / (2 * limit)
+    is_cut = (left < limit) & (limit < right)
+    missed[is_cut] = 1 - (limit - left[is_cut]) ** 2 / (2 * limit * (right - left)[is_cut])
+    missed[left >= limit] = 1
+    return max(1 - float(np.sum(swept.gains * missed) / np.sum(swept.gains)), 0.0)
 
 
 def pixel_weights(mask):
@@ -139,26 +142,27 @@ def _bounding_box(mask):
     return mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
 
 
-def _highest(pairs, n_good, max_fpr):
-    """The scores of good pixels on which the curve up to `max_fpr` depends.
+def _sweep_regions(masks, maps, max_fpr, roi):
+    """The sweep in which all regions weigh the same, and the number of good pixels.
 
-    Selecting them is several times faster than sorting them all, and most of the others need not
-    even be gathered: a sample says which are most likely too low.
+    It has the scores of good pixels on which the curve up to `max_fpr` depends. Most of the others
+    need not be gathered and sorted: a sample says which are likely too low.
     """
+    pairs = check_pairs(masks, maps, roi)
+    n_good, _ = count_pixels(pairs)
+    with single_threaded_pool(count_processors()) as pool:
+        with_defects = [one.mask for one in pairs if one.mask is not None]
+        weights = np.concatenate(list(pool.map(pixel_weights, with_defects)))
     n = min(int(max_fpr * n_good) + 2, n_good)  # two more: max_fpr may be rounded
-    good = good_pixels(pairs, n_good, _likely_reached(pairs, n_good, n))
-    if good.size < n:  # the sample was not like all of them
-        good = good_pixels(pairs, n_good)
-    rest = good.size - n
-    good.partition(rest)
-    lowest = good[rest]
-    n_ties = np.count_nonzero(good[:rest] == lowest)  # these count at the same threshold
-    good[rest - n_ties : rest] = lowest
-    return good[rest - n_ties :]
+    for lowest in (_likely_reached(pairs, n_good, n), -np.inf):
+        swept = sweep(good_pixels(pairs, lowest), defect_pixels(pairs), weights)
+        if swept.n_good >= n:  # else the sample was not like all of them
+            break
+    return swept, n_good
 
 
 def _likely_reached(pairs, n_good, n):
-    """A score that the n highest of the good pixels most likely reach; None if there is none."""
+    """A score that the n highest of the good pixels most likely reach; -inf if there is none."""
     step = max(n_good // _SAMPLE, 1)
     sample = []
     for one in pairs:
@@ -166,7 +170,7 @@ def _likely_reached(pairs, n_good, n):
         sample.append(scores if counted is None else scores[counted.ravel()[::step]])
     sample = np.concatenate(sample)
     place = int(len(sample) * (1 - _MARGIN * n / n_good))
-    return np.partition(sample, place)[place] if 0 < place < len(sample) else None
+    return np.partition(sample, place)[place] if 0 < place < len(sample) else -np.inf
 
 
 def _corners(s, n_good):

@@ -10,11 +10,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from skanomaly.utils.threads import count_processors, single_threaded_pool
-
-# The good scores are sorted in pieces by threads: one piece per this many, up to a maximum.
-_PIECE_SIZE = 1_000_000
-_MAX_PIECES = 4
+from skanomaly.metrics._sorting import sorted_scores, sorting_order
+from skanomaly.utils.compiling import compiled
+from skanomaly.utils.threads import single_threaded_pool
 
 
 class Sweep(NamedTuple):
@@ -30,39 +28,65 @@ class Sweep(NamedTuple):
 
 
 def sweep(good, defect, weights=None):
-    """Sweep over two non-empty arrays of scores; `good` is reordered in place.
+    """Sweep over the scores of good and of defect pixels (or images); there are both.
 
-    ``weights`` has an entry per defect score; None: 1 each.
+    Parameters
+    ----------
+    good : list of functions
+        Each returns some of the scores of good pixels, which are overwritten. They are called in as
+        many threads.
+    defect : ndarray of shape (n,)
+        Scores of defect pixels, which are overwritten.
+    weights : ndarray of shape (n,), or None, default=None
+        Of defect pixels; None: 1 each.
+
+    Returns
+    -------
+    Sweep
     """
     if weights is None:
-        thresholds, gains = np.unique(defect, return_counts=True)
+        defect = sorted_scores(defect)
     else:
-        thresholds, which = np.unique(defect, return_inverse=True)
-        gains = np.bincount(which, weights)
-    thresholds, gains = thresholds[::-1], gains[::-1]
+        order = sorting_order(defect)
+        defect, weights = defect[order], weights[order]
+    first = np.flatnonzero(np.append(True, defect[1:] != defect[:-1]))  # of each distinct score
+    n_each = np.diff(np.append(first, defect.size))
+    gains = n_each if weights is None else np.add.reduceat(weights, first)
+    thresholds, gains = defect[first][::-1], gains[::-1]
     # Each piece is sorted separately, as counts are summed over the pieces.
-    n_pieces = min(_MAX_PIECES, count_processors(), -(-good.size // _PIECE_SIZE))
-    with single_threaded_pool(n_pieces) as pool:
-        counts = list(
-            pool.map(partial(_count, thresholds=thresholds), np.array_split(good, n_pieces))
-        )
-    n_below, n_up_to, above, lowest, highest = zip(*counts, strict=True)
+    with single_threaded_pool(len(good)) as pool:
+        counts = [one for one in pool.map(partial(_count, thresholds), good) if one is not None]
+    n_good, n_below, n_up_to, above, lowest, highest = zip(*counts, strict=True)
     above = [np.where(is_there, found, max(highest)) for found, is_there in above]
     return Sweep(
-        thresholds, gains, sum(n_below), sum(n_up_to), np.minimum.reduce(above), good.size,
+        thresholds, gains, sum(n_below), sum(n_up_to), np.minimum.reduce(above), sum(n_good),
         min(lowest),
     )  # fmt: skip
 
 
-def _count(piece, thresholds):
-    """Sort a piece of the good scores in place; fields of the sweep for this piece."""
-    piece.sort()
-    n_below = np.searchsorted(piece, thresholds, side="left")
-    n_up_to = n_below.copy()
-    ties = piece[np.minimum(n_below, piece.size - 1)] == thresholds
-    n_up_to[ties] = np.searchsorted(piece, thresholds[ties], side="right")
+def _count(thresholds, gather):
+    """Sort a piece of the good scores; fields of the sweep for this piece, None if it is empty."""
+    piece = sorted_scores(gather())
+    if piece.size == 0:
+        return None
+    n_below = np.empty(thresholds.size, dtype=np.int64)
+    n_up_to = np.empty(thresholds.size, dtype=np.int64)
+    _find_ranks(piece, thresholds, n_below, n_up_to)
     above = piece[np.minimum(n_up_to, piece.size - 1)], n_up_to < piece.size
-    return n_below, n_up_to, above, piece[0], piece[-1]
+    return piece.size, n_below, n_up_to, above, piece[0], piece[-1]
+
+
+@compiled(nogil=True)
+def _find_ranks(ascending, thresholds, n_below, n_up_to):
+    """Fill in how many of ascending scores are below each of descending thresholds, or equal it."""
+    n = 0
+    for t in range(thresholds.shape[0] - 1, -1, -1):
+        while n < ascending.shape[0] and ascending[n] < thresholds[t]:
+            n += 1
+        n_below[t] = n
+        while n < ascending.shape[0] and ascending[n] == thresholds[t]:
+            n += 1
+        n_up_to[t] = n
 
 
 def roc_auc(s):
