@@ -9,7 +9,7 @@ import pytest
 from sklearn import metrics as sk
 
 from skanomaly import metrics
-from skanomaly.metrics import _pro, _sorting
+from skanomaly.metrics import _pro, _ranks
 
 MASK = np.array([[0, 0], [1, 1]])
 MAP = np.array([[0.1, 0.4], [0.3, 0.8]])
@@ -223,14 +223,33 @@ _SCORES = {
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("kind", _SCORES)
-@pytest.mark.parametrize("n", [1, 2_000, _sorting._FEW, 30_001])
+@pytest.mark.parametrize("n", [1, 2_000, _ranks._FEW, 30_001])
 def test_scores_are_sorted_as_numpy_sorts_them(n, kind, dtype):
     scores = _SCORES[kind](np.random.default_rng(3), n).astype(dtype)
     scores[: n // 2 : 7] *= -1  # and with it zeros
     scores[1:2] = 0
     order = np.argsort(scores, kind="stable")
-    np.testing.assert_array_equal(_sorting.sorting_order(scores), order)
-    np.testing.assert_array_equal(_sorting.sorted_scores(scores.copy()), scores[order])
+    np.testing.assert_array_equal(_ranks.sorting_order(scores), order)
+    np.testing.assert_array_equal(_ranks.sorted_scores(scores.copy()), scores[order])
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("kind", _SCORES)
+@pytest.mark.parametrize("n", [1, 2_000, _ranks._FEW, 30_001])
+@pytest.mark.parametrize("is_dense", [True, False])  # scores with keys close together
+def test_ranks_are_those_among_sorted_scores(n, kind, dtype, is_dense):
+    rng = np.random.default_rng(4)
+    scores = _SCORES[kind](rng, n).astype(dtype)
+    if is_dense:
+        scores = rng.choice(np.linspace(2, 2.001, 500).astype(dtype), n)
+    thresholds = np.unique(np.append(rng.choice(scores, 300), scores[:1] + dtype([-1, 1, 1e30])))
+    found = _ranks.ranks(scores.copy(), thresholds[::-1].copy())
+    scores.sort()
+    n_up_to = np.searchsorted(scores, thresholds[::-1], side="right")
+    np.testing.assert_array_equal(found.n_below, np.searchsorted(scores, thresholds[::-1]))
+    np.testing.assert_array_equal(found.n_up_to, n_up_to)
+    np.testing.assert_array_equal(found.above, scores[np.minimum(n_up_to, n - 1)])
+    assert found[3:] == (n, scores[0], scores[-1])
 
 
 def test_pro_curve_cut_at_max_fpr():

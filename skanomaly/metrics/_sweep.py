@@ -2,7 +2,8 @@
 
 Between two scores of defect pixels, lowering the threshold adds only false positives, so recall is
 constant there. All corners of a curve lie at the distinct scores of defect pixels, which are few.
-The scores of good pixels are only sorted, which is many times faster than an argsort of all scores.
+Of the scores of good pixels only the ranks of these are needed: how many are lower, and how many are
+the same.
 """
 
 from functools import partial
@@ -10,8 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from skanomaly.metrics._sorting import sorted_scores, sorting_order
-from skanomaly.utils.compiling import compiled
+from skanomaly.metrics._ranks import ranks, sorted_scores, sorting_order
 from skanomaly.utils.threads import single_threaded_pool
 
 
@@ -53,40 +53,26 @@ def sweep(good, defect, weights=None):
     n_each = np.diff(np.append(first, defect.size))
     gains = n_each if weights is None else np.add.reduceat(weights, first)
     thresholds, gains = defect[first][::-1], gains[::-1]
-    # Each piece is sorted separately, as counts are summed over the pieces.
     with single_threaded_pool(len(good)) as pool:
-        counts = [one for one in pool.map(partial(_count, thresholds), good) if one is not None]
-    n_good, n_below, n_up_to, above, lowest, highest = zip(*counts, strict=True)
-    above = [np.where(is_there, found, max(highest)) for found, is_there in above]
+        found = pool.map(lambda gather: _ranks_among(gather(), thresholds), good)
+        pieces = [one for one in found if one is not None]
+    highest = max(one.highest for one in pieces)
+    # Of pieces that have no score above a threshold, the highest one of all is what they have.
+    above = [np.where(one.n_up_to < one.n, one.above, highest) for one in pieces]
     return Sweep(
-        thresholds, gains, sum(n_below), sum(n_up_to), np.minimum.reduce(above), sum(n_good),
-        min(lowest),
-    )  # fmt: skip
+        thresholds,
+        gains,
+        sum(one.n_below for one in pieces),
+        sum(one.n_up_to for one in pieces),
+        np.minimum.reduce(above),
+        sum(one.n for one in pieces),
+        min(one.lowest for one in pieces),
+    )
 
 
-def _count(thresholds, gather):
-    """Sort a piece of the good scores; fields of the sweep for this piece, None if it is empty."""
-    piece = sorted_scores(gather())
-    if piece.size == 0:
-        return None
-    n_below = np.empty(thresholds.size, dtype=np.int64)
-    n_up_to = np.empty(thresholds.size, dtype=np.int64)
-    _find_ranks(piece, thresholds, n_below, n_up_to)
-    above = piece[np.minimum(n_up_to, piece.size - 1)], n_up_to < piece.size
-    return piece.size, n_below, n_up_to, above, piece[0], piece[-1]
-
-
-@compiled(nogil=True)
-def _find_ranks(ascending, thresholds, n_below, n_up_to):
-    """Fill in how many of ascending scores are below each of descending thresholds, or equal it."""
-    n = 0
-    for t in range(thresholds.shape[0] - 1, -1, -1):
-        while n < ascending.shape[0] and ascending[n] < thresholds[t]:
-            n += 1
-        n_below[t] = n
-        while n < ascending.shape[0] and ascending[n] == thresholds[t]:
-            n += 1
-        n_up_to[t] = n
+def _ranks_among(scores, thresholds):
+    """Ranks of the thresholds among some of the good scores; None if there are none."""
+    return ranks(scores, thresholds) if scores.size else None
 
 
 def roc_auc(s):
