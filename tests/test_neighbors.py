@@ -12,13 +12,14 @@ from oracles_neighbors import nearest_rows
 
 from skanomaly.neighbors import PatchIndex, _exact_search
 from skanomaly.neighbors._float32 import Float32Screen
-from skanomaly.neighbors._int8 import Int8Screen, is_exact
+from skanomaly.neighbors import _byte_products
+from skanomaly.neighbors._int8 import Int8Screen
 from skanomaly.neighbors._plain import PlainSearch
 from skanomaly.neighbors._screened import ScreenedSearch
 from skanomaly.neighbors._torch_search import DeviceSearch
 
 needs_int8 = pytest.mark.skipif(
-    not is_exact(), reason="torch has no exact products of 8-bit integers on this machine"
+    not _byte_products.register_bits(), reason="this processor has no dot products of bytes"
 )
 ENGINES = ["plain", "float32", pytest.param("int8", marks=needs_int8)]
 SEARCHES = [
@@ -130,7 +131,7 @@ def test_equally_distant_rows_come_by_index(engine):
 def test_engines_agree_bit_for_bit(kind, n_neighbors):
     rows, queries = make_data(kind)
     expected = PatchIndex(engine="plain").fit(rows).kneighbors(queries, n_neighbors)
-    for engine in ["float32", "int8"] if is_exact() else ["float32"]:
+    for engine in ["float32", "int8"] if _byte_products.register_bits() else ["float32"]:
         found = PatchIndex(engine=engine).fit(rows).kneighbors(queries, n_neighbors)
         np.testing.assert_array_equal(found, expected, err_msg=engine)
 
@@ -169,7 +170,6 @@ def test_a_bank_in_several_parts(search, monkeypatch):
     rows, queries = make_data("clustered")
     expected = PatchIndex(engine="plain").fit(rows).kneighbors(queries, 2)
     monkeypatch.setattr("skanomaly.neighbors._plain._TILE_ROWS", 128)
-    monkeypatch.setattr("skanomaly.neighbors._int8._PIECE_ROWS", 640)
     nearest = np.full((len(queries), 2), np.inf, dtype=np.float32)
     ids = np.full((len(queries), 2), -1)
     is_done = search(rows).search(queries, nearest, ids, 1 << 20)

@@ -19,10 +19,12 @@ shorts      (q, width) or (width,) short vectors of the queries, row_shorts thos
             the table's order; of width 0 where none are kept
 limits      (q, 4) or (4,): margin and base of a value, margin of a distance of short vectors, and
             by how much two values must differ to be in the order of the distances; the last one
-            is not used by the float32 screen and absent there
+            is only used, and present, where there is a table of products
 """
 
 import numpy as np
+from numba.extending import overload
+from numba.np.numpy_support import as_dtype
 
 from skanomaly.utils.compiling import compiled
 from skanomaly.utils.distances import squared_distance
@@ -212,19 +214,6 @@ def minima_of_floats(half_norms, products, minima):
 
 
 @compiled(nogil=True)
-def minima_of_integers(half_norms, products, minima):
-    """Smallest value of each block of a table of int32 products; shapes as for floats."""
-    for i in range(minima.shape[0]):
-        for block in range(minima.shape[1]):
-            norms = half_norms[block * BLOCK : (block + 1) * BLOCK]
-            values = products[i, block * BLOCK : (block + 1) * BLOCK]
-            lowest = np.int32(norms[0] - values[0])
-            for column in range(BLOCK):
-                lowest = min(lowest, np.int32(norms[column] - values[column]))
-            minima[i, block] = lowest
-
-
-@compiled(nogil=True)
 def seeds(n_neighbors, n_blocks):
     """How many blocks are visited first, as the most promising ones."""
     return min(-(-n_neighbors // _NEIGHBORS_PER_SEED), n_blocks)
@@ -292,6 +281,80 @@ def nearest_in_products(
                 cap = min(cap, cap_of(best, limit, scale))
         measured += measure_waiting(bounds, waiting, n, queries[i], rows, limit, best, best_ids)
         if may_give_up and not is_worthwhile(measured, compared, widths, i + 1, order.shape[0]):
+            return False
+    return True
+
+
+def fill_values(code, block, half_norms, values):
+    """Fill in the values of the rows of a block, as the kind of its numbers has it."""
+    raise NotImplementedError("compiled loops only: see values_by")
+
+
+def values_by(dtype):
+    """Decorator of what fills in the values of a block whose numbers have this dtype.
+
+    Its arguments are named as those of :func:`fill_values`.
+    """
+
+    def register(function):
+        @overload(fill_values, jit_options={"fastmath": True})
+        def _for_these(code, block, half_norms, values):
+            return function if as_dtype(block.dtype) == dtype else None
+
+        return function
+
+    return register
+
+
+@compiled(nogil=True)
+def nearest_in_blocks(
+    minima, codes, blocks, half_norms, beyond, order, shorts, row_shorts, queries, rows,
+    limits, scale, nearest, ids,
+):  # fmt: skip
+    """Merge a part of the bank into the lists of the queries; False if that is not worthwhile.
+
+    As :func:`nearest_in_products`, but there is no table: the values of a block's rows are computed
+    once more when it is visited, from the ``codes`` (q, ...) of the queries, ``blocks``
+    (blocks, ...) and ``half_norms`` (blocks, rows of a block).
+    """
+    n_blocks, n_rows = half_norms.shape
+    n_seeds = seeds(nearest.shape[1], n_blocks)
+    values = np.empty(n_rows, dtype=half_norms.dtype)
+    bounds, waiting = np.empty(WAITING), np.empty(WAITING, dtype=np.int64)
+    widths = shorts.shape[1], queries.shape[1]
+    measured = compared = 0
+    for i in range(queries.shape[0]):
+        lows, limit, best, best_ids = minima[i], limits[i], nearest[i], ids[i]
+        cap = cap_of(best, limit, scale)
+        n = 0
+        # First the most promising blocks, which lower the cap; then the blocks still below it.
+        for turn in range(n_seeds + n_blocks):
+            block = smallest(lows) if turn < n_seeds else turn - n_seeds
+            if lows[block] > cap or lows[block] >= beyond:
+                continue
+            lows[block] = beyond  # not visited again
+            start = block * n_rows
+            fill_values(codes[i], blocks[block], half_norms[block], values)
+            # Without a cap every row would wait: fill the list from this block instead.
+            if best[-1] == np.inf:
+                measured += fill_list(
+                    values, beyond, start, order, queries[i], rows, best, best_ids
+                )
+                cap = cap_of(best, limit, scale)
+            n, n_compared = collect(
+                values, beyond, start, order, shorts[i], row_shorts, limit, cap, scale, best,
+                bounds, waiting, n,
+            )  # fmt: skip
+            compared += n_compared
+            # At once after a promising block, to lower the cap; later when the next may not fit.
+            if turn < n_seeds or n > WAITING - n_rows:
+                measured += measure_waiting(
+                    bounds, waiting, n, queries[i], rows, limit, best, best_ids
+                )
+                n = 0
+                cap = cap_of(best, limit, scale)
+        measured += measure_waiting(bounds, waiting, n, queries[i], rows, limit, best, best_ids)
+        if not is_worthwhile(measured, compared, widths, i + 1, order.shape[0]):
             return False
     return True
 

@@ -6,12 +6,14 @@ way, and each query is searched independently of the others.
 
 import functools
 import logging
-import sys
 
 import numba
 import numpy as np
 from sklearn.utils import gen_batches
 
+from skanomaly.neighbors._byte_products import register_bits
+from skanomaly.neighbors._float32 import Float32Screen
+from skanomaly.neighbors._int8 import Int8Screen
 from skanomaly.neighbors._plain import PlainSearch, search_some
 from skanomaly.neighbors._screened import ScreenedSearch
 from skanomaly.utils.threads import ForkSafeLock, count_threads, single_threaded_pool
@@ -146,25 +148,9 @@ class Backoff:
 
 def screen_type(engine):
     """The class of the screen for an engine, on this machine."""
-    if engine == "int8" or (engine == "auto" and _has_fast_int8()):
-        from skanomaly.neighbors._int8 import Int8Screen
-
+    if engine == "int8" or (engine == "auto" and register_bits() > 0):
         return Int8Screen
-    from skanomaly.neighbors._float32 import Float32Screen
-
     return Float32Screen
-
-
-def _has_fast_int8():
-    """Whether the 8-bit screen is the faster one here; False unless torch is imported already.
-
-    Importing torch would take longer than the screen saves.
-    """
-    if "torch" not in sys.modules:
-        return False
-    from skanomaly.neighbors._int8 import is_exact, is_fast
-
-    return is_exact() and is_fast()
 
 
 def thread_count(n_jobs):

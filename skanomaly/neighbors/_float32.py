@@ -7,17 +7,7 @@ neighbor one of 129 numbers, and the rows that remain are measured.
 
 import numpy as np
 
-from skanomaly.neighbors._distance_kernels import (
-    LANES,
-    WAITING,
-    cap_of,
-    collect,
-    fill_list,
-    is_worthwhile,
-    measure_waiting,
-    seeds,
-    smallest,
-)
+from skanomaly.neighbors._distance_kernels import LANES, nearest_in_blocks, values_by
 from skanomaly.neighbors._plain import rounding
 from skanomaly.neighbors._screened import Screen
 from skanomaly.utils.compiling import compiled
@@ -58,9 +48,9 @@ class Float32Screen(Screen):
         """Merge a part into the lists of a tile; False if that is not worthwhile."""
         minima = table[: len(queries)]
         _minima_of_leaves(coarse, part.coarse, part.coarse_norms, minima)
-        return _nearest_in_leaves(
-            minima, fine, part.fine, part.fine_norms, part.order, shorts, part.shorts,
-            queries, rows, limits, nearest, ids,
+        return nearest_in_blocks(
+            minima, fine, part.fine, part.fine_norms, _BEYOND, part.order, shorts, part.shorts,
+            queries, rows, limits, 1.0, nearest, ids,
         )  # fmt: skip
 
 
@@ -128,61 +118,11 @@ def _minima_of_leaves(queries, groups, half_norms, minima):
                 minima[i, group * LANES + lane] = lowest
 
 
-@compiled(fastmath=True, nogil=True)
-def _values_of_leaf(query, columns, half_norms, values):
+@values_by(np.float32)
+def _values_of_leaf(code, block, half_norms, values):
     """Value, half norm minus product, of each row of one leaf, by the longer bound."""
     for j in range(_LEAF):
         value = half_norms[j]
         for axis in range(_FINE):
-            value -= query[axis] * columns[axis, j]
+            value -= code[axis] * block[axis, j]
         values[j] = value
-
-
-@compiled(nogil=True)
-def _nearest_in_leaves(
-    minima, fine, leaves, half_norms, order, shorts, row_shorts, queries, rows, limits, nearest, ids
-):
-    """Merge the bank into the lists of the queries; False if that is not worthwhile.
-
-    As ``nearest_in_products`` of the distance kernels, but the values of a leaf's rows are computed
-    only when the leaf is visited: ``fine`` (q, _FINE) times ``leaves`` (leaves, _FINE, _LEAF).
-    """
-    n_leaves = minima.shape[1]
-    n_seeds = seeds(nearest.shape[1], n_leaves)
-    values = np.empty(_LEAF, dtype=np.float32)
-    bounds, waiting = np.empty(WAITING), np.empty(WAITING, dtype=np.int64)
-    widths = shorts.shape[1], queries.shape[1]
-    measured = compared = 0
-    for i in range(queries.shape[0]):
-        lows, limit, best, best_ids = minima[i], limits[i], nearest[i], ids[i]
-        cap = cap_of(best, limit, 1.0)
-        n = 0
-        # First the most promising leaves, which lower the cap; then the leaves still below it.
-        for turn in range(n_seeds + n_leaves):
-            leaf = smallest(lows) if turn < n_seeds else turn - n_seeds
-            if lows[leaf] > cap or lows[leaf] >= _BEYOND:
-                continue
-            lows[leaf] = _BEYOND  # not visited again
-            _values_of_leaf(fine[i], leaves[leaf], half_norms[leaf], values)
-            # Without a cap every row would wait: fill the list from this leaf instead.
-            if best[-1] == np.inf:
-                measured += fill_list(
-                    values, _BEYOND, leaf * _LEAF, order, queries[i], rows, best, best_ids
-                )
-                cap = cap_of(best, limit, 1.0)
-            n, n_compared = collect(
-                values, _BEYOND, leaf * _LEAF, order, shorts[i], row_shorts, limit, cap, 1.0, best,
-                bounds, waiting, n,
-            )  # fmt: skip
-            compared += n_compared
-            # At once after a promising leaf, to lower the cap; later when the next may not fit.
-            if turn < n_seeds or n > WAITING - _LEAF:
-                measured += measure_waiting(
-                    bounds, waiting, n, queries[i], rows, limit, best, best_ids
-                )
-                n = 0
-                cap = cap_of(best, limit, 1.0)
-        measured += measure_waiting(bounds, waiting, n, queries[i], rows, limit, best, best_ids)
-        if not is_worthwhile(measured, compared, widths, i + 1, order.shape[0]):
-            return False
-    return True
