@@ -1,15 +1,17 @@
 """From the maps of several layers to one vector per patch."""
 
 from collections.abc import Mapping
+from functools import lru_cache
 
 import numpy as np
-from sklearn.utils import gen_batches
 
 from skanomaly.images import upsampling
+from skanomaly.utils.compiling import compiled
+from skanomaly.utils.threads import count_processors, single_threaded_pool
 
 __all__ = ["balancing_scales", "embed", "finest_grid", "local_mean"]
 
-_BLOCK_BYTES = 1 << 20  # of the rows that are averaged at a time
+_MANY_NUMBERS = 200_000  # that several threads join faster than one
 Layers = dict[str, np.ndarray]  # maps (b, h, w, C) by layer
 
 
@@ -49,20 +51,31 @@ def embed(
     >>> embed(layers, patch_size=3, channels=np.array([0, 2, 3])).shape
     (1, 4, 4, 3)
     """
+    if interpolation not in ("bilinear", "nearest"):
+        raise ValueError(f'interpolation must be "bilinear" or "nearest", got {interpolation!r}')
     grid = finest_grid({name: maps.shape[1:] for name, maps in layers.items()})
-    resize = _INTERPOLATIONS[interpolation]
-    parts, first = [], 0
-    for name, maps in layers.items():
-        end = first + maps.shape[3]
+    scales = {} if scales is None else scales
+    parts, ends = [], np.cumsum([maps.shape[3] for maps in layers.values()])
+    for maps, end in zip(layers.values(), ends, strict=True):
         if channels is not None:
-            start, stop = np.searchsorted(channels, (first, end))
-            maps = maps.take(channels[start:stop] - first, axis=3)
-        maps = local_mean(maps, patch_size) if patch_size > 1 else maps
-        if scales is not None and scales.get(name, 1.0) != 1.0:
-            maps = maps * np.float32(scales[name])
-        parts.append(maps if maps.shape[1:3] == grid else resize(maps, grid))  # (b, H, W, C)
-        first = end
-    return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=3)
+            start, stop = np.searchsorted(channels, (end - maps.shape[3], end))
+            maps = maps.take(channels[start:stop] - (end - maps.shape[3]), axis=3)
+        parts.append(np.ascontiguousarray(maps))
+    factors = [float(scales.get(name, 1.0)) for name in layers]
+    if len(parts) == 1 and patch_size == 1 and factors == [1.0]:
+        return parts[0]
+    starts = np.cumsum([0] + [maps.shape[3] for maps in parts])
+    joined = np.empty((len(parts[0]), *grid, starts[-1]), dtype=np.result_type(*parts))
+
+    def fill(image, layer):
+        own, start = parts[layer][image], starts[layer]
+        _fill(own, patch_size, factors[layer], interpolation, start, joined[image])
+
+    tasks = [(image, layer) for image in range(len(joined)) for layer in range(len(parts))]
+    n_threads = count_processors() if joined.size > _MANY_NUMBERS else 1
+    with single_threaded_pool(n_threads) as pool:
+        list(pool.map(fill, *zip(*tasks, strict=True)))  # list: raises what a thread has raised
+    return joined
 
 
 def balancing_scales(layers: Layers) -> dict[str, float]:
@@ -114,34 +127,85 @@ def local_mean(maps: np.ndarray, size: int) -> np.ndarray:
     """
     if size == 1 or maps.shape[1] == maps.shape[2] == 1:
         return maps
+    maps = np.ascontiguousarray(maps)
     means = np.empty_like(maps)
-    _mean_along(maps, size, 1, means)
-    n_rows = max(1, _BLOCK_BYTES // max(means[:1, :1].nbytes, 1))
-    for image in means:
-        for rows in gen_batches(len(image), n_rows):  # in place, for maps of large images
-            _mean_along(image[rows].copy(), size, 1, image[rows])
+    for image, out in zip(maps, means, strict=True):
+        _average_into(image, size, 1.0, 0, out)
     return means
 
 
-def _mean_along(maps, size, axis, out):
-    """Mean over size cells along an axis, with zeros beyond the border, into out."""
-    before = (slice(None),) * axis
-    out[...] = maps
-    for shift in range(1, min(size // 2, maps.shape[axis] - 1) + 1):
-        ahead = (*before, slice(shift, None))
-        behind = (*before, slice(None, -shift))
-        out[behind] += maps[ahead]
-        out[ahead] += maps[behind]
-    out /= np.float32(size)
+def _fill(maps, patch_size, factor, interpolation, start, out):
+    """A layer of one image (h, w, C), into the columns of `out` (H, W, D) from `start` on."""
+    size = 1 if maps.shape[:2] == (1, 1) else patch_size
+    if maps.shape[:2] == out.shape[:2]:
+        _average_into(maps, size, factor, start, out)
+        return
+    if size > 1 or factor != 1:
+        means = np.empty_like(maps)
+        _average_into(maps, size, factor, 0, means)
+        maps = means
+    if interpolation == "bilinear":
+        (height, width), (H, W) = maps.shape[:2], out.shape[:2]
+        _interpolate_into(maps, *_two_cells(height, H), *_two_cells(width, W), start, out)
+    else:
+        out[:, :, start : start + maps.shape[2]] = repeat_cells(maps[None], out.shape[:2])[0]
 
 
-def resize_bilinear(maps: np.ndarray, grid: tuple[int, ...]) -> np.ndarray:
-    """(b, h, w, C) -> (b, H, W, C), bilinear with aligned edges."""
-    b, h, w, c = maps.shape
-    if (h, w) == tuple(grid):
-        return maps
-    tall = upsampling(h, grid[0]) @ maps.reshape(b, h, w * c)  # (b, H, w * C)
-    return upsampling(w, grid[1]) @ tall.reshape(b, grid[0], w, c)  # (b, H, W, C)
+@compiled(nogil=True)
+def _average_into(maps, size, factor, start, out):
+    """Local means of maps (h, w, C), times a factor, into the columns of `out` from `start` on."""
+    height, width, n_channels = maps.shape
+    factor, n_cells = maps.dtype.type(factor), maps.dtype.type(size)
+    tall = np.empty((width, n_channels), dtype=maps.dtype)  # means over the rows
+    for i in range(height):
+        tall[:] = maps[i]
+        for shift in range(1, size // 2 + 1):
+            if i + shift < height:
+                tall += maps[i + shift]
+            if i - shift >= 0:
+                tall += maps[i - shift]
+        tall /= n_cells
+        for j in range(width):
+            cell = out[i, j, start : start + n_channels]
+            cell[:] = tall[j]
+            for shift in range(1, size // 2 + 1):
+                if j + shift < width:
+                    cell += tall[j + shift]
+                if j - shift >= 0:
+                    cell += tall[j - shift]
+            for k in range(n_channels):
+                cell[k] = cell[k] / n_cells * factor
+
+
+@compiled(nogil=True)
+def _interpolate_into(maps, rows, row_weights, columns, column_weights, start, out):
+    """Maps (h, w, C), interpolated, into the columns of `out` (H, W, D) from `start` on.
+
+    Row i lies between two of the maps, ``rows[i]`` and the next one, and so do the columns.
+    """
+    n_channels = maps.shape[2]
+    tall = np.empty(maps.shape[1:], dtype=maps.dtype)
+    for i in range(out.shape[0]):
+        above, below = maps[rows[i, 0]], maps[rows[i, 1]]
+        for j in range(tall.shape[0]):
+            for k in range(n_channels):
+                tall[j, k] = row_weights[i, 0] * above[j, k] + row_weights[i, 1] * below[j, k]
+        for j in range(out.shape[1]):
+            left, right = tall[columns[j, 0]], tall[columns[j, 1]]
+            cell = out[i, j, start : start + n_channels]
+            for k in range(n_channels):
+                cell[k] = column_weights[j, 0] * left[k] + column_weights[j, 1] * right[k]
+
+
+@lru_cache(maxsize=256)
+def _two_cells(n_from, n_to):
+    """The two cells (n_to, 2) that each new one lies between, and their weights, float32."""
+    weights = upsampling(n_from, n_to)
+    first = np.minimum((weights != 0).argmax(axis=1), max(n_from - 2, 0))
+    cells = np.column_stack([first, np.minimum(first + 1, n_from - 1)])
+    both = np.take_along_axis(weights, cells, axis=1)
+    both[cells[:, 0] == cells[:, 1], 1] = 0  # of a single cell
+    return cells, both
 
 
 def repeat_cells(maps: np.ndarray, grid: tuple[int, ...]) -> np.ndarray:
@@ -151,6 +215,3 @@ def repeat_cells(maps: np.ndarray, grid: tuple[int, ...]) -> np.ndarray:
             centers = 2 * np.arange(size) + 1  # in half cells of the new grid
             maps = maps.take(centers * maps.shape[axis] // (2 * size), axis=axis)
     return maps
-
-
-_INTERPOLATIONS = {"bilinear": resize_bilinear, "nearest": repeat_cells}

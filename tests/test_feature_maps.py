@@ -4,6 +4,7 @@ import pickle
 
 import numpy as np
 import pytest
+from oracles_features import locally_aware_patches, stretch
 from sklearn.model_selection import KFold, train_test_split
 from sklearn.utils import _safe_indexing
 
@@ -125,6 +126,38 @@ def test_joining_brings_layers_to_the_finest_grid():
     np.testing.assert_allclose(
         joined[:, 2, 0, 3:], 0.25 * coarse[:, 0, 0] + 0.75 * coarse[:, 1, 0], rtol=1e-5
     )
+
+
+@pytest.mark.parametrize("size", [1, 3, 5])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("interpolation", ["bilinear", "nearest"])
+def test_layers_are_averaged_scaled_resized_and_joined(size, dtype, interpolation, monkeypatch):
+    rng = np.random.default_rng(0)
+    shapes = {"fine": (6, 9, 4), "coarse": (3, 3, 7), "wide": (2, 9, 2), "one": (1, 1, 3)}
+    layers = {name: rng.normal(size=(2, *shape)).astype(dtype) for name, shape in shapes.items()}
+    factors = {"coarse": 0.25, "one": 3.0}
+    expected = []
+    for i in range(2):
+        parts = []
+        for name, maps in layers.items():
+            own = size if maps.shape[1:3] != (1, 1) else 1
+            maps = locally_aware_patches({name: maps[i]}, own) * factors.get(name, 1.0)
+            if interpolation == "bilinear":
+                maps = stretch(stretch(maps, 6, axis=0), 9, axis=1)
+            else:
+                for axis, n in ((0, 6), (1, 9)):
+                    maps = maps.repeat(n // maps.shape[axis], axis=axis)
+            parts.append(maps)
+        expected.append(np.concatenate(parts, axis=2))
+    options = {"patch_size": size, "interpolation": interpolation, "scales": factors}
+    joined = embed(layers, **options)
+    assert joined.dtype == dtype
+    np.testing.assert_allclose(joined, expected, rtol=1e-5, atol=1e-6)
+    monkeypatch.setattr("skanomaly.embedding._MANY_NUMBERS", 0)  # in threads
+    np.testing.assert_array_equal(embed(layers, **options), joined)
+    channels = np.array([1, 2, 10, 12, 15])
+    some = embed(layers, channels=channels, **options)
+    np.testing.assert_array_equal(some, joined[..., channels])
 
 
 def test_joining_one_layer_copies_nothing():

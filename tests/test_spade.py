@@ -2,12 +2,11 @@
 
 import numpy as np
 import pytest
-from oracles_features import locally_aware_patches
+from oracles_features import locally_aware_patches, stretch
 from oracles_spade import layer_scores, nearest_images
 
 from skanomaly import SPADE, FeatureExtractor, FeatureMaps, Pipeline, estimate_memory
 from skanomaly.datasets import make_textures
-from skanomaly.embedding import resize_bilinear
 
 SHAPES = {"fine": (7, 5, 6), "middle": (4, 3, 9), "deep": (2, 1, 11)}
 
@@ -41,7 +40,7 @@ def expected_scores(good, X, names, pooled_name, n_neighbors, n_gallery, size=1)
         for name in names:
             gallery = np.stack([local_means(good[name][j], size) for j in images])
             one = layer_scores(local_means(X[name][i], size), gallery, n_gallery)
-            layers.append(resize_bilinear(one[None, :, :, None], grid)[0, :, :, 0])
+            layers.append(stretch(stretch(one, grid[0], axis=0), grid[1], axis=1))
         all_maps.append(np.mean(layers, axis=0))
     return np.stack(all_maps), np.array(scores)
 
