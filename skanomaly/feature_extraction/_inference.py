@@ -100,6 +100,8 @@ class InferenceNetwork:
         step = 1 if self.takes_one else len(batch)
         with limit_if_shared():
             pieces = [self._maps(batch[part]) for part in gen_batches(len(batch), step)]
+        if len(pieces) == 1:
+            return pieces[0]
         return {name: np.concatenate([p[name] for p in pieces]) for name in pieces[0]}
 
     def _maps(self, batch):
