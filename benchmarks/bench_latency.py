@@ -16,6 +16,8 @@ import argparse
 import json
 from pathlib import Path
 
+# First: it tells torch's threads, which are counted when torch is loaded, not to wait for long.
+import skanomaly  # noqa: F401  # isort: skip
 import numpy as np
 import torch
 from _machine import machine

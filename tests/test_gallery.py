@@ -135,6 +135,20 @@ def test_bad_queries_and_parameters_are_refused():
         GalleryIndex(memory_limit="much").fit(rows)
 
 
+@each_engine
+def test_images_of_all_scales_and_queries_far_from_all(engine):
+    rng = np.random.default_rng(2)
+    scales = np.geomspace(0.01, 100, 5)[:, None, None]
+    rows = scales * rng.normal(size=(5, 300, 80)) + 20 * rng.normal(size=(5, 1, 80))
+    near = rows[:3] + scales[:3] * rng.normal(size=(3, 300, 80)) / 10
+    queries = near * np.geomspace(1, 1000, 300)[:, None]  # from an image to far outside of it
+    rows, queries = rows.astype(np.float32), queries.astype(np.float32)
+    images = [[0, 3, 1, 4], [1, 2, 0, 4], [2, 4, 3, 0]]
+    expected = GalleryIndex(engine="plain").fit(rows).distances(queries, images, 2)
+    found = GalleryIndex(engine=engine).fit(rows).distances(queries, images, 2)
+    np.testing.assert_array_equal(found, expected)
+
+
 def test_what_one_screen_leaves_is_given_to_another(monkeypatch):
     """As in galleries of unlike images, where the 8-bit screen decides little."""
     from skanomaly.neighbors._int8 import Int8Screen

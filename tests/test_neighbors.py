@@ -6,13 +6,14 @@ import pickle
 import subprocess
 import sys
 
+import numba
 import numpy as np
 import pytest
+from llvmlite import binding
 from oracles_neighbors import nearest_rows
 
-from skanomaly.neighbors import PatchIndex, _exact_search
+from skanomaly.neighbors import PatchIndex, _byte_products, _exact_search
 from skanomaly.neighbors._float32 import Float32Screen
-from skanomaly.neighbors import _byte_products
 from skanomaly.neighbors._int8 import Int8Screen
 from skanomaly.neighbors._plain import PlainSearch
 from skanomaly.neighbors._screened import ScreenedSearch
@@ -49,6 +50,8 @@ def make_data(kind):
         data += 1e4
     elif kind == "far_clusters":
         data[::2] += 300
+    elif kind == "far_queries":  # from a little to far outside of the range of the rows
+        data[n_rows:] *= np.geomspace(1, 300, n_queries)[:, None]
     elif kind == "large":
         data *= 1e12
     elif kind == "small":
@@ -73,8 +76,9 @@ def make_data(kind):
 
 
 KINDS = [
-    "clustered", "gaussian", "offset", "far_clusters", "large", "small", "constant_columns",
-    "duplicates", "near_duplicates", "integers", "narrow", "one_column", "all_equal",
+    "clustered", "gaussian", "offset", "far_clusters", "far_queries", "large", "small",
+    "constant_columns", "duplicates", "near_duplicates", "integers", "narrow", "one_column",
+    "all_equal",
 ]  # fmt: skip
 
 
@@ -176,6 +180,43 @@ def test_a_bank_in_several_parts(search, monkeypatch):
     assert is_done is None or is_done.all()  # the plain search leaves no query
     np.testing.assert_array_equal(np.sqrt(nearest), expected[0])
     np.testing.assert_array_equal(ids, expected[1])
+
+
+@needs_int8
+@pytest.mark.parametrize("bits", [512, 256])
+@pytest.mark.parametrize("n_queries", [1, 6, 13])
+def test_products_of_bytes_are_those_of_integers(bits, n_queries, monkeypatch):
+    features = binding.get_host_cpu_features()
+    if not features.get("avx512vl" if bits == 256 else "avx512vnni"):
+        pytest.skip(f"this processor has no such instructions for {bits} bits")
+    monkeypatch.setattr(_byte_products, "register_bits", lambda: bits)  # as they are written
+    lowest_values = numba.njit(_byte_products.lowest_values.py_func)
+    values_of_block = numba.njit(_byte_products.values_of_block.py_func)
+    rng = np.random.default_rng(0)
+    shape = 3, _byte_products.BLOCK, _byte_products.WIDTH
+    rows = rng.integers(-127, 128, shape).astype(np.int8)
+    codes = rng.integers(-127, 128, (n_queries, shape[2])).astype(np.int8)
+    codes[0], rows[1, :2] = 127, [[127], [-127]]  # the largest sums
+    half_norms = rng.integers(0, 10**6, shape[:2]).astype(np.int32)
+    products = np.einsum("qw,brw->qbr", codes.astype(int), rows.astype(int))
+    raised = _byte_products.RAISED * codes.sum(axis=1, dtype=int)
+    values = half_norms - products - raised[:, None, None]
+    packed = _byte_products.pack(rows.reshape(-1, shape[2]))
+    minima = np.empty((n_queries, shape[0]), dtype=np.int32)
+    lowest_values(codes, packed, half_norms, minima)
+    np.testing.assert_array_equal(minima, values.min(axis=2))
+    of_block = np.empty(shape[1], dtype=np.int32)
+    values_of_block(codes[-1], packed[1], half_norms[1], of_block)
+    np.testing.assert_array_equal(of_block, values[-1, 1])
+
+
+def test_without_the_instructions_auto_is_float32(monkeypatch):
+    monkeypatch.setattr(_exact_search, "register_bits", lambda: 0)
+    assert _exact_search.screen_type("auto") is Float32Screen
+    monkeypatch.setattr("skanomaly.neighbors._int8.register_bits", lambda: 0)
+    rows = np.random.default_rng(0).random((600, 300), dtype=np.float32)
+    with pytest.raises(RuntimeError, match="dot products of bytes"):
+        PatchIndex(engine="int8").fit(rows).kneighbors(rows)
 
 
 @pytest.mark.parametrize("search", SEARCHES[1:])

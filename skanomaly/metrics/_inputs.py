@@ -10,8 +10,7 @@ from skanomaly.utils.compiling import compiled
 from skanomaly.utils.targets import check_mask, is_defect
 from skanomaly.utils.threads import count_processors, single_threaded_pool
 
-# The good pixels are gathered and sorted in pieces by threads: one piece per this many pixels, up to
-# a maximum.
+# Threads gather the good pixels in pieces, one per this many pixels, but not more than so many.
 _PIECE_SIZE = 1_000_000
 _MAX_PIECES = 4
 _ALL = np.empty(0, dtype=bool)  # in place of a mask in which all pixels are True

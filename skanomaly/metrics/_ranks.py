@@ -2,9 +2,9 @@
 
 The bits of float32 numbers, read as unsigned integers and with negative numbers turned around, are
 in the order of the numbers: their keys. Where the keys of many scores are close together, how many
-scores have each is counted in a table. Otherwise scores are sorted: a radix sort distributes keys by
-one group of their bits after another, from the lowest to the highest that differ. Numbers of other
-types, and few of them, are left to NumPy.
+scores have each is counted in a table. Otherwise scores are sorted: a radix sort distributes keys
+by one group of their bits after another, from the lowest to the highest that differ. Numbers of
+other types, and few of them, are left to NumPy.
 """
 
 from typing import NamedTuple
@@ -46,7 +46,8 @@ def ranks(scores, thresholds):
             _find_in_table(counts, ends[0], targets, n_below, n_up_to, above)
             _to_bits(above)
             _to_bits(ends)
-            return Ranks(n_below, n_up_to, above.view(np.float32), keys.size, *ends.view(np.float32))
+            above, ends = above.view(np.float32), ends.view(np.float32)
+            return Ranks(n_below, n_up_to, above, keys.size, *ends)
         _to_bits(keys)
     scores = sorted_scores(scores)
     _find_in_order(scores, thresholds, n_below, n_up_to)

@@ -2,11 +2,10 @@
 
 Between two scores of defect pixels, lowering the threshold adds only false positives, so recall is
 constant there. All corners of a curve lie at the distinct scores of defect pixels, which are few.
-Of the scores of good pixels only the ranks of these are needed: how many are lower, and how many are
-the same.
+Of the scores of good pixels only the ranks of these are needed: how many are lower, and how many
+are the same.
 """
 
-from functools import partial
 from typing import NamedTuple
 
 import numpy as np

@@ -2,9 +2,9 @@
 
 A screen computes a table of values, one for each query and each row of a part of the bank: about
 half the squared distance, minus a term that depends on the query only. A row at squared distance d
-has a value of at most ``((sqrt(d) + margin)^2 scale - base) / 2``, with a margin and a base for
-each query. Blocks of rows are visited, the most promising ones first, until no other row can be
-among the nearest.
+has a value of at most ``(reach^2 scale - base) / 2``, where
+``reach = sqrt((sqrt(d) + rounding)^2 - apart) + margin``, with limits that each query has. Blocks
+of rows are visited, the most promising ones first, until no other row can be among the nearest.
 
 Only the sum of squared differences of the rows themselves decides; of rows at the same distance
 the lower index is nearer. So all screens give the same result.
@@ -17,9 +17,11 @@ ids         like nearest: indices of these rows
 order       (m,) indices of the rows in the order of the table's columns
 shorts      (q, width) or (width,) short vectors of the queries, row_shorts those of the rows in
             the table's order; of width 0 where none are kept
-limits      (q, 4) or (4,): margin and base of a value, margin of a distance of short vectors, and
-            by how much two values must differ to be in the order of the distances; the last one
-            is only used, and present, where there is a table of products
+limits      (q, N_LIMITS) or (N_LIMITS,): ROUNDING, by how much it may raise a distance of short
+            vectors; APART, a squared distance from all rows that is no part of the value; MARGIN
+            and BASE of the value; SHORT_APART and SHORT_MARGIN, which are to the bound of a
+            waiting row what APART and MARGIN are to a value; and ORDERED, by how much two values
+            must differ to be in the order of the distances, for tables of products only
 """
 
 import numpy as np
@@ -29,6 +31,8 @@ from numba.np.numpy_support import as_dtype
 from skanomaly.utils.compiling import compiled
 from skanomaly.utils.distances import squared_distance
 
+ROUNDING, APART, MARGIN, BASE, SHORT_APART, SHORT_MARGIN, ORDERED = range(7)
+N_LIMITS = 7
 # Columns of a table of products that share one minimum; such tables are padded to a multiple.
 BLOCK = 64
 # Numbers that one instruction handles; minima are kept lane by lane, which compilers vectorize.
@@ -74,10 +78,18 @@ def smallest(values):
 
 
 @compiled(nogil=True)
+def _reach(nearest, rounding, apart, margin):
+    """How far a row may be that is nearer than the last one of the list; -1: there is none."""
+    longest = np.sqrt(nearest[-1] * _TOLERANCE) + rounding
+    rest = longest * longest - apart
+    return np.sqrt(rest) + margin if rest >= 0 else -1.0
+
+
+@compiled(nogil=True)
 def cap_of(nearest, limit, scale):
     """Largest value of a row that may be nearer than the last one of the list."""
-    reach = np.sqrt(nearest[-1] * _TOLERANCE) + limit[0]
-    return (reach * reach * scale - limit[1]) / 2
+    reach = _reach(nearest, limit[ROUNDING], limit[APART], limit[MARGIN])
+    return (reach * reach * scale - limit[BASE]) / 2 if reach >= 0 else -np.inf
 
 
 @compiled(nogil=True)
@@ -103,9 +115,9 @@ def cap_of_minima(lows, n_neighbors, margin):
 
 @compiled(nogil=True)
 def reach_of(nearest, limit):
-    """Largest squared distance of short vectors of a row that may be nearer than the last one."""
-    reach = np.sqrt(nearest[-1] * _TOLERANCE) + limit[2]
-    return reach * reach
+    """Largest bound of a row that may be nearer than the last one of the list."""
+    reach = _reach(nearest, limit[ROUNDING], limit[SHORT_APART], limit[SHORT_MARGIN])
+    return reach * reach if reach >= 0 else -1.0
 
 
 @compiled(nogil=True)
@@ -154,7 +166,7 @@ def collect(
     for column in range(min(values.shape[0], order.shape[0] - start)):  # without padding
         if values[column] <= cap and values[column] < beyond:
             if short.shape[0] == 0:
-                bound = (2 * np.float64(values[column]) + limit[1]) / scale
+                bound = (2 * np.float64(values[column]) + limit[BASE]) / scale
             else:
                 bound = np.float64(squared_distance(short, row_shorts[start + column]))
                 compared += 1
@@ -250,7 +262,7 @@ def nearest_in_products(
         lows, limit, best, best_ids = minima[i], limits[i], nearest[i], ids[i]
         cap = cap_of(best, limit, scale)
         if best[-1] == np.inf:
-            cap = cap_of_minima(lows, best.shape[0], limit[3])
+            cap = cap_of_minima(lows, best.shape[0], limit[ORDERED])
         n = 0
         # First the most promising blocks, which lower the cap; then the blocks still below it.
         for turn in range(n_seeds + n_blocks):

@@ -7,7 +7,14 @@ neighbor one of 129 numbers, and the rows that remain are measured.
 
 import numpy as np
 
-from skanomaly.neighbors._distance_kernels import LANES, nearest_in_blocks, values_by
+from skanomaly.neighbors._distance_kernels import (
+    BASE,
+    LANES,
+    N_LIMITS,
+    ROUNDING,
+    nearest_in_blocks,
+    values_by,
+)
 from skanomaly.neighbors._plain import rounding
 from skanomaly.neighbors._screened import Screen
 from skanomaly.utils.compiling import compiled
@@ -35,12 +42,11 @@ class Float32Screen(Screen):
     def _prepare(self, shorts, margins):
         """Short vectors of three lengths and the limits of the kernels."""
         norms = np.einsum("ij,ij->i", shorts, shorts).astype(np.float64)
-        limits = np.empty((len(shorts), 3))
-        limits[:, 0] = margins
+        limits = np.zeros((len(shorts), N_LIMITS))
+        limits[:, ROUNDING] = margins
         # Rounding error of half a squared norm minus a product.
         error = rounding(_FINE) * (np.sqrt(norms) + self.longest) ** 2
-        limits[:, 1] = norms - 2 * error
-        limits[:, 2] = margins
+        limits[:, BASE] = norms - 2 * error
         longest = shorts[:, :0] if self.is_lean else shorts
         return _shortened(shorts, _COARSE), _shortened(shorts, _FINE), longest, limits
 

@@ -68,8 +68,8 @@ class PatchIndex(BaseEstimator):
     Two short vectors (coordinates along principal axes and the length of the rest) are never
     farther apart than their rows. If the data have some structure, the distances of few rows have
     to be computed. A pickle holds the parameters and the rows; everything else is prepared again on
-    first use. "auto" uses 8-bit integers only if the processor is fast at them and torch is
-    imported already.
+    first use. "auto" uses 8-bit integers if the processor has dot products of bytes (AVX-512 VNNI
+    or AVX-VNNI); "int8" raises RuntimeError on others.
 
     Examples
     --------

@@ -1,8 +1,11 @@
 """Exact search screened by products of 8-bit integers, for processors that have them.
 
-Short vectors are rotated randomly, which spreads their length evenly over the coordinates, and
-rounded to 8 bits. The distance of two rounded vectors differs from the distance of the short
-vectors by at most the lengths of the two rounding errors, which are known.
+Short vectors are rotated randomly, which spreads their length evenly over the coordinates. Those of
+rows are rounded to 8 bits within a cube that holds all of them; each part of the bank has a cube of
+its own. A query is moved to the nearest point of the cube and rounded there. As the cube is convex,
+the squared distance of query and row is at least the sum of two: from the query to the cube, and
+from there to the row. The distance of two rounded vectors differs from that of the vectors by at
+most the lengths of the two rounding errors, which are known.
 """
 
 import numpy as np
@@ -15,13 +18,25 @@ from skanomaly.neighbors._byte_products import (
     register_bits,
     values_of_block,
 )
-from skanomaly.neighbors._distance_kernels import BLOCK, nearest_in_blocks, values_by
+from skanomaly.neighbors._distance_kernels import (
+    APART,
+    BASE,
+    BLOCK,
+    MARGIN,
+    N_LIMITS,
+    ROUNDING,
+    SHORT_APART,
+    SHORT_MARGIN,
+    nearest_in_blocks,
+    values_by,
+)
 from skanomaly.neighbors._screened import Screen
-from skanomaly.utils.distances import short_vectors
+from skanomaly.utils.compiling import compiled
 
 _BEYOND = np.int32(2**30)
 _LARGEST = 127
 _PADDING = -128  # in the codes of rows that are none: packed, their products are 0
+_SHRUNK = 1 - 1e-5  # more than rounding may raise a squared distance from the cube
 
 
 class Int8Screen(Screen):
@@ -39,57 +54,93 @@ class Int8Screen(Screen):
                 'AVX-VNNI, which this one lacks; use engine="auto" or "float32".'
             )
         self.rotation = _random_rotation(WIDTH)[: self.axes.shape[1] + 1]
-        shorts = short_vectors(sample, self.mean, self.axes) @ self.rotation
-        # The length of one step of a code, chosen so that no coordinate of the sample is clipped.
-        self.unit = (float(np.abs(shorts).max()) or 1.0) / _LARGEST
-        self.largest_code_error = 0.0
 
     def _pack(self, order, shorts):
-        shorts = shorts @ self.rotation
-        codes, errors = self._encode(shorts)
-        self.largest_code_error = max(self.largest_code_error, errors.max())
-        return _Part(order, shorts[:, :0] if self.is_lean else shorts, codes)
+        return _Part(order, shorts @ self.rotation, self.is_lean)
 
     def _prepare(self, shorts, margins):
-        """Rotated short vectors, their codes, and the limits of the kernels."""
-        shorts = shorts @ self.rotation
-        codes, errors = self._encode(shorts)
-        # The base is in squared units of codes; margins are lengths of short vectors.
-        limits = np.empty((len(shorts), 3))
-        limits[:, 0] = margins + errors + self.largest_code_error
-        # Half norms are rounded down, and products raised.
-        limits[:, 1] = _squared_norms(codes) - 2 + 2 * RAISED * codes.sum(axis=1, dtype=np.int32)
-        limits[:, 2] = limits[:, 0] if self.is_lean else margins
-        return shorts[:, :0] if self.is_lean else shorts, codes, limits
+        """Rotated short vectors, and margins."""
+        return shorts @ self.rotation, margins
 
-    def _encode(self, shorts):
-        """Codes (n, WIDTH) int8 and the lengths (n,) of their rounding errors."""
-        codes = np.clip(np.rint(shorts / self.unit), -_LARGEST, _LARGEST)
-        errors = shorts - codes * self.unit
-        return codes.astype(np.int8), np.sqrt(np.einsum("ij,ij->i", errors, errors))
-
-    def _search_tile(self, part, rows, table, queries, shorts, codes, limits, nearest, ids):
+    def _search_tile(self, part, rows, table, queries, shorts, margins, nearest, ids):
         """Merge a part into the lists of a tile; False if that is not worthwhile."""
+        codes = np.empty((len(queries), WIDTH), dtype=np.int8)
+        limits = np.zeros((len(queries), N_LIMITS))
+        _encode(shorts, part.center, part.unit, codes, limits)
+        limits[:, ROUNDING] = margins
+        limits[:, MARGIN] += part.largest_error
+        if self.is_lean:  # bounds are those of the values
+            limits[:, [SHORT_APART, SHORT_MARGIN]] = limits[:, [APART, MARGIN]]
+            shorts = shorts[:, :0]
         minima = table[: len(queries)].view(np.int32)
         lowest_values(codes, part.packed, part.half_norms, minima)
         return nearest_in_blocks(
             minima, codes, part.packed, part.half_norms, _BEYOND, part.order, shorts, part.shorts,
-            queries, rows, limits, 1 / self.unit**2, nearest, ids,
+            queries, rows, limits, 1 / part.unit**2, nearest, ids,
         )  # fmt: skip
 
 
 class _Part:
-    """Rows in 8 bits, padded to whole blocks with rows that are farther than all others."""
+    """Rows in 8 bits, padded to whole blocks with rows that are farther than all others.
 
-    def __init__(self, order, shorts, codes):
-        n_blocks = -(-len(codes) // BLOCK)
+    Parameters
+    ----------
+    order : ndarray of shape (m,), int
+    shorts : ndarray of shape (m, WIDTH), float32
+        Rotated short vectors of the rows in that order.
+    is_lean : bool
+        Whether these are not kept.
+
+    Attributes
+    ----------
+    center : ndarray of shape (WIDTH,), float32
+        Of the cube.
+    unit : float
+        Length of one step of a code: the cube's sides are twice 127 of them.
+    largest_error : float
+        Of the rounding of a row.
+    """
+
+    def __init__(self, order, shorts, is_lean):
+        low, high = shorts.min(axis=0), shorts.max(axis=0)
+        self.center = (low + high) / 2
+        reach = max((high - self.center).max(), (self.center - low).max())
+        self.unit = float(reach) / _LARGEST or 1.0
+        n_blocks = -(-len(shorts) // BLOCK)
         padded = np.full((n_blocks * BLOCK, WIDTH), _PADDING, dtype=np.int8)
-        padded[: len(codes)] = codes
+        codes, errors = padded[: len(shorts)], np.zeros((len(shorts), N_LIMITS))
+        _encode(shorts, self.center, self.unit, codes, errors)
+        self.largest_error = errors[:, MARGIN].max()
         half_norms = np.full(n_blocks * BLOCK, _BEYOND, dtype=np.int32)
-        half_norms[: len(codes)] = _squared_norms(codes) // 2
-        self.order, self.shorts = order, shorts
+        wide = codes.astype(np.float32)  # exact: the sums are below 2^24
+        half_norms[: len(shorts)] = np.einsum("ij,ij->i", wide, wide).astype(np.int32) // 2
         self.packed, self.half_norms = pack(padded), half_norms.reshape(n_blocks, BLOCK)
+        self.order, self.shorts = order, shorts[:, :0] if is_lean else shorts
         self.table_width = n_blocks
+
+
+@compiled(nogil=True)
+def _encode(shorts, center, unit, codes, limits):
+    """Fill in codes (n, WIDTH), and of the limits MARGIN, BASE and APART, for one cube.
+
+    The margin is the length of the rounding error within the cube.
+    """
+    for i in range(shorts.shape[0]):
+        error = apart = np.float64(0)
+        norm = total = 0
+        for j in range(shorts.shape[1]):
+            place = (np.float64(shorts[i, j]) - center[j]) / unit
+            inside = min(max(place, -_LARGEST), _LARGEST)
+            code = np.int32(np.rint(inside))
+            codes[i, j] = code
+            error += (inside - code) ** 2
+            apart += (place - inside) ** 2
+            norm += code * code
+            total += code
+        limits[i, MARGIN] = np.sqrt(error) * unit
+        limits[i, APART] = apart * unit * unit * _SHRUNK
+        # Half norms are rounded down, and products raised.
+        limits[i, BASE] = norm - 2 + 2 * RAISED * total
 
 
 @values_by(np.uint8)
@@ -101,9 +152,3 @@ def _random_rotation(width):
     """An orthogonal matrix, always the same one; results do not depend on it."""
     normal = np.random.default_rng(0).standard_normal((width, width))
     return np.linalg.qr(normal)[0].astype(np.float32)
-
-
-def _squared_norms(codes):
-    """Squared lengths of rows of codes, (n,) int32."""
-    wide = codes.astype(np.float32)  # exact: the sums are below 2^24
-    return np.einsum("ij,ij->i", wide, wide).astype(np.int32)

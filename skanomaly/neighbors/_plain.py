@@ -7,7 +7,14 @@ rows may be among the nearest; their distances are then computed directly.
 import numpy as np
 from sklearn.utils import gen_batches
 
-from skanomaly.neighbors._distance_kernels import BLOCK, minima_of_floats, nearest_in_products
+from skanomaly.neighbors._distance_kernels import (
+    BASE,
+    BLOCK,
+    N_LIMITS,
+    ORDERED,
+    minima_of_floats,
+    nearest_in_products,
+)
 
 # Products of this many queries and rows are computed at a time, 8 MB: they stay in the cache.
 _TILE_QUERIES = 512
@@ -67,12 +74,12 @@ class PlainSearch:
                 )  # fmt: skip
 
     def _limits(self, centered):
-        """Limits of the kernels, (n, 4): no margins, the norm, and twice the error of a value."""
+        """Limits of the kernels: no margins, the norm, and twice the error of a value."""
         norms = np.einsum("ij,ij->i", centered, centered).astype(np.float64)
         error = rounding(centered.shape[1]) * (np.sqrt(norms) + self.longest) ** 2
-        limits = np.zeros((len(centered), 4))
-        limits[:, 1] = norms - 2 * error
-        limits[:, 3] = 2 * error
+        limits = np.zeros((len(centered), N_LIMITS))
+        limits[:, BASE] = norms - 2 * error
+        limits[:, ORDERED] = 2 * error
         return limits
 
 
