@@ -74,6 +74,7 @@ TOP_LEVEL_TORCH = {
     "training",
     "utils/networks.py",
     "detectors/_flows.py",
+    "detectors/_frozen_norms.py",
     "detectors/_registration_model.py",
     "detectors/_backbone_stages.py",
 } | {f"detectors/{name}" for name in TRAINED}

@@ -17,6 +17,7 @@ from sklearn.base import clone
 from skanomaly import FilterBank, PaDiM, RegAD, RegistrationNetwork, score_map
 from skanomaly.datasets import make_defects, make_textures
 from skanomaly.detectors._backbone_stages import cut, normalize
+from skanomaly.detectors._frozen_norms import with_norms_joined
 from skanomaly.detectors._registration_model import Registration, SpatialTransformer
 from skanomaly.detectors.regad._category_batches import draw_batches
 from skanomaly.embedding import embed
@@ -44,6 +45,58 @@ GROUPS = ["a"] * 5 + ["b"] * 4
 @pytest.fixture(scope="module")
 def fitted():
     return network().fit(textures(), groups=GROUPS)
+
+
+# --- batch norms that keep their statistics ----------------------------------------------------
+
+
+class Chosen(torch.nn.Module):
+    """A convolution that cannot be traced: what it does depends on the values."""
+
+    def __init__(self):
+        super().__init__()
+        self.convolution, self.norm = torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4)
+
+    def forward(self, maps):
+        maps = self.norm(self.convolution(maps))
+        return -maps if maps.sum() > 0 else maps
+
+
+def stages_with_norms():
+    for backbone, stages in (
+        ("resnet18", ("layer1", "layer2", "layer3")),
+        ("efficientnet_lite0", ("features.2", "features.3", "features.5")),
+    ):
+        yield from cut(backbones.load_network(backbone, None, 0), stages)[:2]
+    reflected = torch.nn.Conv2d(3, 4, 3, padding=1, padding_mode="reflect")
+    yield torch.nn.Sequential(reflected, torch.nn.BatchNorm2d(4))
+    yield torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4, affine=False))
+    yield Chosen()
+
+
+def test_joined_norms_train_as_they_do_alone():
+    rng, n_joined = torch.Generator().manual_seed(0), []
+    for stage in stages_with_norms():
+        for part in stage.modules():
+            if isinstance(part, torch.nn.BatchNorm2d):
+                part.running_mean.normal_(generator=rng)
+                part.running_var.uniform_(0.5, 2, generator=rng)
+        stage.eval()
+        parameters = list(stage.parameters())
+        n_channels = next(one.shape[1] for one in parameters if one.ndim == 4)
+        n_channels *= next(m.groups for m in stage.modules() if isinstance(m, torch.nn.Conv2d))
+        images = torch.randn(2, n_channels, 32, 32, generator=rng)
+        joined = with_norms_joined(stage)
+        n_joined.append(sum(name.startswith("normed_") for name, _ in joined.named_children()))
+        outputs, gradients = [], []
+        for module in (stage, joined):
+            output = module(images)
+            outputs.append(output.detach())
+            gradients.append(torch.autograd.grad(output.square().mean(), parameters))
+        torch.testing.assert_close(*outputs, rtol=1e-4, atol=1e-5)
+        for alone, together in zip(*gradients, strict=True):
+            torch.testing.assert_close(together, alone, rtol=1e-3, atol=1e-5)
+    assert n_joined == [5, 5, 9, 6, 0, 0, 0]
 
 
 # --- transforms -------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from skanomaly.detectors._frozen_norms import with_norms_joined
 from skanomaly.training import IDENTITIES, inverse, matrices, warp
 
 LOCALIZATION_CHANNELS = (64, 16)
@@ -76,6 +77,8 @@ class Registration(nn.Module):
     def __init__(self, stages, shapes, mode):
         super().__init__()
         self.stages = nn.ModuleList(stages)
+        # In training; in a list, so that what has the same parameters is not found twice.
+        self._joined = [with_norms_joined(stage) for stage in stages]
         self.transformers = nn.ModuleList(
             SpatialTransformer(c, (h, w), mode) for c, h, w in shapes if mode is not None
         )
@@ -113,7 +116,7 @@ class Registration(nn.Module):
             transformers.
         """
         maps, registered = images, []
-        for i, stage in enumerate(self.stages):
+        for i, stage in enumerate(self._joined if self.training else self.stages):
             maps, theta = stage(maps), None
             if self.transformers:
                 maps, theta = self.transformers[i](maps)

@@ -49,6 +49,38 @@ class ThreadTracer(NodePathTracer):
         return super().getattr(attr, attr_val, parameter_proxy_cache)
 
 
+def trace(network):
+    """A network as a graph of the same modules, torchvision's blocks looked into.
+
+    May be called by several threads at a time, and while other threads compute.
+
+    Parameters
+    ----------
+    network : torch.nn.Module
+
+    Returns
+    -------
+    torch.fx.GraphModule
+
+    Raises
+    ------
+    NotTraceableError
+        The network cannot be traced.
+    """
+    _, graph = _trace(network, opens_blocks=True)
+    return GraphModule(network, graph)
+
+
+def _trace(network, opens_blocks):
+    """A tracer, and the graph that it has found; NotTraceableError if there is none."""
+    with _ONE_TRACE:
+        tracer = ThreadTracer(opens_blocks)
+        try:
+            return tracer, tracer.trace(network)
+        except Exception as error:  # whatever a network of any make raises
+            raise NotTraceableError(f"{type(network).__name__}: {error}") from error
+
+
 def trim(network, layers, *, opens_blocks=True):
     """Network that returns the outputs of some layers and holds nothing after the last of them.
 
@@ -76,12 +108,7 @@ def trim(network, layers, *, opens_blocks=True):
     NotTraceableError
         The network cannot be traced.
     """
-    with _ONE_TRACE:
-        tracer = ThreadTracer(opens_blocks)
-        try:
-            graph = tracer.trace(network)
-        except Exception as error:  # whatever a network of any make raises
-            raise NotTraceableError(f"{type(network).__name__}: {error}") from error
+    tracer, graph = _trace(network, opens_blocks)
     ends = {}  # the last node of each layer, in the order of the nodes
     for node, name in tracer.node_to_qualname.items():
         for layer in layers:
