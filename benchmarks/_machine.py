@@ -29,14 +29,19 @@ def machine():
 
 
 def processor():
-    """The processor's model, as the system names it."""
+    """The processor's model, as the system names it, and its family and model number on x86.
+
+    A virtual machine's name often tells no more than the maker.
+    """
     described = Path("/proc/cpuinfo")
-    if described.exists():
-        for line in described.read_text().splitlines():
-            name, _, value = line.partition(":")
-            if name.strip() == "model name":
-                return value.strip()
-    return platform.processor() or platform.machine()
+    if not described.exists():
+        return platform.processor() or platform.machine()
+    lines = [line.partition(":") for line in described.read_text().splitlines()]
+    first = {name.strip(): value.strip() for name, _, value in reversed(lines)}
+    name = first.get("model name", platform.processor() or platform.machine())
+    if "cpu family" not in first:
+        return name
+    return f"{name}, family {first['cpu family']}, model {first['model']}"
 
 
 def installed(name):

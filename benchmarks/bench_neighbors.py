@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 import numpy as np
-import torch  # imported first: the 8-bit screen is only considered if torch is loaded
+import torch
 from _machine import machine
 from sklearn.neighbors import NearestNeighbors
 from threadpoolctl import threadpool_limits

@@ -67,14 +67,15 @@ def embed(
     starts = np.cumsum([0] + [maps.shape[3] for maps in parts])
     joined = np.empty((len(parts[0]), *grid, starts[-1]), dtype=np.result_type(*parts))
 
-    def fill(image, layer):
+    def fill(task):
+        image, layer = task
         own, start = parts[layer][image], starts[layer]
         _fill(own, patch_size, factors[layer], interpolation, start, joined[image])
 
     tasks = [(image, layer) for image in range(len(joined)) for layer in range(len(parts))]
     n_threads = count_processors() if joined.size > _MANY_NUMBERS else 1
     with single_threaded_pool(n_threads) as pool:
-        list(pool.map(fill, *zip(*tasks, strict=True)))  # list: raises what a thread has raised
+        list(pool.map(fill, tasks))  # list: raises what a thread has raised
     return joined
 
 

@@ -160,6 +160,10 @@ def test_layers_are_averaged_scaled_resized_and_joined(size, dtype, interpolatio
     np.testing.assert_array_equal(some, joined[..., channels])
 
 
+def test_layers_of_no_image_are_joined():
+    assert embed({"a": np.zeros((0, 4, 4, 2)), "b": np.zeros((0, 2, 2, 3))}).shape == (0, 4, 4, 5)
+
+
 def test_joining_one_layer_copies_nothing():
     maps = np.zeros((2, 3, 3, 1), np.float32)
     assert embed({"only": maps}) is maps

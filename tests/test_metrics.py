@@ -9,7 +9,7 @@ import pytest
 from sklearn import metrics as sk
 
 from skanomaly import metrics
-from skanomaly.metrics import _pro, _ranks
+from skanomaly.metrics import _inputs, _pro, _ranks
 
 MASK = np.array([[0, 0], [1, 1]])
 MAP = np.array([[0.1, 0.4], [0.3, 0.8]])
@@ -243,7 +243,8 @@ def test_ranks_are_those_among_sorted_scores(n, kind, dtype, is_dense):
     if is_dense:
         scores = rng.choice(np.linspace(2, 2.001, 500).astype(dtype), n)
     thresholds = np.unique(np.append(rng.choice(scores, 300), scores[:1] + dtype([-1, 1, 1e30])))
-    found = _ranks.ranks(scores.copy(), thresholds[::-1].copy())
+    scores[1:2], thresholds[thresholds == 0] = 0, -0.0
+    found = _ranks.ranks(scores.copy(), thresholds[::-1])
     scores.sort()
     n_up_to = np.searchsorted(scores, thresholds[::-1], side="right")
     np.testing.assert_array_equal(found.n_below, np.searchsorted(scores, thresholds[::-1]))
@@ -261,6 +262,21 @@ def test_pro_curve_cut_at_max_fpr():
     assert fpr.tolist() == [0, 0, 0.5, 0.5]  # a point on the limit itself stays
     assert pro.tolist() == [0, 0.5, 0.5, 1]
     assert thresholds.tolist() == [np.inf, 0.8, 0.4, 0.3]
+
+
+@pytest.mark.parametrize("dtype", ["f2", "f4", ">f4", "f8", ">f8", "g", "i1", "u2", "i8"])
+def test_scores_of_all_types(dtype):
+    scores = np.array([1, 4, 3, 8], dtype=dtype)
+    assert metrics.image_roc_auc_score([1, 1, -1, -1], scores) == 0.75
+    assert metrics.pixel_roc_auc_score([[[0, 0], [1, 1]]], scores.reshape(1, 2, 2)) == 0.75
+    assert metrics.aupro_score([[[0, 0], [1, 1]]], scores.reshape(1, 2, 2), max_fpr=1.0) == 0.75
+
+
+def test_maps_of_two_types_are_compared_as_the_wider_one(monkeypatch):
+    monkeypatch.setattr(_inputs, "_PIECE_SIZE", 1)
+    wide, narrow = np.array([[0.123456789012345, 2.0]]), np.array([[3.0, 4.0]], np.float32)
+    _, _, thresholds = metrics.pro_curve([[[0, 1]], [[1, 1]]], [wide, narrow])
+    assert thresholds.dtype == np.float64 and thresholds[-1] == wide[0, 0]
 
 
 def test_float64_scores_are_not_merged():

@@ -2,6 +2,7 @@
 
 import functools
 import logging
+import os
 import pickle
 import subprocess
 import sys
@@ -182,12 +183,44 @@ def test_a_bank_in_several_parts(search, monkeypatch):
     np.testing.assert_array_equal(ids, expected[1])
 
 
+@pytest.mark.parametrize("screen_type", [Float32Screen, pytest.param(Int8Screen, marks=needs_int8)])
+@pytest.mark.parametrize("is_lean", [False, True])
+def test_parts_of_a_screen_are_searched_one_after_the_other(screen_type, is_lean):
+    rows, queries = make_data("clustered")
+    expected, _ = PatchIndex(engine="plain").fit(rows).kneighbors(queries, 2)
+    screen = screen_type(rows, is_lean)
+    slices = np.array_split(rows, 3)
+    parts = [screen.add(some) for some in slices]
+    prepared = screen.prepare(queries)
+    nearest = np.full((len(queries), 2), np.inf, dtype=np.float32)
+    ids = np.full((len(queries), 2), -1)
+    for part, some in zip(parts, slices, strict=True):
+        table = screen.table(part, 1 << 20)
+        assert screen.search(part, some, queries, prepared, nearest, ids, table).all()
+        assert part.shorts.base is None and (part.shorts.shape[1] == 0) == is_lean
+    np.testing.assert_array_equal(np.sqrt(nearest), expected)
+
+
+def test_loops_that_are_not_compiled_find_the_same():
+    code = """
+import numpy as np
+from skanomaly.neighbors import PatchIndex
+rows = np.random.default_rng(0).normal(size=(90, 20)).astype(np.float32)
+for engine in ("plain", "float32"):
+    _, ids = PatchIndex(engine=engine, n_jobs=1).fit(rows).kneighbors(rows[:9] + np.float32(1e-3))
+    assert ids[:, 0].tolist() == list(range(9)), engine
+"""
+    environment = {**os.environ, "NUMBA_DISABLE_JIT": "1"}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment)
+
+
 @needs_int8
 @pytest.mark.parametrize("bits", [512, 256])
 @pytest.mark.parametrize("n_queries", [1, 6, 13])
 def test_products_of_bytes_are_those_of_integers(bits, n_queries, monkeypatch):
-    features = binding.get_host_cpu_features()
-    if not features.get("avx512vl" if bits == 256 else "avx512vnni"):
+    has = binding.get_host_cpu_features().get
+    narrow = has("avxvnni") or (has("avx512vl") and has("avx512vnni"))
+    if not (has("avx512vnni") if bits == 512 else narrow):
         pytest.skip(f"this processor has no such instructions for {bits} bits")
     monkeypatch.setattr(_byte_products, "register_bits", lambda: bits)  # as they are written
     lowest_values = numba.njit(_byte_products.lowest_values.py_func)

@@ -71,6 +71,11 @@ def stages_with_norms():
     reflected = torch.nn.Conv2d(3, 4, 3, padding=1, padding_mode="reflect")
     yield torch.nn.Sequential(reflected, torch.nn.BatchNorm2d(4))
     yield torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4, affine=False))
+    batch_alone = torch.nn.BatchNorm2d(4, track_running_stats=False)
+    yield torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), batch_alone)
+    hooked = torch.nn.Conv2d(3, 4, 3)
+    hooked.register_forward_pre_hook(lambda module, arguments: None)
+    yield torch.nn.Sequential(hooked, torch.nn.BatchNorm2d(4))
     yield Chosen()
 
 
@@ -78,7 +83,7 @@ def test_joined_norms_train_as_they_do_alone():
     rng, n_joined = torch.Generator().manual_seed(0), []
     for stage in stages_with_norms():
         for part in stage.modules():
-            if isinstance(part, torch.nn.BatchNorm2d):
+            if isinstance(part, torch.nn.BatchNorm2d) and part.track_running_stats:
                 part.running_mean.normal_(generator=rng)
                 part.running_var.uniform_(0.5, 2, generator=rng)
         stage.eval()
@@ -96,7 +101,18 @@ def test_joined_norms_train_as_they_do_alone():
         torch.testing.assert_close(*outputs, rtol=1e-4, atol=1e-5)
         for alone, together in zip(*gradients, strict=True):
             torch.testing.assert_close(together, alone, rtol=1e-3, atol=1e-5)
-    assert n_joined == [5, 5, 9, 6, 0, 0, 0]
+    assert n_joined == [5, 5, 9, 6, 0, 0, 0, 0, 0]
+
+
+def test_a_network_in_training_can_be_pickled_and_moved():
+    parts = cut(backbones.load_network("resnet18", None, 0), ("layer1", "layer2", "layer3"))
+    module = Registration(parts, [(64, 16, 16), (128, 8, 8), (256, 4, 4)], None).train()
+    images = torch.rand(2, 3, 64, 64)
+    expected = module(images)[-1][0].detach()
+    again = pickle.loads(pickle.dumps(module))
+    torch.testing.assert_close(again(images)[-1][0].detach(), expected)
+    wide = module.to(torch.float64)(images.double())[-1][0]
+    torch.testing.assert_close(wide.float(), expected, rtol=1e-3, atol=1e-4)
 
 
 # --- transforms -------------------------------------------------------------------------------

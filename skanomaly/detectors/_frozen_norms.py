@@ -35,12 +35,13 @@ def with_norms_joined(stage):
     Parameters
     ----------
     stage : nn.Module
-        Its batch norms are in evaluation mode whenever it is called.
+        In the mode in which it is called, its batch norms in evaluation mode.
 
     Returns
     -------
     nn.Module
-        The stage itself where it cannot be traced.
+        The stage itself where it cannot be traced. Convolutions and norms with hooks stay as they
+        are.
     """
     try:
         traced = trace(stage)
@@ -48,11 +49,10 @@ def with_norms_joined(stage):
         return stage
     parts = dict(traced.named_modules())
     for node in list(traced.graph.nodes):
-        if node.op != "call_module" or not isinstance(parts[node.target], nn.BatchNorm2d):
+        if not _calls(node, parts, nn.BatchNorm2d):
             continue
         before = node.args[0]
-        follows = before.op == "call_module" and len(before.users) == 1
-        if follows and _is_plain(parts[before.target]) and parts[node.target].affine:
+        if _calls(before, parts, nn.Conv2d) and len(before.users) == 1:
             name = f"normed_{node.name}"
             joined = _NormedConvolution(parts[before.target], parts[node.target])
             traced.add_submodule(name, joined)
@@ -64,6 +64,13 @@ def with_norms_joined(stage):
     return traced
 
 
-def _is_plain(part):
-    """Whether a module is torch's own convolution, with zeros beyond the border."""
-    return type(part) is nn.Conv2d and part.padding_mode == "zeros"
+def _calls(node, parts, kind):
+    """Whether a node is a call of torch's own module of a kind, such as can be joined."""
+    if node.op != "call_module" or len(node.args) != 1 or node.kwargs:
+        return False
+    part = parts[node.target]
+    if type(part) is not kind or part._forward_hooks or part._forward_pre_hooks:
+        return False
+    if kind is nn.Conv2d:
+        return part.padding_mode == "zeros"
+    return part.affine and part.running_mean is not None

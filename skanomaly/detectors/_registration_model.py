@@ -77,8 +77,7 @@ class Registration(nn.Module):
     def __init__(self, stages, shapes, mode):
         super().__init__()
         self.stages = nn.ModuleList(stages)
-        # In training; in a list, so that what has the same parameters is not found twice.
-        self._joined = [with_norms_joined(stage) for stage in stages]
+        self._joined = None
         self.transformers = nn.ModuleList(
             SpatialTransformer(c, (h, w), mode) for c, h, w in shapes if mode is not None
         )
@@ -116,12 +115,27 @@ class Registration(nn.Module):
             transformers.
         """
         maps, registered = images, []
-        for i, stage in enumerate(self._joined if self.training else self.stages):
+        for i, stage in enumerate(self._stages_to_call()):
             maps, theta = stage(maps), None
             if self.transformers:
                 maps, theta = self.transformers[i](maps)
             registered.append((maps, theta))
         return registered
+
+    def _stages_to_call(self):
+        """The stages; in training they are joined, on first use, with the same parameters."""
+        if not self.training:
+            return self.stages
+        if self._joined is None:  # a list, so that no parameter is found twice
+            self._joined = [with_norms_joined(stage) for stage in self.stages]
+        return self._joined
+
+    def _apply(self, *arguments, **options):
+        self._joined = None  # it may hold tensors that are not moved with the module
+        return super()._apply(*arguments, **options)
+
+    def __getstate__(self):
+        return {**super().__getstate__(), "_joined": None}
 
     def features(self, images):
         """Maps (b, C, h, w) by stage, registered and then moved back to where they came from.

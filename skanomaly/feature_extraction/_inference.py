@@ -107,7 +107,7 @@ class InferenceNetwork:
     def _maps(self, batch):
         outputs = self._outputs(batch)
         return {
-            name: self._channels_last(name, output).float().cpu().numpy()
+            name: np.ascontiguousarray(self._channels_last(name, output).float().cpu().numpy())
             for name, output in outputs.items()
         }
 

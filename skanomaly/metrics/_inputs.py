@@ -94,15 +94,20 @@ def _check_map(i, scores):
             "comes first, then scores: metric(masks, maps). To evaluate a binary map, pass "
             "map.astype(float)."
         )
-    # Float32 represents float16 exactly; all other types need float64.
-    narrow = scores.dtype.kind == "f" and scores.dtype.itemsize <= 4
-    scores = scores.astype(np.float32 if narrow else np.float64, copy=False)
+    scores = _as_floats(scores)
     if not np.isfinite(scores).all():
         raise ValueError(
             f"maps[{i}] holds NaN or infinity; expected finite scores. Compute the map of this "
             "image again, or leave the image out of both lists."
         )
     return scores
+
+
+def _as_floats(scores):
+    """Numbers as float32 or float64, in the machine's order of bytes."""
+    # Float32 represents float16 exactly; all other types need float64.
+    narrow = scores.dtype.kind == "f" and scores.dtype.itemsize <= 4
+    return scores.astype(np.float32 if narrow else np.float64, copy=False)
 
 
 def count_pixels(pairs):
@@ -128,14 +133,15 @@ def good_pixels(pairs, lowest=-np.inf):
     """
     n_most = sum(one.scores.size for one in pairs)
     n_pieces = min(_MAX_PIECES, count_processors(), -(-n_most // _PIECE_SIZE), len(pairs))
-    return [partial(_gather, pairs[i::n_pieces], lowest) for i in range(n_pieces)]
-
-
-def _gather(pairs, lowest):
-    """Scores (n,) of the good pixels of some images from the lowest one on."""
     dtype = np.result_type(*{one.scores.dtype for one in pairs})
+    pieces = [pairs[i::n_pieces] for i in range(n_pieces)]
+    return [partial(_gather, piece, dtype, dtype.type(lowest)) for piece in pieces]
+
+
+def _gather(pairs, dtype, lowest):
+    """Scores (n,) of the good pixels of some images from the lowest one on."""
     gathered = np.empty(sum(one.scores.size for one in pairs) + 1, dtype)
-    n, lowest = 0, dtype.type(lowest)
+    n = 0
     for one in pairs:
         good = one.good()
         good = _ALL if good is None else good.ravel()
@@ -192,4 +198,5 @@ def split_images(y, scores):
                 f"The metric needs good and defect images, but y holds no {kind} image. "
                 f"Add {kind} images to y and scores."
             )
+    scores = _as_floats(scores)
     return scores[~defective], scores[defective]

@@ -34,7 +34,11 @@ def register_bits():
     if numba.config.DISABLE_JIT or not numba.config.ENABLE_AVX:
         return 0
     features = numba.config.CPU_FEATURES  # set by an environment variable, as the others
-    features = binding.get_host_cpu_features().flatten() if features is None else features
+    if features is None:
+        try:
+            features = binding.get_host_cpu_features().flatten()
+        except RuntimeError:  # LLVM does not know this processor
+            return 0
     if {"+avx512f", "+avx512vnni"} <= set(features.split(",")):
         return 512
     return 256 if "+avxvnni" in features.split(",") else 0

@@ -24,6 +24,7 @@ limits      (q, N_LIMITS) or (N_LIMITS,): ROUNDING, by how much it may raise a d
             must differ to be in the order of the distances, for tables of products only
 """
 
+import numba
 import numpy as np
 from numba.extending import overload
 from numba.np.numpy_support import as_dtype
@@ -33,7 +34,8 @@ from skanomaly.utils.distances import squared_distance
 
 ROUNDING, APART, MARGIN, BASE, SHORT_APART, SHORT_MARGIN, ORDERED = range(7)
 N_LIMITS = 7
-# Columns of a table of products that share one minimum; such tables are padded to a multiple.
+# Rows of the bank, or columns of a table of products, that share one minimum; both are padded to a
+# multiple.
 BLOCK = 64
 # Numbers that one instruction handles; minima are kept lane by lane, which compilers vectorize.
 LANES = 16
@@ -242,19 +244,50 @@ def is_worthwhile(measured, compared, widths, n_queries, n_rows):
     return work <= _WORTHWHILE_FRACTION * n_rows * (n_queries + _GRACE_QUERIES)
 
 
+_VALUES = {}  # what fills in the values of a block, by the dtype of its numbers
+
+
+def values_by(dtype):
+    """Decorator of what fills in the values of a block whose numbers have this dtype.
+
+    Its arguments are named as those of :func:`fill_values`. numba does not see when it is edited:
+    delete the folders ``__pycache__`` then.
+    """
+
+    def register(function):
+        _VALUES[np.dtype(dtype)] = function
+
+        @overload(fill_values, jit_options={"fastmath": True})
+        def _for_these(code, block, half_norms, values):
+            is_array = isinstance(block, numba.types.Array)
+            own = as_dtype(block.dtype if is_array else block)
+            return function if own == dtype else None
+
+        return function
+
+    return register
+
+
+def fill_values(code, block, half_norms, values):
+    """Fill in the values of the rows of a block for one query; see :func:`nearest_in_blocks`."""
+    _VALUES[np.asarray(block).dtype](code, block, half_norms, values)  # in a loop not compiled
+
+
 @compiled(nogil=True)
-def nearest_in_products(
-    minima, half_norms, products, beyond, order, shorts, row_shorts, queries, rows,
+def nearest_in_blocks(
+    minima, codes, blocks, half_norms, beyond, order, shorts, row_shorts, queries, rows,
     limits, scale, nearest, ids, may_give_up,
 ):  # fmt: skip
     """Merge a part of the bank into the lists of the queries; False if that is not worthwhile.
 
-    Values are ``half_norms - products``, of shapes (columns,) and (q, columns); those of padding
-    are at least ``beyond``. The ``minima`` of blocks, (q, blocks), are overwritten.
+    The values of a block's rows are computed, or looked up, when it is visited: from what ``codes``
+    (q, ...) holds of the query, and ``blocks`` (blocks, ...), whose dtype says how, and
+    ``half_norms`` (blocks, rows of a block) hold of the block. Those of padding are at least
+    ``beyond``. The ``minima`` of blocks, (q, blocks), are overwritten.
     """
-    n_blocks = minima.shape[1]
+    n_blocks, n_rows = half_norms.shape
     n_seeds = seeds(nearest.shape[1], n_blocks)
-    values = np.empty(BLOCK, dtype=products.dtype)
+    values = np.empty(n_rows, dtype=half_norms.dtype)
     bounds, waiting = np.empty(WAITING), np.empty(WAITING, dtype=np.int64)
     widths = shorts.shape[1], queries.shape[1]
     measured = compared = 0
@@ -270,85 +303,10 @@ def nearest_in_products(
             if lows[block] > cap or lows[block] >= beyond:
                 continue
             lows[block] = beyond  # not visited again
-            start = block * BLOCK
-            for column in range(BLOCK):
-                values[column] = half_norms[start + column] - products[i, start + column]
-            # Without a cap every row would wait: fill the list from this block instead.
-            if cap == np.inf:
-                measured += fill_list(
-                    values, beyond, start, order, queries[i], rows, best, best_ids
-                )
-                cap = cap_of(best, limit, scale)
-            n, n_compared = collect(
-                values, beyond, start, order, shorts[i], row_shorts, limit, cap, scale, best,
-                bounds, waiting, n,
-            )  # fmt: skip
-            compared += n_compared
-            # At once after a promising block, to lower the cap; later when the next may not fit.
-            if turn < n_seeds or n > WAITING - BLOCK:
-                measured += measure_waiting(
-                    bounds, waiting, n, queries[i], rows, limit, best, best_ids
-                )
-                n = 0
-                cap = min(cap, cap_of(best, limit, scale))
-        measured += measure_waiting(bounds, waiting, n, queries[i], rows, limit, best, best_ids)
-        if may_give_up and not is_worthwhile(measured, compared, widths, i + 1, order.shape[0]):
-            return False
-    return True
-
-
-def fill_values(code, block, half_norms, values):
-    """Fill in the values of the rows of a block, as the kind of its numbers has it."""
-    raise NotImplementedError("compiled loops only: see values_by")
-
-
-def values_by(dtype):
-    """Decorator of what fills in the values of a block whose numbers have this dtype.
-
-    Its arguments are named as those of :func:`fill_values`.
-    """
-
-    def register(function):
-        @overload(fill_values, jit_options={"fastmath": True})
-        def _for_these(code, block, half_norms, values):
-            return function if as_dtype(block.dtype) == dtype else None
-
-        return function
-
-    return register
-
-
-@compiled(nogil=True)
-def nearest_in_blocks(
-    minima, codes, blocks, half_norms, beyond, order, shorts, row_shorts, queries, rows,
-    limits, scale, nearest, ids,
-):  # fmt: skip
-    """Merge a part of the bank into the lists of the queries; False if that is not worthwhile.
-
-    As :func:`nearest_in_products`, but there is no table: the values of a block's rows are computed
-    once more when it is visited, from the ``codes`` (q, ...) of the queries, ``blocks``
-    (blocks, ...) and ``half_norms`` (blocks, rows of a block).
-    """
-    n_blocks, n_rows = half_norms.shape
-    n_seeds = seeds(nearest.shape[1], n_blocks)
-    values = np.empty(n_rows, dtype=half_norms.dtype)
-    bounds, waiting = np.empty(WAITING), np.empty(WAITING, dtype=np.int64)
-    widths = shorts.shape[1], queries.shape[1]
-    measured = compared = 0
-    for i in range(queries.shape[0]):
-        lows, limit, best, best_ids = minima[i], limits[i], nearest[i], ids[i]
-        cap = cap_of(best, limit, scale)
-        n = 0
-        # First the most promising blocks, which lower the cap; then the blocks still below it.
-        for turn in range(n_seeds + n_blocks):
-            block = smallest(lows) if turn < n_seeds else turn - n_seeds
-            if lows[block] > cap or lows[block] >= beyond:
-                continue
-            lows[block] = beyond  # not visited again
             start = block * n_rows
             fill_values(codes[i], blocks[block], half_norms[block], values)
             # Without a cap every row would wait: fill the list from this block instead.
-            if best[-1] == np.inf:
+            if cap == np.inf:
                 measured += fill_list(
                     values, beyond, start, order, queries[i], rows, best, best_ids
                 )
@@ -364,9 +322,9 @@ def nearest_in_blocks(
                     bounds, waiting, n, queries[i], rows, limit, best, best_ids
                 )
                 n = 0
-                cap = cap_of(best, limit, scale)
+                cap = min(cap, cap_of(best, limit, scale))
         measured += measure_waiting(bounds, waiting, n, queries[i], rows, limit, best, best_ids)
-        if not is_worthwhile(measured, compared, widths, i + 1, order.shape[0]):
+        if may_give_up and not is_worthwhile(measured, compared, widths, i + 1, order.shape[0]):
             return False
     return True
 

@@ -11,6 +11,7 @@ from skanomaly.neighbors._distance_kernels import (
     BASE,
     LANES,
     N_LIMITS,
+    ORDERED,
     ROUNDING,
     nearest_in_blocks,
     values_by,
@@ -37,7 +38,7 @@ class Float32Screen(Screen):
     tile_queries = 64
 
     def _pack(self, order, shorts):
-        return _Part(order, shorts, shorts[:, :0] if self.is_lean else shorts)
+        return _Part(order, shorts, self.kept(shorts))
 
     def _prepare(self, shorts, margins):
         """Short vectors of three lengths and the limits of the kernels."""
@@ -47,8 +48,8 @@ class Float32Screen(Screen):
         # Rounding error of half a squared norm minus a product.
         error = rounding(_FINE) * (np.sqrt(norms) + self.longest) ** 2
         limits[:, BASE] = norms - 2 * error
-        longest = shorts[:, :0] if self.is_lean else shorts
-        return _shortened(shorts, _COARSE), _shortened(shorts, _FINE), longest, limits
+        limits[:, ORDERED] = np.inf
+        return _shortened(shorts, _COARSE), _shortened(shorts, _FINE), self.kept(shorts), limits
 
     def _search_tile(self, part, rows, table, queries, coarse, fine, shorts, limits, nearest, ids):
         """Merge a part into the lists of a tile; False if that is not worthwhile."""
@@ -56,7 +57,7 @@ class Float32Screen(Screen):
         _minima_of_leaves(coarse, part.coarse, part.coarse_norms, minima)
         return nearest_in_blocks(
             minima, fine, part.fine, part.fine_norms, _BEYOND, part.order, shorts, part.shorts,
-            queries, rows, limits, 1.0, nearest, ids,
+            queries, rows, limits, 1.0, nearest, ids, True,
         )  # fmt: skip
 
 

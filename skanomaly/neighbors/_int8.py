@@ -24,6 +24,7 @@ from skanomaly.neighbors._distance_kernels import (
     BLOCK,
     MARGIN,
     N_LIMITS,
+    ORDERED,
     ROUNDING,
     SHORT_APART,
     SHORT_MARGIN,
@@ -56,7 +57,8 @@ class Int8Screen(Screen):
         self.rotation = _random_rotation(WIDTH)[: self.axes.shape[1] + 1]
 
     def _pack(self, order, shorts):
-        return _Part(order, shorts @ self.rotation, self.is_lean)
+        shorts = shorts @ self.rotation
+        return _Part(order, shorts, self.kept(shorts))
 
     def _prepare(self, shorts, margins):
         """Rotated short vectors, and margins."""
@@ -68,15 +70,15 @@ class Int8Screen(Screen):
         limits = np.zeros((len(queries), N_LIMITS))
         _encode(shorts, part.center, part.unit, codes, limits)
         limits[:, ROUNDING] = margins
-        limits[:, MARGIN] += part.largest_error
+        limits[:, MARGIN] += part.largest_code_error
+        limits[:, ORDERED] = np.inf
         if self.is_lean:  # bounds are those of the values
             limits[:, [SHORT_APART, SHORT_MARGIN]] = limits[:, [APART, MARGIN]]
-            shorts = shorts[:, :0]
         minima = table[: len(queries)].view(np.int32)
         lowest_values(codes, part.packed, part.half_norms, minima)
         return nearest_in_blocks(
-            minima, codes, part.packed, part.half_norms, _BEYOND, part.order, shorts, part.shorts,
-            queries, rows, limits, 1 / part.unit**2, nearest, ids,
+            minima, codes, part.packed, part.half_norms, _BEYOND, part.order, self.kept(shorts),
+            part.shorts, queries, rows, limits, 1 / part.unit**2, nearest, ids, True,
         )  # fmt: skip
 
 
@@ -88,8 +90,8 @@ class _Part:
     order : ndarray of shape (m,), int
     shorts : ndarray of shape (m, WIDTH), float32
         Rotated short vectors of the rows in that order.
-    is_lean : bool
-        Whether these are not kept.
+    kept_shorts : ndarray of shape (m, WIDTH) or (m, 0), float32
+        Those that are kept.
 
     Attributes
     ----------
@@ -97,25 +99,25 @@ class _Part:
         Of the cube.
     unit : float
         Length of one step of a code: the cube's sides are twice 127 of them.
-    largest_error : float
-        Of the rounding of a row.
+    largest_code_error : float
+        Length of the largest rounding error of a row.
     """
 
-    def __init__(self, order, shorts, is_lean):
-        low, high = shorts.min(axis=0), shorts.max(axis=0)
-        self.center = (low + high) / 2
+    def __init__(self, order, shorts, kept_shorts):
+        low, high = (end.astype(np.float64) for end in (shorts.min(axis=0), shorts.max(axis=0)))
+        self.center = ((low + high) / 2).astype(np.float32)
         reach = max((high - self.center).max(), (self.center - low).max())
         self.unit = float(reach) / _LARGEST or 1.0
         n_blocks = -(-len(shorts) // BLOCK)
         padded = np.full((n_blocks * BLOCK, WIDTH), _PADDING, dtype=np.int8)
         codes, errors = padded[: len(shorts)], np.zeros((len(shorts), N_LIMITS))
         _encode(shorts, self.center, self.unit, codes, errors)
-        self.largest_error = errors[:, MARGIN].max()
+        self.largest_code_error = errors[:, MARGIN].max()
         half_norms = np.full(n_blocks * BLOCK, _BEYOND, dtype=np.int32)
         wide = codes.astype(np.float32)  # exact: the sums are below 2^24
         half_norms[: len(shorts)] = np.einsum("ij,ij->i", wide, wide).astype(np.int32) // 2
         self.packed, self.half_norms = pack(padded), half_norms.reshape(n_blocks, BLOCK)
-        self.order, self.shorts = order, shorts[:, :0] if is_lean else shorts
+        self.order, self.shorts = order, kept_shorts
         self.table_width = n_blocks
 
 
@@ -139,8 +141,8 @@ def _encode(shorts, center, unit, codes, limits):
             total += code
         limits[i, MARGIN] = np.sqrt(error) * unit
         limits[i, APART] = apart * unit * unit * _SHRUNK
-        # Half norms are rounded down, and products raised.
-        limits[i, BASE] = norm - 2 + 2 * RAISED * total
+        # Products are raised; 2 is room for rounding.
+        limits[i, BASE] = norm + 2 * RAISED * total - 2
 
 
 @values_by(np.uint8)

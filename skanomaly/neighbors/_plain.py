@@ -13,7 +13,8 @@ from skanomaly.neighbors._distance_kernels import (
     N_LIMITS,
     ORDERED,
     minima_of_floats,
-    nearest_in_products,
+    nearest_in_blocks,
+    values_by,
 )
 
 # Products of this many queries and rows are computed at a time, 8 MB: they stay in the cache.
@@ -67,8 +68,10 @@ class PlainSearch:
                 np.matmul(centered[tile], bank.T, out=products)  # (queries, rows)
                 minima = np.empty((shape[0], shape[1] // BLOCK), dtype=np.float32)
                 minima_of_floats(self.half_norms[part], products, minima)
-                nearest_in_products(
-                    minima, self.half_norms[part], products, _BEYOND, self.ids[part],
+                n_blocks = minima.shape[1]
+                nearest_in_blocks(
+                    minima, products.reshape(-1, n_blocks, BLOCK), np.arange(n_blocks),
+                    self.half_norms[part].reshape(n_blocks, BLOCK), _BEYOND, self.ids[part],
                     self.no_shorts, self.no_shorts, queries[tile], self.rows,
                     limits[tile], 1.0, nearest[tile], ids[tile], False,
                 )  # fmt: skip
@@ -81,6 +84,13 @@ class PlainSearch:
         limits[:, BASE] = norms - 2 * error
         limits[:, ORDERED] = 2 * error
         return limits
+
+
+@values_by(np.int64)
+def _values_in_table(code, block, half_norms, values):
+    """Of the block of that number; the code holds the products with all blocks."""
+    for column in range(BLOCK):
+        values[column] = half_norms[column] - code[block, column]
 
 
 def search_some(search, some, queries, nearest, ids, n_bytes):

@@ -46,6 +46,10 @@ class Screen:
     def _learn(self, sample):
         """Learn from the sample whatever else a subclass needs."""
 
+    def kept(self, shorts):
+        """Short vectors (n, width) as they are kept: all of them, or of width 0 if lean."""
+        return np.empty((len(shorts), 0), dtype=np.float32) if self.is_lean else shorts
+
     def add(self, rows):
         """What is kept of a part of the rows (m, d); all parts are added before any query comes."""
         shorts = short_vectors(rows, self.mean, self.axes)
