@@ -244,7 +244,7 @@ def is_worthwhile(measured, compared, widths, n_queries, n_rows):
     return work <= _WORTHWHILE_FRACTION * n_rows * (n_queries + _GRACE_QUERIES)
 
 
-_VALUES = {}  # what fills in the values of a block, by the dtype of its numbers
+_VALUES: dict = {}  # what fills in the values of a block, by the dtype of its numbers
 
 
 def values_by(dtype):
