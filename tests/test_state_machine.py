@@ -320,7 +320,7 @@ class Calls(RuleBasedStateMachine):
     @rule(n_calls=st.integers(1, 200), seed=st.integers(0, 1))
     def interrupted(self, n_calls, seed):
         """A fit that ends at the n-th call of one of our functions, if there are so many."""
-        # What is raised in a generator that is being dropped ends nothing: Python ignores it.
+        # What is raised in a generator that is being dropped ends nothing.
         try:
             with interruption(n_calls):
                 self.estimator.fit(self.data(seed), **self.kind.arguments)
@@ -350,12 +350,18 @@ def interruption(n_calls):
                 sys.setprofile(None)
                 raise Interrupt
 
-    before = sys.getprofile()
+    def report(unraisable):
+        if unraisable.exc_type is not Interrupt:
+            hook(unraisable)
+
+    before, hook = sys.getprofile(), sys.unraisablehook
+    sys.unraisablehook = report
     sys.setprofile(count)
     try:
         yield
     finally:
         sys.setprofile(before)
+        sys.unraisablehook = hook
 
 
 def machine(entry, is_detector):
