@@ -1,8 +1,8 @@
 """Pixel and region metrics against scikit-learn and the usual loop over 200 thresholds.
 
 Generated score maps of the size of a real test set: smooth noise, raised on round defects. Every
-call runs once to warm up, then `REPEATS` times; the median is reported. skanomaly's metrics share the
-work among as many threads as there are processors; scikit-learn's and the loop have one.
+call runs once to warm up, then `REPEATS` times; the median is reported. skanomaly's metrics share
+the work among as many threads as there are processors; scikit-learn's and the loop have one.
 
     python benchmarks/bench_metrics.py
 """
