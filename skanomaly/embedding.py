@@ -43,6 +43,11 @@ def embed(
     ndarray of shape (b, H, W, D), float32
         The layers side by side, in their order.
 
+    Raises
+    ------
+    ValueError
+        If ``interpolation`` is neither of the two.
+
     Examples
     --------
     >>> import numpy as np
@@ -55,12 +60,14 @@ def embed(
         raise ValueError(f'interpolation must be "bilinear" or "nearest", got {interpolation!r}')
     grid = finest_grid({name: maps.shape[1:] for name, maps in layers.items()})
     scales = {} if scales is None else scales
-    parts, ends = [], np.cumsum([maps.shape[3] for maps in layers.values()])
-    for maps, end in zip(layers.values(), ends, strict=True):
+    parts, first = [], 0
+    for maps in layers.values():
+        end = first + maps.shape[3]
         if channels is not None:
-            start, stop = np.searchsorted(channels, (end - maps.shape[3], end))
-            maps = maps.take(channels[start:stop] - (end - maps.shape[3]), axis=3)
+            start, stop = np.searchsorted(channels, (first, end))
+            maps = maps.take(channels[start:stop] - first, axis=3)
         parts.append(np.ascontiguousarray(maps))
+        first = end
     factors = [float(scales.get(name, 1.0)) for name in layers]
     if len(parts) == 1 and patch_size == 1 and factors == [1.0]:
         return parts[0]
@@ -182,7 +189,8 @@ def _average_into(maps, size, factor, start, out):
 def _interpolate_into(maps, rows, row_weights, columns, column_weights, start, out):
     """Maps (h, w, C), interpolated, into the columns of `out` (H, W, D) from `start` on.
 
-    Row i lies between two of the maps, ``rows[i]`` and the next one, and so do the columns.
+    Row i lies between the rows ``rows[i]`` of the maps, two, and is their mean of the weights
+    ``row_weights[i]``; columns likewise.
     """
     n_channels = maps.shape[2]
     tall = np.empty(maps.shape[1:], dtype=maps.dtype)

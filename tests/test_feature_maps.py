@@ -160,6 +160,11 @@ def test_layers_are_averaged_scaled_resized_and_joined(size, dtype, interpolatio
     np.testing.assert_array_equal(some, joined[..., channels])
 
 
+def test_an_unknown_interpolation_is_refused():
+    with pytest.raises(ValueError, match='"bilinear" or "nearest", got \'cubic\''):
+        embed({"a": np.zeros((1, 4, 4, 2))}, interpolation="cubic")
+
+
 def test_layers_of_no_image_are_joined():
     assert embed({"a": np.zeros((0, 4, 4, 2)), "b": np.zeros((0, 2, 2, 3))}).shape == (0, 4, 4, 5)
 
